@@ -1,19 +1,17 @@
-"""The benchmarks measure what they say: jerk and jumps of known motion, periods with known gaps,
-the peers' ways row by row.
-"""
+"""Tests of the benchmarks: jerk and jumps of known motion, known gaps, steps of the peers."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 from bench.command_jitter import moving_periods
-from bench.controller_ways import WAYS, drive, judge
+from bench.controller_methods import METHODS, drive, judge
 from bench.figures import Figures
-from bench.peers import LatestChunk, OnePoint, RowTargets
+from bench.methods import make_motion
+from bench.peers import LatestChunk, OnePoint, StepTargets
 from bench.recording import Recording, record
 from bench.replay import border_jerk, border_jump, replay
 from bench.stops import compare_stop
-from bench.ways import make_motion
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_msgs.msg import ExecutorStatus
@@ -33,7 +31,7 @@ STAMP = 100.0
 
 @pytest.fixture(scope="module")
 def chunk():
-    """A straight motion of 1 cm per row along x; the gripper closes with the fifth row."""
+    """A straight motion of 1 cm per step along x; the gripper closes at the fifth step."""
     data = np.zeros((CONTRACT.action.horizon, 4))
     data[:, 0] = 0.01 * np.arange(1, len(data) + 1)
     data[:4, 3] = 1.0
@@ -58,7 +56,7 @@ def test_jerk_of_a_cubic_is_its_third_derivative():
         np.testing.assert_allclose(jerk, np.tile([5.0, 0.0], (400, 1)), atol=1e-3)
 
 
-def test_a_jump_counts_and_going_on_does_not():
+def test_border_jump_measures_a_jump_but_not_a_constant_speed():
     time = np.arange(0.0, 1.0, 0.001)[:, None]
     steady = 0.7 * time
     stepped = steady + 0.03 * (time > 0.55)
@@ -66,8 +64,8 @@ def test_a_jump_counts_and_going_on_does_not():
     np.testing.assert_allclose(border_jump(stepped, 0.001, (0.2, 0.5)), [0.0, 0.03], atol=1e-9)
 
 
-def test_rows_become_the_joints_that_bring_the_tool_there(chunk):
-    kinematics, targets = Kinematics(CONTRACT), RowTargets(CONTRACT).of(chunk)
+def test_step_targets_are_joints_that_bring_the_tool_there(chunk):
+    kinematics, targets = Kinematics(CONTRACT), StepTargets(CONTRACT).of(chunk)
     begin = kinematics.forward(HOME[:-1]).position
     for row, joints in zip(chunk.data, targets, strict=True):
         np.testing.assert_allclose(
@@ -77,8 +75,8 @@ def test_rows_become_the_joints_that_bring_the_tool_there(chunk):
 
 
 @pytest.mark.parametrize(("when_due", "first"), [(False, 2), (True, 1)])
-def test_one_point_sends_one_row_per_step_and_skips_what_has_passed(chunk, when_due, first):
-    motion, targets = OnePoint(CONTRACT, when_due=when_due), RowTargets(CONTRACT).of(chunk)
+def test_one_point_sends_one_step_per_period_and_skips_passed_steps(chunk, when_due, first):
+    motion, targets = OnePoint(CONTRACT, when_due=when_due), StepTargets(CONTRACT).of(chunk)
     motion.activate(STAMP)
     assert [motion.tick(STAMP + 0.01 * n) for n in range(15)] == [None] * 15  # no chunk yet
     motion.on_chunk(chunk, STAMP + 0.15)
@@ -97,8 +95,8 @@ def test_one_point_sends_one_row_per_step_and_skips_what_has_passed(chunk, when_
         np.testing.assert_array_equal(trajectory.positions[0], target)
 
 
-def test_the_latest_chunk_is_sent_whole_from_where_its_time_is(chunk):
-    rows = RowTargets(CONTRACT).of(chunk)
+def test_the_latest_chunk_is_sent_from_the_step_that_is_due(chunk):
+    rows = StepTargets(CONTRACT).of(chunk)
     timely = LatestChunk(CONTRACT).on_chunk(chunk, STAMP + 0.25)
     np.testing.assert_allclose(timely.times, 0.05 + 0.1 * np.arange(6))
     np.testing.assert_array_equal(timely.positions, rows[2:])
@@ -119,12 +117,13 @@ def test_commands_are_judged_against_their_limits():
     assert found["velocity"] == pytest.approx(top, rel=1e-3)
 
 
-def test_the_genuine_controller_keeps_our_motion_inside_the_limits_and_not_single_points(chunk):
+def test_the_controller_keeps_our_motion_inside_the_limits_but_not_single_points(chunk):
     chunk = dataclasses.replace(chunk, stamp=0.0)
     recording = Recording(0, 2, [(0.1, chunk)], [(0.0, HOME, np.zeros(7))])
     limits = JointLimits.of(CONTRACT)
     ours, single = (
-        judge([drive(recording, WAYS[way], CONTRACT)], limits) for way in ("ours", "one_point")
+        judge([drive(recording, METHODS[method], CONTRACT)], limits)
+        for method in ("ours", "one_point")
     )
     assert ours["acceleration"][0] < 1.05 and ours["velocity"][0] < 1.02
     assert single["acceleration"][0] > 20
@@ -148,7 +147,7 @@ def test_a_stop_is_compared_with_the_shortest_one():
     assert compare_stop(still, 0.2, CONTRACT) is None
 
 
-def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():
+def test_periods_exclude_only_reported_standstills():
     ms = 1_000_000
     commands = (
         np.array([0, 10, 20, 50, 60, 500, 510]) * ms
@@ -167,7 +166,7 @@ def test_periods_leave_out_only_the_time_in_which_the_arm_was_to_stand():
     assert others == 1
 
 
-def test_a_rate_carries_its_interval():
+def test_a_rate_has_its_interval():
     figures = Figures()
     figures.rate("picked", 95, 100)
     entry = figures.entries["picked"]
@@ -175,9 +174,10 @@ def test_a_rate_carries_its_interval():
     np.testing.assert_allclose(entry["interval_95"], [0.8882, 0.9785], atol=1e-3)
 
 
-def test_the_same_chunks_are_replayed_in_every_way():
-    """What a way commands from a recording of itself is what it commanded then, and others are told
-    the same chunks.
+def test_every_method_replays_the_same_chunks():
+    """A replay by the recording's own method commands the recorded motion.
+
+    Other methods receive the same chunks.
     """
     sim, policy = ArmSim(CONTRACT), Policy.load(find_policy("nano"), device="cpu")
     recording = record(sim, policy, make_motion("blend", CONTRACT), 0, 0.1)

@@ -1,7 +1,6 @@
-"""Faults between arm and suite, with real processes; and that the observer who judges them can see
-what it is there to see.
+"""Tests of fault injection with real processes, and of the observer that judges them.
 
-All cases: ``make faults``. Here a selection, in one graph.
+``make faults`` runs all cases; here a selection runs in one graph.
 """
 
 import subprocess
@@ -44,7 +43,7 @@ HOME = np.append(
 
 
 def motion(positions, begin=0.0):
-    """A motion through these joints (N, J), followed exactly."""
+    """Return a motion through these joints (N, J), followed exactly."""
     tool = np.array([KINEMATICS.forward(joints[:6]).position for joints in positions])
     return Motion(
         begin + STEP * (len(positions) - 1),
@@ -55,11 +54,11 @@ def motion(positions, begin=0.0):
     )
 
 
-def moved(joint, way, seconds=1.0):
-    """From HOME by ``way`` along a smooth curve of a joint, and rest."""
+def moved_joint(joint, distance, seconds=1.0):
+    """Move one joint from HOME by ``distance`` along a smooth curve, then rest."""
     share = np.clip(np.arange(0, seconds + 0.2, STEP) / seconds, 0, 1)
     positions = np.tile(HOME, (len(share), 1))
-    positions[:, joint] += way * (10 * share**3 - 15 * share**4 + 6 * share**5)
+    positions[:, joint] += distance * (10 * share**3 - 15 * share**4 + 6 * share**5)
     return positions
 
 
@@ -67,7 +66,7 @@ def found(*pieces, **options):
     check = MotionCheck(CONTRACT)
     for piece in pieces:
         check.add(piece, STEP, **options)
-    last = pieces[-1]  # it judges a little behind: let it rest there
+    last = pieces[-1]  # the check lags a few steps behind
     rest = [
         np.tile(part[-1], (20, 1))
         for part in (last.positions, 0 * last.velocities, last.setpoints, last.tool)
@@ -77,36 +76,36 @@ def found(*pieces, **options):
 
 
 def test_a_motion_inside_the_limits_is_no_violation():
-    assert not found(motion(moved(0, 0.2)), motion(moved(0, 0.2)[::-1], 1.2))
+    assert not found(motion(moved_joint(0, 0.2)), motion(moved_joint(0, 0.2)[::-1], 1.2))
 
 
 @pytest.mark.parametrize(
     ("positions", "expected"),
     [
-        (moved(0, 0.6, 0.45), ("velocity", "joint1")),
-        (moved(5, 0.4, 0.22), ("acceleration", "joint6")),
-        (moved(0, 0.6, 0.45), ("commanded velocity", "joint1")),
-        (moved(5, 0.4, 0.22), ("commanded acceleration", "joint6")),
-        (moved(5, 3.5 - HOME[5], 3.0), ("position", "joint6")),
-        (moved(1, 0.8, 1.5), ("workspace", "the tool")),
-        (moved(0, 0.8, 0.8), ("speed", "the tool")),
-        (moved(0, 0.8, 0.8), ("commanded speed", "the tool")),
-        (moved(6, -0.015, 0.05), ("commanded acceleration", "gripper")),
+        (moved_joint(0, 0.6, 0.45), ("velocity", "joint1")),
+        (moved_joint(5, 0.4, 0.22), ("acceleration", "joint6")),
+        (moved_joint(0, 0.6, 0.45), ("commanded velocity", "joint1")),
+        (moved_joint(5, 0.4, 0.22), ("commanded acceleration", "joint6")),
+        (moved_joint(5, 3.5 - HOME[5], 3.0), ("position", "joint6")),
+        (moved_joint(1, 0.8, 1.5), ("workspace", "the tool")),
+        (moved_joint(0, 0.8, 0.8), ("speed", "the tool")),
+        (moved_joint(0, 0.8, 0.8), ("commanded speed", "the tool")),
+        (moved_joint(6, -0.015, 0.05), ("commanded acceleration", "gripper")),
     ],
 )
-def test_the_check_sees_every_kind_of_violation(positions, expected):
+def test_the_check_reports_every_kind_of_violation(positions, expected):
     assert expected in found(motion(positions))
 
 
-def test_a_leap_between_two_messages_and_a_lost_message_are_seen_and_a_reset_is_not():
-    first, second = moved(0, 0.1), moved(0, 0.1) + 0.1 * (np.arange(7) < 6)
+def test_the_check_reports_a_jump_and_a_lost_message_but_not_a_reset():
+    first, second = moved_joint(0, 0.1), moved_joint(0, 0.1) + 0.1 * (np.arange(7) < 6)
     assert ("commanded acceleration", "joint2") in found(motion(first), motion(second, 1.2))
-    assert ("hole", "the truth") in found(motion(first), motion(first[::-1], 1.3))
+    assert ("gap", "the truth") in found(motion(first), motion(first[::-1], 1.3))
     assert not found(motion(first), motion(second, 1.2), follows_on=False)
 
 
-def test_an_arm_that_slips_off_an_obstacle_broke_no_limit_but_one_that_was_sent_there_did():
-    calm, slip = moved(0, 0.1), moved(0, 0.1)
+def test_slipping_off_an_obstacle_breaks_no_limit_but_commanding_it_does():
+    calm, slip = moved_joint(0, 0.1), moved_joint(0, 0.1)
     slip[100:, 5] += 0.05
     true = motion(slip)
     pushed = Motion(true.time, true.positions, true.velocities, calm, motion(calm).tool)
@@ -122,11 +121,11 @@ def test_motion_at_the_full_limits_stays_inside_the_tolerances():
     times = np.arange(0.0, 0.62, 0.02)
     share = np.clip(times / 0.2, 0, 1) - np.clip(
         (times - 0.4) / 0.2, 0, 1
-    )  # up to a speed, on, and down again
+    )  # accelerate, cruise, brake
     signs = np.array([0.5, -1, 1, -1, 1, 1, 0])
     velocities = share[:, None] * signs * np.append(np.minimum(VELOCITY, 0.2 * ACCELERATION), 0.0)
-    way = np.cumsum(0.5 * (velocities[1:] + velocities[:-1]) * 0.02, axis=0)
-    positions = start + np.vstack([np.zeros(7), way])
+    distance = np.cumsum(0.5 * (velocities[1:] + velocities[:-1]) * 0.02, axis=0)
+    positions = start + np.vstack([np.zeros(7), distance])
     command = SimpleNamespace(
         stamp=sim.time,
         joint_names=CONTRACT.command_joints,
@@ -140,11 +139,11 @@ def test_motion_at_the_full_limits_stays_inside_the_tolerances():
     assert {quantity for quantity, _ in broken} <= {
         "speed",
         "commanded speed",
-    }  # of the tool: the joints' limits allow more
+    }  # tool speeds: the joint limits allow more
     sim.close()
 
 
-def test_a_serialised_message_gets_another_stamp_and_is_else_the_same():
+def test_with_stamp_changes_only_the_stamp_of_a_serialized_message():
     chunk = ActionChunk(
         policy_id="nano", rows=2, columns=2, names=["x", "y"], data=[1.0, 2.0, 3.0, 4.0]
     )
@@ -160,7 +159,7 @@ def test_a_serialised_message_gets_another_stamp_and_is_else_the_same():
     assert list(deserialize_message(corrupted(message, "names"), ActionChunk).names) == ["y", "x"]
 
 
-def test_every_topic_between_arm_and_suite_passes_the_injector():
+def test_every_topic_between_arm_and_suite_goes_through_the_injector():
     renamed = {old for node in ("sim_arm", "policy_node") for old, _ in remappings(CONTRACT, node)}
     topics = CONTRACT.topics
     assert renamed == {
@@ -172,7 +171,7 @@ def test_every_topic_between_arm_and_suite_passes_the_injector():
     }
 
 
-def test_a_case_is_good_only_if_it_held_broke_nothing_and_somebody_said_why():
+def test_a_case_is_good_only_if_the_arm_held_within_limits_with_a_reason():
     good = Outcome("a", held=True, reason="because")
     assert good.good
     assert not any(
@@ -185,7 +184,7 @@ def test_a_case_is_good_only_if_it_held_broke_nothing_and_somebody_said_why():
     )
 
 
-def test_growing_memory_is_reported():
+def test_memory_growth_is_reported():
     watch = MemoryWatch(dict)
     watch.close()
     watch.samples = {
@@ -200,7 +199,7 @@ def test_growing_memory_is_reported():
 
 
 @pytest.mark.ros
-def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
+def test_the_observer_reports_a_violation_of_the_running_arm(ros_domain, tmp_path):
     with Processes(CONTRACT, tmp_path, policy="none", faulty=False) as processes:
         client, observer = ArmClient(CONTRACT, alive=processes.check), MotionObserver(CONTRACT)
         try:
@@ -209,13 +208,15 @@ def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
             client.wait_until(
                 lambda: observer.now > 1.0 and observer.now - observer.moved_at > 0.3,
                 PATIENCE_S,
-                "the arm did not stand",
+                "the arm was not stationary",
             )
             observer.begin()
             client.wait_until(lambda: observer.steps > 100, PATIENCE_S, "nothing was seen")
             assert not observer.violations
             publisher = client._node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
-            client.wait_until(publisher.get_subscription_count, PATIENCE_S, "nobody takes commands")
+            client.wait_until(
+                publisher.get_subscription_count, PATIENCE_S, "no subscriber takes commands"
+            )
             leap = JointTrajectoryPoint(
                 positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000)
             )
@@ -236,12 +237,12 @@ def test_the_observer_sees_a_violation_of_the_running_arm(ros_domain, tmp_path):
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory) -> FaultyArm:
-    """The graph with the shipped policy and the injector."""
+    """Start the graph with the shipped policy and the injector."""
     from faults.run import own_domain
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
-            patch.setenv(name, "")  # so that they are put back
+            patch.setenv(name, "")  # so that monkeypatch restores them
         with own_domain(), faulty_arm(tmp_path_factory.mktemp("faults")) as arm:
             yield arm
 
@@ -257,12 +258,12 @@ SELECTION = (
 @pytest.mark.ros
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTION)
-def test_a_fault_while_the_arm_moves_ends_in_a_hold_inside_the_limits_with_a_reason(arm, name):
+def test_a_fault_during_motion_ends_in_a_hold_within_limits_with_a_reason(arm, name):
     (case,) = [case for case in cases_of_the_robot() if case.name == name]
     for attempt in range(
         3
-        # on a machine with other work a command may come too late for its own limits: `make faults`
-        # judges every try
+        # On a busy machine a command may arrive too late for its own limits.¬        # `make
+        # faults` judges every attempt.
     ):
         outcome = carry_out(arm, case, 982_000 + SELECTION.index(name) + 10 * attempt)
         arm.processes.check()

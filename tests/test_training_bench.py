@@ -1,6 +1,4 @@
-"""The benchmark of training: what it compares is what it says, memory is that of one process, and
-it refuses where there is no GPU.
-"""
+"""Tests of the training benchmarks: cases, memory of one process, refusal without a GPU."""
 
 import json
 import sys
@@ -24,20 +22,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("student", STUDENTS)
-def test_ways_differ_only_in_where_targets_come_from(folder, student):
+def test_cases_differ_only_in_the_source_of_targets(folder, student):
     data = load_data(folder)
     losses = {}
-    for way in ("no_sf", "cache", "loop"):
-        run = start(student, way, data, folder)
+    for source in ("no_sf", "cache", "loop"):
+        run = start(student, source, data, folder)
         run.train_step()
-        losses[way] = run.progress()
+        losses[source] = run.progress()
     assert losses["no_sf"].alignment_loss is None
     assert losses["cache"].action_loss == losses["loop"].action_loss == losses["no_sf"].action_loss
     assert losses["cache"].alignment_loss == pytest.approx(losses["loop"].alignment_loss, rel=0.02)
 
 
-def test_memory_is_that_of_the_process_alone(folder):
-    """A big process that starts another must not lend it its own highest value."""
+def test_memory_excludes_the_parent_process(folder):
+    """A child process inherits the peak that getrusage reports from a big parent."""
     ballast = np.ones(400_000_000, np.uint8)
     found = measure_memory("nano", "no_sf", folder)
     assert found["before"] < found["most"] < found["before"] + 300_000  # KiB
@@ -46,12 +44,12 @@ def test_memory_is_that_of_the_process_alone(folder):
 
 def test_int8_halves_the_cache(folder):
     data = load_data(folder)
-    kept = {way: targets(way, data, (6, 6), folder) for way in ("cache", "cache_int8")}
-    assert kept["cache_int8"].nbytes < 0.52 * kept["cache"].nbytes
-    assert kept["cache_int8"].cosine < kept["cache"].cosine < 1
+    cached = {source: targets(source, data, (6, 6), folder) for source in ("cache", "cache_int8")}
+    assert cached["cache_int8"].nbytes < 0.52 * cached["cache"].nbytes
+    assert cached["cache_int8"].cosine < cached["cache"].cosine < 1
 
 
-def test_a_ratio_brings_its_interval():
+def test_a_ratio_has_its_interval():
     rng = np.random.default_rng(0)
     ratio, low, high = _ratio(list(rng.normal(1.1, 0.05, 30)), list(rng.normal(1.0, 0.05, 30)))
     assert low < 1.1 < high and low < ratio < high and high - low < 0.1
@@ -69,7 +67,7 @@ def test_the_largest_batch_is_found(most, room):
     assert max(tried) <= most and len(tried) < 20
 
 
-def test_without_a_gpu_there_is_a_sentence(monkeypatch):
+def test_without_a_gpu_the_message_names_the_dry_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu_training"])
     with pytest.raises(
@@ -78,7 +76,7 @@ def test_without_a_gpu_there_is_a_sentence(monkeypatch):
         gpu_training.main()
 
 
-def test_the_gpu_benchmark_goes_through_on_a_processor(monkeypatch, tmp_path):
+def test_the_gpu_benchmark_runs_dry_on_a_cpu(monkeypatch, tmp_path):
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(
         sys,

@@ -1,5 +1,6 @@
-"""What looking for collisions costs: whole motions of 50 samples of the shipped robots, without
-ROS.
+"""Measure what collision checks cost, without ROS.
+
+Each check covers a whole motion of 50 samples of a shipped robot.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from sf_policy_node.motion.arm.collision import CollisionModel
 from sf_policy_node.motion.arm.limits import JointLimits
 
 ROBOTS = ("sim_arm", "ur5e_robotiq", "fr3", "piper")
-SAMPLES, SPAN = 50, 0.8  # of a motion, and its length in joint space [rad]
+SAMPLES, SPAN = 50, 0.8  # number of samples and length in joint space [rad] of a motion
 
 
 def bench_collisions(figures: Figures, motions: int = 300) -> None:
-    """Random motions above and into a table; each figure also counts those that touch."""
+    """Check random motions above a table and into it.
+
+    Each figure also gives the number of motions that collide.
+    """
     for robot in ROBOTS:
         contract = load_contract(find_robot(robot))
         lower, upper = contract.workspace.lower, contract.workspace.upper
@@ -34,9 +38,9 @@ def bench_collisions(figures: Figures, motions: int = 300) -> None:
         wall, processor, touched = [], [], 0
         for _ in range(motions + 20):
             begin = random.uniform(limits.lower, limits.upper)
-            way = random.normal(size=len(begin))
-            way *= SPAN / np.linalg.norm(way)
-            motion = begin + np.linspace(0.0, 1.0, SAMPLES)[:, None] * way
+            displacement = random.normal(size=len(begin))
+            displacement *= SPAN / np.linalg.norm(displacement)
+            motion = begin + np.linspace(0.0, 1.0, SAMPLES)[:, None] * displacement
             motion = np.clip(motion, limits.lower, limits.upper)
             started, cpu = time.perf_counter(), time.thread_time()
             touched += model.first_collision(motion[1:], motion[0]) is not None

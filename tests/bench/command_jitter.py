@@ -1,6 +1,4 @@
-"""How evenly streamed commands leave the executor, with the simulated arm and the policy running
-beside it.
-"""
+"""Measure the jitter of streamed commands while the simulated arm and the policy run."""
 
 from __future__ import annotations
 
@@ -59,19 +57,20 @@ def measure_jitter(figures: Figures, seconds: float, folder: Path, console: Cons
 def moving_periods(
     commands: np.ndarray, statuses: np.ndarray, states: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Periods [s] between two commands during which the executor never said that the arm is to
-    stand, and how many others there were.
+    """Return periods [s] between commands while the executor was moving the arm.
+
+    Periods in which the executor reported a standstill are left out; the second value counts them.
 
     Args:
-        commands: (N,) when commands were received [ns].
-        statuses, states: (M,) when the executor said what.
+        commands: (N,) receive times of commands [ns].
+        statuses, states: (M,) receive times of executor statuses [ns], and the reported states.
     """
-    standing = np.append(
+    standstills = np.append(
         0, np.cumsum(states != ExecutorStatus.EXECUTING)
-    )  # how many such statuses before each
-    said_by = np.searchsorted(statuses, commands, side="right")
-    stood = standing[said_by[1:]] > standing[said_by[:-1]]
-    return 1e-9 * np.diff(commands)[~stood], int(stood.sum())
+    )  # number of such statuses before each
+    received = np.searchsorted(statuses, commands, side="right")
+    was_still = standstills[received[1:]] > standstills[received[:-1]]
+    return 1e-9 * np.diff(commands)[~was_still], int(was_still.sum())
 
 
 def _observe(rate: int, seconds: float, folder: Path) -> tuple[np.ndarray, int]:
@@ -91,7 +90,7 @@ def _observe(rate: int, seconds: float, folder: Path) -> tuple[np.ndarray, int]:
                     client.wait_until(
                         lambda over=over: time.monotonic() > over,
                         2 * _INSTRUCTION_S,
-                        "wall time stands still",
+                        "wall time stops",
                     )
                     client.finish(handle)
                     seed += 1

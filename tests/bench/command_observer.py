@@ -1,9 +1,8 @@
-"""A process of its own that notes when streamed commands arrive: ``python3 -m
-bench.command_observer TOPIC STATUS_TOPIC FILE``.
+"""Record in a separate process when streamed commands arrive.
 
-Times are those at which DDS received a message, which this program's own delays do not touch. It
-listens until its standard
-input ends, then writes ``FILE`` (.npz): ``commands`` (N,) and ``statuses`` (M,) [ns since 1970],
+Usage: ``python3 -m bench.command_observer TOPIC STATUS_TOPIC FILE``. Times are those at which DDS
+received a message, so delays of this program do not affect them. The process ends when its standard
+input ends, and writes ``FILE`` (.npz): ``commands`` (N,) and ``statuses`` (M,) [ns since 1970],
 ``states`` (M,) of the executor.
 """
 
@@ -24,7 +23,7 @@ from sf_msgs.msg import ExecutorStatus
 
 
 def observe(topic: str, status_topic: str, file: Path) -> None:
-    """Listen until standard input ends."""
+    """Record commands and statuses until standard input ends."""
     commands: list[int] = []
     statuses: list[tuple[int, int]] = []
     rclpy.init()
@@ -54,8 +53,8 @@ def observe(topic: str, status_topic: str, file: Path) -> None:
         statuses=np.array(times, np.int64),
         states=np.array(states, np.int64),
     )
-    # What was heard is on disk; the teardown of DDS has been seen to block, and would take the
-    # benchmark with it.
+    # The recorded times are on disk. The teardown of DDS has blocked before and would hang the
+    # benchmark.
     os._exit(0)
 
 

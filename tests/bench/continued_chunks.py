@@ -1,5 +1,6 @@
-"""What real-time chunking does to the borders between chunks: the flow policy with and without it,
-on the same observations.
+"""Compare the borders between chunks with and without real-time chunking.
+
+Both runs give the flow policy the same observations.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _Seen:
 
 
 class _Watching:
-    """A policy that notes what it is asked."""
+    """Forward requests to a policy and record its observations."""
 
     def __init__(self, policy: Policy, sim: ArmSim) -> None:
         self.contract, self.policy_id, self.join = policy.contract, policy.policy_id, policy.join
@@ -48,8 +49,9 @@ class _Watching:
 
 
 def bench_continuation(figures: Figures, rollouts: int) -> None:
-    """Observations of ``rollouts`` episodes, given again to the policy; with ``continued`` it goes
-    on from its own last chunk.
+    """Replay the observations of ``rollouts`` episodes to the policy.
+
+    With ``continued`` the policy continues from its own last chunk.
     """
     contract = load_contract(find_robot("sim_arm"))
     sim, episodes = ArmSim(contract), []
@@ -88,7 +90,7 @@ def bench_continuation(figures: Figures, rollouts: int) -> None:
 def _borders(
     contract, episodes: list[list[_Seen]], delay_s: float, continued: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Jumps at the borders [m], and processor time of each prediction [s]."""
+    """Return jumps at the borders [m] and processor time of each prediction [s]."""
     policy = _load(contract)
     policy.warm_up()
     jumps, seconds = [], []
@@ -120,5 +122,5 @@ def _borders(
 
 
 def _load(contract) -> Policy:
-    """Afresh each time: the same noise."""
+    """Load the policy with a fresh noise generator, so that every run draws the same noise."""
     return Policy.load(find_policy(FLOW_POLICY), contract=contract, device="cpu")

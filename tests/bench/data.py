@@ -1,7 +1,7 @@
-"""From bags to training batches: what indexing costs once, the first epoch and later ones, beside a
-conversion to LeRobot first.
+"""Measure the path from bags to training batches.
 
-``python3 -m bench.data FOLDER [BYTES]`` measures this alone.
+Measured are the indexing (once), the first epoch and later epochs, compared with a conversion to
+LeRobot. ``python3 -m bench.data FOLDER [BYTES]`` runs this benchmark alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from sf_training.simulation.demonstrations import main as demonstrations
 _BYTES = 1_000_000_000
 _BATCH = 32
 _SIZE = 224
-_MADE = 8  # episodes, where there are none
+_MADE = 8  # episodes to record where the folder has none
 
 
 def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _BYTES) -> None:
-    """At most ``limit`` bytes of the episodes in a folder; without any, a few are made. One
-    process, processor time.
+    """Measure at most ``limit`` bytes of the episodes in a folder, in one process.
+
+    Records a few episodes where there are none. Times are processor time.
     """
     with tempfile.TemporaryDirectory() as scratch:
         if not folder.is_dir():
@@ -40,7 +41,7 @@ def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _B
         contract = EpisodeReader(bags[0]).contract
         cache = Path(scratch) / "cache"
         note = (
-            f"{len(bags)} episodes, {size / 1e6:.0f} MB, {len(contract.cameras)} cameras; pictures"
+            f"{len(bags)} episodes, {size / 1e6:.0f} MB, {len(contract.cameras)} cameras; images"
             f" of {_SIZE}, batches of {_BATCH}"
         )
 
@@ -59,17 +60,17 @@ def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _B
         with console.status("data: bags to batches"):
             index_s, data = _timed(load)
             first_s, _ = _timed(lambda: _epoch(data.images, seed=0))
-            kept_s, _ = _timed(lambda: _epoch(data.images, seed=1))
+            cached_s, _ = _timed(lambda: _epoch(data.images, seed=1))
             again_s, bare = _timed(lambda: load(keep_pictures=False))
             decoded_s, _ = _timed(lambda: _epoch(bare.images, seed=1))
         frames = len(data.images)
         figures.add("data_index_MB_per_s", size / 1e6 / index_s, "MB/s", len(bags), f"once, {note}")
         figures.add(
-            "data_open_again_s", again_s, "s", len(bags), "from the index kept beside the data"
+            "data_open_again_s", again_s, "s", len(bags), "from the index stored beside the data"
         )
         for name, seconds, what in (
-            ("first_epoch", first_s, "decoded from the bags in random order, and kept"),
-            ("later_epoch", kept_s, "pictures kept at the first epoch"),
+            ("first_epoch", first_s, "decoded from the bags in random order, and cached"),
+            ("later_epoch", cached_s, "images cached in the first epoch"),
             ("later_epoch_not_kept", decoded_s, "decoded from the bags again"),
         ):
             figures.add(f"data_{name}_frames_per_s", frames / seconds, "frames/s", frames, what)
@@ -116,9 +117,7 @@ def _epoch(images: BagImages, seed: int) -> None:
 
 
 def _at_most(bags: list[Path], limit: int) -> tuple[list[Path], int]:
-    """The first bags that together have no more than ``limit`` bytes, at least one, and these
-    bytes.
-    """
+    """Return the first bags of at most ``limit`` bytes together, at least one, and their bytes."""
     chosen, total = [], 0
     for bag in bags:
         size = EpisodeReader(bag).file.stat().st_size

@@ -1,5 +1,6 @@
-"""Task success under delays, for each way of executing chunks: closed loop in the simulator,
-without ROS, in simulated time.
+"""Measure task success under delays for each execution method.
+
+Closed loop in the simulator, without ROS, in simulated time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from bench.figures import Figures
+from bench.methods import DESCRIPTIONS, FLOW, OURS, PEERS, flow_policy, make_motion
 from bench.plots import plot_success
-from bench.ways import FLOW, OURS, PEERS, SAID, flow_policy, make_motion
 from rich.console import Console
 from rich.progress import Progress
 
@@ -27,23 +28,26 @@ DELAYS = (
     0.1,
     0.2,
     0.4,
-)  # s, from the observation to the use of its chunk; the next observation waits for it
+)  # s, from an observation to the use of its chunk; the next observation waits for that
 FIRST_SEED = 980_000
-BUDGET_S = 1.0  # for chunk_age_s: the comparison is of ways, not of how old a chunk is let in
+BUDGET_S = 1.0  # for chunk_age_s: the comparison is of methods, not of the maximum age of a chunk
 
 
 @dataclass(frozen=True)
 class _Job:
-    way: str
+    method: str
     delay_s: float
     number: int
 
 
 def bench_delays(figures: Figures, episodes: int, folder: Path, console: Console) -> None:
-    """``episodes`` seeds, the same for every way and delay."""
-    ways = (*OURS, *PEERS, *(FLOW if flow_policy() else ()))
+    """Run ``episodes`` seeds, the same for every method and delay."""
+    methods = (*OURS, *PEERS, *(FLOW if flow_policy() else ()))
     jobs = [
-        _Job(way, delay, number) for number in range(episodes) for way in ways for delay in DELAYS
+        _Job(method, delay, number)
+        for number in range(episodes)
+        for method in methods
+        for delay in DELAYS
     ]
     results: dict[tuple[str, float], list[EpisodeResult]] = defaultdict(list)
     # spawn: a GL context must not be inherited
@@ -54,26 +58,26 @@ def bench_delays(figures: Figures, episodes: int, folder: Path, console: Console
         for job, result in bar.track(
             pool.imap(_run, jobs, chunksize=4), len(jobs), description="episodes under delay"
         ):
-            results[job.way, job.delay_s].append(result)
+            results[job.method, job.delay_s].append(result)
     shares: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
-    for (way, delay), part in results.items():
+    for (method, delay), part in results.items():
         successes, seconds = (
             sum(each.success for each in part),
             [each.seconds for each in part if each.success],
         )
-        name = f"success_{way}_{1e3 * delay:g}ms"
+        name = f"success_{method}_{1e3 * delay:g}ms"
         wrong, refused = sum(each.wrong_object for each in part), sum(each.refused for each in part)
         took = f"median {np.median(seconds):.1f} s" if seconds else "none"
         note = (
             f"{took}, {wrong} touched a wrong cube, {refused} of"
-            f" {sum(each.chunks for each in part)} chunks refused; {SAID[way]}"
+            f" {sum(each.chunks for each in part)} chunks refused; {DESCRIPTIONS[method]}"
         )
         figures.rate(name, successes, len(part), note)
-        shares[way][delay] = (successes / len(part), *figures.entries[name]["interval_95"])
-    for way in ways:
-        lost = shares[way][0.0][0] - shares[way][0.2][0]
+        shares[method][delay] = (successes / len(part), *figures.entries[name]["interval_95"])
+    for method in methods:
+        lost = shares[method][0.0][0] - shares[method][0.2][0]
         figures.add(
-            f"success_lost_at_200ms_{way}",
+            f"success_lost_at_200ms_{method}",
             100 * lost,
             "points",
             episodes,
@@ -104,10 +108,10 @@ def _run(job: _Job) -> tuple[_Job, EpisodeResult]:
     contract, sim, policy, flow = _worker
     return job, run_episode(
         sim,
-        flow if job.way in FLOW else policy,
+        flow if job.method in FLOW else policy,
         FIRST_SEED + job.number,
         cubes=2 + job.number % 2,
         latency_s=job.delay_s,
-        motion=make_motion(job.way, contract),
-        continued=job.way == "rtc",
+        motion=make_motion(job.method, contract),
+        continued=job.method == "rtc",
     )

@@ -1,5 +1,6 @@
-"""The executor's own time: a serialised chunk in, a serialised trajectory out, in one process and
-without DDS.
+"""Measure the executor's latency from a serialized chunk to a serialized trajectory.
+
+Everything runs in one process, without DDS.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ DELAYS = (0.0, 0.1)  # s
 
 
 def bench_executor(figures: Figures, chunks: int) -> None:
-    """At each rate ``chunks`` chunks of real rollouts, at the times at which they came, with the
-    joints measured then; once more for two such arms.
+    """Execute ``chunks`` chunks of recorded rollouts at each rate.
+
+    Chunks arrive at their recorded times, with the joint states measured then. The last figures are
+    of two such arms.
     """
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
@@ -54,9 +57,9 @@ def bench_executor(figures: Figures, chunks: int) -> None:
 
 
 def _measure(figures: Figures, name: str, contract: Contract, recordings: list[Recording]) -> None:
-    _replay(contract, recordings[:3])  # compiles and fills caches
+    _replay(contract, recordings[:3])  # warm-up: compiles and fills caches
     gc.collect()
-    gc.freeze()  # as the node does
+    gc.freeze()  # the node does the same
     wall, processor, refused = _replay(contract, recordings)
     note = (
         f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one"
@@ -73,9 +76,7 @@ def _measure(figures: Figures, name: str, contract: Contract, recordings: list[R
 
 
 def _replay(contract: Contract, recordings: list[Recording]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Seconds and processor seconds for every chunk that was followed, and the number of those that
-    were refused.
-    """
+    """Return wall and processor seconds of every accepted chunk, and the number of refused ones."""
     wall, processor, refused = [], [], 0
     for recording in recordings:
         motion = ChunkExecutor(contract)

@@ -1,4 +1,4 @@
-"""Where figures are collected: each with its unit, over how many samples it was taken, and how."""
+"""Collect figures with their unit, number of samples and method."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sf_training.simulation.evaluate import wilson
 
 
 class Figures:
-    """Collects ``{name: {value, unit, n, note}}``."""
+    """Collect ``{name: {value, unit, n, note}}``."""
 
     def __init__(self) -> None:
         self.entries: dict[str, dict] = {}
 
     def add(self, name: str, value: float, unit: str, n: int, note: str = "", **more) -> None:
-        """One figure; ``more`` goes beside it into the file."""
+        """Add one figure; ``more`` adds entries beside it in the file."""
         self.entries[name] = {
             "value": float(f"{float(value):.5g}"),
             "unit": unit,
@@ -32,7 +32,7 @@ class Figures:
         note: str = "",
         percents: tuple[int, ...] = (50, 95, 99),
     ) -> None:
-        """Percentiles of samples, one figure each; 100 is called max."""
+        """Add percentiles of samples, one figure each; percentile 100 is called max."""
         for percent in percents:
             self.add(
                 f"{name}_{'max' if percent == 100 else f'p{percent}'}",
@@ -43,7 +43,7 @@ class Figures:
             )
 
     def rate(self, name: str, successes: int, n: int, note: str = "") -> None:
-        """A share of successes with its interval of 95 % (Wilson)."""
+        """Add a share of successes with its 95 % interval (Wilson)."""
         low, high = wilson(successes, n)
         self.add(
             name,
@@ -55,7 +55,7 @@ class Figures:
         )
 
     def table(self, title: str) -> Table:
-        """For a terminal."""
+        """Return the figures as a table for a terminal."""
         rows = [
             (name, f"{entry['value']:g}", entry["unit"], str(entry["n"]), entry["note"])
             for name, entry in self.entries.items()
@@ -64,7 +64,7 @@ class Figures:
         for column, heading in enumerate(("figure", "value", "unit", "n", "note")):
             width = (
                 None if heading == "note" else max(len(row[column]) for row in rows)
-            )  # notes give way on a narrow terminal
+            )  # notes are cut off on a narrow terminal
             table.add_column(heading, no_wrap=True, min_width=width)
         for row in rows:
             table.add_row(*row)

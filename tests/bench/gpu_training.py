@@ -1,9 +1,8 @@
-"""``python3 -m bench.gpu_training``: training steps of a backbone of 3 B weights with the whole
-VGGT, in bfloat16, on a GPU.
+"""Measure training steps of a 3 B backbone with the whole VGGT in bfloat16 on a GPU.
 
-Random weights take as long as trained ones, so nothing is downloaded. Needs 80 GB for the default
-sizes. ``--dry-run`` goes through the same code with tiny sizes on a processor; its figures mean
-nothing.
+Usage: ``python3 -m bench.gpu_training``. Random weights take as long as trained ones, so nothing is
+downloaded. The default sizes need 80 GB. ``--dry-run`` runs the same code with tiny sizes on a CPU;
+its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -38,15 +37,16 @@ from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.spatial_forcing.weights import Weights
 from sf_training.training.students import StudentSettings, build_student
 
-Way = Literal["no_sf", "cache", "loop"]
-WAYS: tuple[Way, ...] = ("no_sf", "cache", "loop")
+TargetSource = Literal["no_sf", "cache", "loop"]
+SOURCES: tuple[TargetSource, ...] = ("no_sf", "cache", "loop")
 _WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Step time, peak memory and the largest batch without Spatial Forcing, with cached features,
-    and with VGGT in the loop.
+    """Measure step time, peak memory and the largest batch on a GPU.
+
+    Compared are no Spatial Forcing, cached features, and VGGT in the loop.
     """
 
     out: Path = Path("out/bench_gpu.json")
@@ -54,7 +54,7 @@ class Arguments:
     batch: int = 8
     """Samples of a step whose time is measured."""
     steps: int = 20
-    """Measured steps of each way, interleaved."""
+    """Measured steps of each source, interleaved."""
     most: int = 256
     """Largest batch that is tried."""
     checkpointing: bool = True
@@ -64,7 +64,7 @@ class Arguments:
 
 
 class Steps:
-    """One model, trained by LoRA, on random pictures."""
+    """One model, trained with LoRA on random images."""
 
     def __init__(self, arguments: Arguments, folder: Path) -> None:
         self.device = torch.device("cpu" if arguments.dry_run else "cuda")
@@ -100,9 +100,10 @@ class Steps:
         self.optimizer = torch.optim.AdamW([*trained, *self.alignment.parameters()], lr=1e-5)
         self.noise = torch.Generator().manual_seed(0)
 
-    def step(self, way: Way, batch: int) -> None:
-        """One whole step, loss to update. Pictures come from the processor, cached features in
-        float16 too, as in a training.
+    def step(self, source: TargetSource, batch: int) -> None:
+        """Run one whole step, from loss to update.
+
+        Images come from the CPU, and so do cached features (float16), as in a training run.
         """
         config, layout = self.model.config, self.model.visual_layout()
         generator = torch.Generator().manual_seed(0)
@@ -124,11 +125,11 @@ class Steps:
             loss = action_loss(
                 self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise)
             )
-            if way != "no_sf":
+            if source != "no_sf":
                 positions = visual_positions(layout.mask.expand(batch, -1))
                 hidden = visual_tokens(self.tokens[self.layer], positions)
                 loss = loss + 0.5 * self.alignment(
-                    {self.layer: hidden}, [self._target(way, images, batch, layout.grid)]
+                    {self.layer: hidden}, [self._target(source, images, batch, layout.grid)]
                 )
         self.tokens.clear()
         loss.backward()
@@ -139,9 +140,9 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _target(
-        self, way: Way, images: torch.Tensor, batch: int, grid: tuple[int, int]
+        self, source: TargetSource, images: torch.Tensor, batch: int, grid: tuple[int, int]
     ) -> torch.Tensor:
-        if way == "loop":
+        if source == "loop":
             return prepare_target(self.teacher.features(images / 255)[0], grid, 0.1)
         cells = images.shape[1] * grid[0] * grid[1]
         if not hasattr(self, "_kept") or len(self._kept) < batch:
@@ -150,7 +151,7 @@ class Steps:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the benchmark from the command line."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     if not arguments.dry_run and not torch.cuda.is_available():
         sys.exit(
@@ -170,11 +171,11 @@ def main() -> None:
         f" {steps.teacher.description}; {steps.dtype}; {device}"
     )
     console.print(about, soft_wrap=True)
-    for way in WAYS:  # loop is the last: the teacher's weights stay from then on
-        _memory(figures, steps, way, arguments, about)
-        largest = _largest(lambda batch, way=way: _fits(steps, way, batch), arguments.most)
-        figures.add(f"gpu_largest_batch_{way}", largest, "samples", 1, about)
-        console.print(f"{way}: largest batch {largest}")
+    for source in SOURCES:  # "loop" is last: from then on the teacher's weights occupy memory
+        _memory(figures, steps, source, arguments, about)
+        largest = _largest(lambda batch, source=source: _fits(steps, source, batch), arguments.most)
+        figures.add(f"gpu_largest_batch_{source}", largest, "samples", 1, about)
+        console.print(f"{source}: largest batch {largest}")
     _time(figures, steps, arguments, about)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(
@@ -184,15 +185,17 @@ def main() -> None:
     console.print(figures.table("training on a GPU"))
 
 
-def _memory(figures: Figures, steps: Steps, way: Way, arguments: Arguments, about: str) -> None:
-    steps.step(way, arguments.batch)  # afterwards the optimiser has its moments
+def _memory(
+    figures: Figures, steps: Steps, source: TargetSource, arguments: Arguments, about: str
+) -> None:
+    steps.step(source, arguments.batch)  # after this step the optimizer has its moments
     _synchronise(steps.device)
     if steps.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    steps.step(way, arguments.batch)
+    steps.step(source, arguments.batch)
     peak = torch.cuda.max_memory_allocated() if steps.device.type == "cuda" else 0
     figures.add(
-        f"gpu_memory_{way}",
+        f"gpu_memory_{source}",
         peak / 2**30,
         "GiB",
         1,
@@ -201,27 +204,27 @@ def _memory(figures: Figures, steps: Steps, way: Way, arguments: Arguments, abou
 
 
 def _time(figures: Figures, steps: Steps, arguments: Arguments, about: str) -> None:
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {source: [] for source in SOURCES}
     for number in range(_WARM_UP + arguments.steps):
-        for way in WAYS:
+        for source in SOURCES:
             _synchronise(steps.device)
             started = time.perf_counter()
-            steps.step(way, arguments.batch)
+            steps.step(source, arguments.batch)
             _synchronise(steps.device)
             if number >= _WARM_UP:
-                seconds[way].append(time.perf_counter() - started)
-    for way in WAYS:
+                seconds[source].append(time.perf_counter() - started)
+    for source in SOURCES:
         figures.spread(
-            f"gpu_step_{way}",
-            1e3 * np.array(seconds[way]),
+            f"gpu_step_{source}",
+            1e3 * np.array(seconds[source]),
             "ms",
             f"batch {arguments.batch}; {about}",
             (50, 95),
         )
-        if way != "no_sf":
-            ratio = np.median(seconds[way]) / np.median(seconds["no_sf"])
+        if source != "no_sf":
+            ratio = np.median(seconds[source]) / np.median(seconds["no_sf"])
             figures.add(
-                f"gpu_step_{way}_over_no_sf",
+                f"gpu_step_{source}_over_no_sf",
                 ratio,
                 "ratio",
                 arguments.steps,
@@ -230,7 +233,7 @@ def _time(figures: Figures, steps: Steps, arguments: Arguments, about: str) -> N
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """Largest number up to ``most`` for which ``fits`` holds; 0 where not even 1 does."""
+    """Return the largest number up to ``most`` for which ``fits`` holds; 0 if 1 does not fit."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high
@@ -241,10 +244,10 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _fits(steps: Steps, way: Way, batch: int) -> bool:
+def _fits(steps: Steps, source: TargetSource, batch: int) -> bool:
     try:
-        steps.step(way, batch)
-        steps.step(way, batch)  # the second has the optimiser's moments
+        steps.step(source, batch)
+        steps.step(source, batch)  # the second step includes the optimizer's moments
         return True
     except torch.OutOfMemoryError:
         steps.tokens.clear()
@@ -261,7 +264,10 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _write_backbone(folder: Path, tiny: bool) -> None:
-    """A configuration and a tokenizer; the default has the sizes of PaliGemma 3B at 224 pixels."""
+    """Write a configuration and a tokenizer.
+
+    The default has the sizes of PaliGemma 3B at 224 pixels.
+    """
     if tiny:
         config: Any = tiny_config("paligemma")
     else:

@@ -1,8 +1,8 @@
-"""How many camera images are lost between two processes, with the shipped Fast DDS profile and with
-Fast DDS's defaults, one after the other.
+"""Count camera images lost between two processes, with two profiles of Fast DDS.
 
-``PYTHONPATH=tests python3 -m bench.image_transport`` runs both. Where the command ``ros2`` is
-installed, ``ros2 topic hz`` listens as well, in one process per camera.
+The shipped profile and Fast DDS's defaults run one after the other. ``PYTHONPATH=tests python3 -m
+bench.image_transport`` runs both. Where the command ``ros2`` is installed, ``ros2 topic hz`` also
+subscribes, in one process per camera.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _READY_S = 60.0
 
 @dataclass(frozen=True)
 class Arguments:
-    """3 cameras of 640x480 rgb8 at 30 Hz, best effort: 83 MB/s from one process to another."""
+    """Publish 3 cameras of 640x480 rgb8 at 30 Hz, best effort: 83 MB/s between two processes."""
 
     seconds: float = 20.0
     cameras: int = 3
@@ -41,7 +41,7 @@ class Arguments:
 
 
 class Source(Node):
-    """Publishes numbered images, once all listeners are there."""
+    """Publish numbered images once all subscribers are there."""
 
     def __init__(self, cameras: int, listeners: int, count: int) -> None:
         super().__init__("source")
@@ -67,7 +67,7 @@ class Source(Node):
 
 
 class Counter(Node):
-    """Counts what arrives."""
+    """Count images that arrive."""
 
     def __init__(self, cameras: int) -> None:
         super().__init__("counter")
@@ -97,7 +97,7 @@ def _measure(arguments: Arguments, environment: dict[str, str]) -> dict:
     own = [sys.executable, "-m", "bench.image_transport", "--role"]
     topics = [f"/camera{number}" for number in range(arguments.cameras)]
     counter = subprocess.Popen([*own, "counter", str(arguments.cameras)], **start)
-    # one command per topic: the command of Jazzy takes no more
+    # one process per topic: ros2 topic hz of Jazzy takes only one
     viewers = [subprocess.Popen([ros2, "topic", "hz", topic], **start) for topic in topics if ros2]
     listeners = 2 if ros2 else 1
     words = [*own, "source", str(arguments.cameras), str(listeners), str(count)]
@@ -106,7 +106,7 @@ def _measure(arguments: Arguments, environment: dict[str, str]) -> dict:
         words, env=environment, capture_output=True, text=True, timeout=_READY_S + 10 * count / HZ
     )
     seconds = float(source.stdout.split()[-1])
-    time.sleep(1.0)  # what is under way arrives; best effort is not sent again
+    time.sleep(1.0)  # wait for images in transit; best effort does not resend
     for process in (counter, *viewers):
         os.killpg(process.pid, signal.SIGINT)
     received = json.loads(counter.communicate(timeout=_READY_S)[0].splitlines()[-1])
@@ -138,7 +138,7 @@ def main(arguments: Arguments) -> int:
 
 
 def _play(role: str, numbers: list[int]) -> None:
-    """Be the source or the counter; print what was counted."""
+    """Run as the source or the counter, and print the counts."""
     rclpy.init()
     if role == "source":
         node = Source(*numbers)

@@ -1,5 +1,6 @@
-"""The same recorded chunks with the same delays, joined in each way: how far and how hard the arm
-is thrown at a border.
+"""Execute the same recorded chunks with the same delays by each method.
+
+Measured are the jump and the jerk of the arm after a border between chunks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from bench.figures import Figures
+from bench.methods import FLOW, OURS, PEERS, flow_policy, make_motion
 from bench.plots import plot_example, plot_joins
 from bench.recording import Recording, record
 from bench.replay import (
@@ -21,7 +23,6 @@ from bench.replay import (
     border_jump,
     replay,
 )
-from bench.ways import FLOW, OURS, PEERS, flow_policy, make_motion
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_policy_node.contract import Contract, load_contract
@@ -29,70 +30,73 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 
 DELAYS = (0.05, 0.1, 0.2)  # s, in turn
-RECORDED_WITH = ("blend", "one_point")  # in turn, so that no way is favoured by having led the arm
+RECORDED_WITH = (
+    "blend",
+    "one_point",
+)  # alternate, so that no method is favored by having moved the arm
 BASE = "one_point"
 ONE_POINT = ("one_point", "one_point_when_due")
 _OWN = "with the chunks of its own closed loop"
 
 
 def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
-    """Record ``rollouts`` rollouts, execute them in each way, and compare with one point at a
-    time.
-    """
+    """Record ``rollouts`` rollouts, execute them by each method, and compare with ``one_point``."""
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
     recordings = [_record(sim, policy, contract, number) for number in range(rollouts)]
-    ways = (*OURS, *PEERS)
+    methods = (*OURS, *PEERS)
     motions = {
-        way: [replay(recording, make_motion(way, contract), sim) for recording in recordings]
-        for way in ways
+        method: [replay(recording, make_motion(method, contract), sim) for recording in recordings]
+        for method in methods
     }
-    own = {way: _own_loops(sim, policy, contract, way, rollouts) for way in ways}
+    own = {method: _own_loops(sim, policy, contract, method, rollouts) for method in methods}
     if (
         flow := flow_policy()
-    ):  # its chunks depend on how the arm was led: it has no part in the others' recordings
+    ):  # its chunks depend on how the arm moved, so it takes no part in the others' recordings
         continuing = Policy.load(flow, device="cpu")
-        own |= {way: _own_loops(sim, continuing, contract, way, rollouts) for way in FLOW}
+        own |= {method: _own_loops(sim, continuing, contract, method, rollouts) for method in FLOW}
     sim.close()
-    compared = {way: _at_common_borders(motions, way) for way in ways}
+    compared = {method: _at_common_borders(motions, method) for method in methods}
     borders = sum(len(each.borders) for each in compared[BASE])
     delays = ", ".join(f"{1e3 * delay:g}" for delay in DELAYS)
     note = (
-        f"all joints, {AFTER_BORDER_S:g} s after borders that every way followed, {rollouts}"
+        f"all joints, {AFTER_BORDER_S:g} s after borders that every method followed, {rollouts}"
         f" rollouts, delays {delays} ms"
     )
-    figures_of = {way: _measure(compared[way]) if way in compared else {} for way in own}
-    for way, loops in own.items():
-        figures_of[way]["own_border_jerk_rms_true"] = _jerk_rms(loops)
-    counts = {way: sum(len(each.borders) for each in loops) for way, loops in own.items()}
-    for way in own:
-        for name, value in figures_of[way].items():
-            n, how = (counts[way], _OWN) if name.startswith("own_") else (borders, note)
+    figures_of = {
+        method: _measure(compared[method]) if method in compared else {} for method in own
+    }
+    for method, loops in own.items():
+        figures_of[method]["own_border_jerk_rms_true"] = _jerk_rms(loops)
+    counts = {method: sum(len(each.borders) for each in loops) for method, loops in own.items()}
+    for method in own:
+        for name, value in figures_of[method].items():
+            n, how = (counts[method], _OWN) if name.startswith("own_") else (borders, note)
             figures.add(
-                f"joins_{name}_{way}", value, "rad" if "jump" in name else "rad/s^3", n, how
+                f"joins_{name}_{method}", value, "rad" if "jump" in name else "rad/s^3", n, how
             )
     chunks = sum(len(each.chunks) for each in recordings)
-    for way in ways:
-        refused = sum(each.refused for each in motions[way])
+    for method in methods:
+        refused = sum(each.refused for each in motions[method])
         figures.add(
-            f"joins_refused_{way}",
+            f"joins_refused_{method}",
             refused,
             "chunks",
             chunks,
-            "what another way has led may start where this way's arm is not",
+            "a recording by another method may start where the arm of this method is not",
         )
-    for way in own:
-        for name, value in figures_of[way].items():
-            if way not in ONE_POINT and name != "border_jump_p99":
-                n = min(counts[way], counts[BASE]) if name.startswith("own_") else borders
+    for method in own:
+        for name, value in figures_of[method].items():
+            if method not in ONE_POINT and name != "border_jump_p99":
+                n = min(counts[method], counts[BASE]) if name.startswith("own_") else borders
                 figures.add(
-                    f"joins_{name}_{way}_over_{BASE}",
+                    f"joins_{name}_{method}_over_{BASE}",
                     value / figures_of[BASE][name],
                     "ratio",
                     n,
                     _ratio_note(name),
                 )
-    plot_joins(folder / "joins.png", {way: figures_of[way] for way in ways}, borders)
+    plot_joins(folder / "joins.png", {method: figures_of[method] for method in methods}, borders)
     example = next(
         number
         for number, each in enumerate(compared[BASE])
@@ -100,48 +104,52 @@ def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
     )
     plot_example(
         folder / "joins_example.png",
-        {way: motions[way][example] for way in ways},
+        {method: motions[method][example] for method in methods},
         contract.arm_joints,
     )
 
 
 def _record(
-    sim: ArmSim, policy: Policy, contract: Contract, number: int, way: str | None = None
+    sim: ArmSim, policy: Policy, contract: Contract, number: int, method: str | None = None
 ) -> Recording:
-    led_by = way or RECORDED_WITH[number // len(DELAYS) % len(RECORDED_WITH)]
+    recorded_with = method or RECORDED_WITH[number // len(DELAYS) % len(RECORDED_WITH)]
     return record(
         sim,
         policy,
-        make_motion(led_by, contract),
+        make_motion(recorded_with, contract),
         number,
         DELAYS[number % len(DELAYS)],
-        continued=led_by == "rtc",
+        continued=recorded_with == "rtc",
     )
 
 
 def _own_loops(
-    sim: ArmSim, policy: Policy, contract: Contract, way: str, rollouts: int
+    sim: ArmSim, policy: Policy, contract: Contract, method: str, rollouts: int
 ) -> list[Motions]:
-    """What a way does with the chunks of a closed loop that it leads itself."""
-    recordings = [_record(sim, policy, contract, number, way) for number in range(rollouts)]
-    return [replay(recording, make_motion(way, contract), sim) for recording in recordings]
+    """Return the motion of a method in a closed loop that it controls itself."""
+    recordings = [_record(sim, policy, contract, number, method) for number in range(rollouts)]
+    return [replay(recording, make_motion(method, contract), sim) for recording in recordings]
 
 
-def _at_common_borders(motions: dict[str, list[Motions]], way: str) -> list[Motions]:
-    """A chunk that one way refuses is no border to compare: that way only goes on as before."""
+def _at_common_borders(motions: dict[str, list[Motions]], method: str) -> list[Motions]:
+    """Keep only the borders of chunks that no method refused.
+
+    Where a method refuses a chunk, it only continues the motion before.
+    """
     common = [
         set.intersection(*(set(each.borders) for each in same))
         for same in zip(*motions.values(), strict=True)
     ]
     return [
         dataclasses.replace(each, borders=tuple(sorted(borders)))
-        for each, borders in zip(motions[way], common, strict=True)
+        for each, borders in zip(motions[method], common, strict=True)
     ]
 
 
 def _measure(motions: Sequence[Motions]) -> dict[str, float]:
-    """Over all joints and all borders; ``true`` is what the simulated arm did, ``commanded`` what
-    its controller was told.
+    """Return the figures over all joints and borders.
+
+    ``true`` is the motion of the simulated arm, ``commanded`` what its controller was commanded.
     """
     commanded = [
         border_jerk(each.commanded, COMMAND_S, each.borders) for each in motions if each.borders

@@ -1,5 +1,6 @@
-"""Latencies of the running graph, seen by an observer that trusts only what arrives on the topics,
-in wall time.
+"""Measure latencies of the running graph in wall time.
+
+An observer measures them from the topics alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ REFUSED_AFTER_S = 0.1
 
 
 class Observer:
-    """Notes when images, chunks and commands arrive, by their stamps."""
+    """Record when images, chunks and commands arrive, by their stamps."""
 
     def __init__(self, contract: Contract) -> None:
         self._context = rclpy.Context()
@@ -49,7 +50,7 @@ class Observer:
         )
 
     def spin(self, seconds: float) -> None:
-        """Listen for a while."""
+        """Receive messages for a while."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.05)

@@ -1,15 +1,13 @@
-"""Does the real lerobot read what `sf_training lerobot export` writes, and do we read what lerobot
-writes?
+"""Compare our LeRobot export and import with the lerobot package.
 
-lerobot pins other versions of our libraries, so it lives in an environment of its own, outside this
-one:
+lerobot pins other versions of our libraries, so it runs in a separate environment:
 
-    python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot          # about 6 GB
+python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot  # about 6 GB
     sf_training lerobot export out/demos --out out/lerobot --depth
-    python tests/bench/lerobot_readback.py expect out/demos out/expected.npz       # here
+    python tests/bench/lerobot_readback.py expect out/demos out/expected.npz # here
     /tmp/lerobot/bin/python tests/bench/lerobot_readback.py read out/lerobot out/expected.npz
-    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs       # there, and back
-    here: sf_training lerobot import out/theirs --contract out/theirs.yaml --out out/theirs_bags
+    /tmp/lerobot/bin/python tests/bench/lerobot_readback.py write out/theirs  # there
+    sf_training lerobot import out/theirs --contract out/theirs.yaml --out out/theirs_bags
     python tests/bench/lerobot_readback.py check out/theirs out/theirs_bags
 """
 
@@ -20,13 +18,16 @@ import time
 
 import numpy as np
 
-PICTURES = 20  # episodes whose pictures are compared
+PICTURES = 20  # episodes whose images are compared
 HORIZON = 8
 CAMERAS = {"scene": (320, 240), "wrist": (320, 240)}
 
 
 def expect(bags: str, out: str, action: str = "commanded") -> None:
-    """Here: what every frame should hold, straight from the bags; ``action`` as it was exported."""
+    """Write what every frame should contain, read from the bags (in our environment).
+
+    ``action`` is the kind of action that was exported.
+    """
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.image_rows import images_in_rows
     from sf_training.lerobot.export_bags import frames_per_second, stretches
@@ -51,17 +52,19 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
                 ):
                     content[name].append(np.asarray(value, np.float32))
                 if episode < PICTURES:
-                    pictures = itertools.chain(
+                    images = itertools.chain(
                         images_in_rows(reader, part.indices), depth_in_rows(reader, part.depths)
                     )
-                    for camera, pixels in pictures:
+                    for camera, pixels in images:
                         content.setdefault(f"{episode}/{camera}", []).append(pixels[None])
     np.savez(out, tasks=tasks, **{name: np.concatenate(parts) for name, parts in content.items()})
 
 
 def read(dataset: str, expected: str) -> None:
-    """There: every number, the pictures of some episodes, chunks of actions, and how long a
-    shuffled pass takes.
+    """Compare an exported dataset with the expected values (in lerobot's environment).
+
+    Compared are every number, the images of some episodes and the chunks of actions; a shuffled
+    pass is timed.
     """
     import torch
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -107,13 +110,13 @@ def read(dataset: str, expected: str) -> None:
                     metres = item[f"observation.images.{camera}_depth"].numpy().squeeze()
                     metres = (
                         metres / 1000 if metres.max() > 50 else metres
-                    )  # lerobot gives millimetres unless asked
+                    )  # lerobot's default is millimetres
                     near = (truth > 0.011) & (truth < 9.9)
                     depths.append(float(np.abs(metres - truth)[near].max()))
     if depths:
         figures |= {"depth_pictures": len(depths), "depth_largest_error_m": round(max(depths), 5)}
     figures |= {
-        "pictures": len(peaks),
+        "images": len(peaks),
         "psnr_db_mean": round(float(np.mean(peaks)), 1),
         "psnr_db_worst": round(float(np.min(peaks)), 1),
     }
@@ -146,7 +149,7 @@ def read(dataset: str, expected: str) -> None:
 
 
 def write(out: str) -> None:
-    """There: a dataset as lerobot's own recorder leaves it, with moving pictures."""
+    """Write a dataset with lerobot's recorder, with moving images (in lerobot's environment)."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     names = [*(f"joint{number}.pos" for number in range(1, 7)), "gripper.pos"]
@@ -172,16 +175,16 @@ def write(out: str) -> None:
     )
     for episode in range(3):
         for frame in range(15 + 5 * episode):
-            pictures = {
+            images = {
                 f"observation.images.{camera}": theirs(episode, frame, index)
                 for index, camera in enumerate(CAMERAS)
             }
-            pictures["observation.images.scene_depth"] = depth(frame)[..., None]
+            images["observation.images.scene_depth"] = depth(frame)[..., None]
             numbers = {
                 "observation.state": joints(episode, frame),
                 "action": joints(episode, frame + 1),
             }
-            data.add_frame(pictures | numbers | {"task": task(episode, frame)})
+            data.add_frame(images | numbers | {"task": task(episode, frame)})
         data.save_episode()
     if hasattr(data, "finalize"):
         data.finalize()
@@ -189,7 +192,7 @@ def write(out: str) -> None:
 
 
 def check(dataset: str, bags: str) -> None:
-    """Here: the bags that were made of lerobot's dataset hold what lerobot was given."""
+    """Compare imported bags with the original values (in our environment)."""
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.image_rows import images_in_rows
 
@@ -197,8 +200,8 @@ def check(dataset: str, bags: str) -> None:
     for episode, bag in enumerate(find_episodes(bags)):
         reader = EpisodeReader(bag)
         count = 15 + 5 * episode
-        said = reader.read(["/instruction"])["/instruction"]
-        assert [message.data for message in said.messages] == [
+        instructions = reader.read(["/instruction"])["/instruction"]
+        assert [message.data for message in instructions.messages] == [
             text for text, _ in itertools.groupby(task(episode, frame) for frame in range(count))
         ]
         read = reader.read(["/joint_states", "/teleop/joint_command"])
@@ -218,7 +221,7 @@ def check(dataset: str, bags: str) -> None:
             seen[camera] += 1
     figures = {
         "joints_largest_error": worst_joint,
-        "pictures": len(errors),
+        "images": len(errors),
         "grey_levels_mean_error": round(float(np.mean(errors)), 2),
     }
     print(
@@ -233,12 +236,12 @@ def check(dataset: str, bags: str) -> None:
 
 
 def task(episode: int, frame: int) -> str:
-    """An instruction that changes after ten frames."""
+    """Return an instruction that changes after ten frames."""
     return f"task {episode % 2}, step {frame // 10 % 2}"
 
 
 def depth(frame: int) -> np.ndarray:
-    """(H, W) float32 [m] that move with the frame."""
+    """Return depth (H, W) float32 [m] that moves with the frame."""
     width, height = CAMERAS["scene"]
     return (0.3 + np.add.outer(np.arange(height), np.arange(width)) / 300 + 0.05 * frame).astype(
         np.float32
@@ -246,19 +249,19 @@ def depth(frame: int) -> np.ndarray:
 
 
 def joints(episode: int, frame: int) -> np.ndarray:
-    """(7,) float32 that tell episode and frame."""
+    """Return joints (7,) float32 that encode episode and frame."""
     return np.array([0.1 * episode, 0.02 * frame, 1.2, 0.9, 0.0, -0.1, 0.035], np.float32)
 
 
 def theirs(episode: int, frame: int, camera: int) -> np.ndarray:
-    """A picture whose stripes move with the frame."""
+    """Return an image whose stripes move with the frame."""
     width, height = list(CAMERAS.values())[camera]
     columns = (np.arange(width) + 6 * frame + 40 * episode) % 256
     return np.repeat(np.tile(columns, (height, 1))[..., None], 3, axis=2).astype(np.uint8)
 
 
 def versions() -> dict[str, str]:
-    """What read it."""
+    """Return the versions of the packages that read the dataset."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("lerobot", "torch", "av", "datasets")} | {

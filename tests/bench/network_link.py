@@ -1,7 +1,7 @@
-"""A network between two namespaces of this host, with delay, jitter and loss, without ``netem``.
+"""Emulate a network link with delay, jitter and loss between two namespaces, without ``netem``.
 
-Each namespace gets a TAP device; this process carries Ethernet frames from one to the other. It
-needs root (CAP_NET_ADMIN) and ``ip``, not the kernel module ``sch_netem``, which containers and
+Each namespace gets a TAP device; this process forwards Ethernet frames between them. It needs root
+(CAP_NET_ADMIN) and ``ip``. It does not need the kernel module ``sch_netem``, which containers and
 small kernels lack.
 """
 
@@ -30,10 +30,11 @@ _IDLE_S = 0.5
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network does to each frame, in each direction.
+    """What the link does to each frame, in each direction.
 
-    ``delay_s`` is one way, the same for all frames; ``jitter_s`` is uniform in [0, jitter_s] on top
-    and may reorder frames; ``loss`` is a share of frames; ``is_cut`` loses all of them.
+    ``delay_s`` is one way and the same for all frames. ``jitter_s`` adds a uniform delay in [0,
+    jitter_s] and may reorder frames. ``loss`` is the share of lost frames; ``is_cut`` loses all of
+    them.
     """
 
     delay_s: float = 0.0
@@ -43,7 +44,7 @@ class Condition:
 
 
 class Link:
-    """Carries frames in a thread. Assign ``condition`` at any time."""
+    """Forward frames in a thread; ``condition`` may be assigned at any time."""
 
     def __init__(self, ends: tuple[int, int], seed: int = 0) -> None:
         self.condition = Condition()
@@ -55,7 +56,7 @@ class Link:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop carrying."""
+        """Stop the forwarding thread."""
         self._runs = False
         self._thread.join()
 
@@ -111,12 +112,12 @@ def two_hosts(first: str, second: str) -> Iterator[Link]:
     finally:
         for end in ends:
             os.close(end)
-        for name in made:  # not those of another run
+        for name in made:  # remove namespaces of another run
             _ip("netns", "del", name)
 
 
 def enter(namespace: str) -> None:
-    """Move the calling thread into a network namespace; what it opens stays there.
+    """Move the calling thread into a network namespace, with every descriptor that it opens later.
 
     Raises:
         OSError: there is no such namespace, or this process may not.
@@ -134,7 +135,7 @@ def _ip(*words: str) -> None:
 def _tap(namespace: str) -> int:
     """Return the descriptor of a TAP device ``host`` inside the namespace.
 
-    A thread of its own enters the namespace: a descriptor stays in the one where it was opened.
+    A separate thread enters the namespace; the descriptor remains bound to it.
     """
     found: list[int] = []
 

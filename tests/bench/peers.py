@@ -1,8 +1,8 @@
-"""How others execute chunks, behind the interface of ``rollout.Motion``, to compare with.
+"""Peer methods of executing chunks, behind the interface of ``rollout.Motion``.
 
-Joint targets are computed here and not by our executor. None of these knows limits, budgets or a
-workspace: the controller behind them clips at the joints' positions and speeds, as a joint limiter
-of ros2_control does.
+They compute joint targets here and not with our executor. None of them has limits, budgets or a
+workspace. The controller behind them clips joint positions and speeds, as a joint limiter of
+ros2_control does.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from sf_policy_node.motion.types import Chunk, Trajectory
 
 
 class OnePoint:
-    """A timer at the policy's rate sends one row of the newest chunk as a trajectory of one point,
-    at ``time_from_start`` 0.
+    """Send one step of the newest chunk at the policy's rate, as a trajectory of one point.
 
-    It is the row whose turn it is: rows that passed while the policy was thinking are skipped, as
-    LeRobot's queue of actions with time steps does. An arm that stood still does not matter to it.
+    ``time_from_start`` is 0. Steps that became due while the policy was predicting are skipped, as
+    in LeRobot's queue of timed actions. The state of the arm is ignored.
 
     Args:
-        when_due: send a row at the time for which it was predicted; else one step before, so that
-            the first row is
-            sent with the observation and the arm has a step's time to get there.
+        when_due: send a step at the time for which it was predicted. Otherwise send it one step
+            earlier: the first step goes out with the observation, and the arm has one step's time.
         reach_s: ``time_from_start`` of the point.
     """
 
     def __init__(self, contract: Contract, *, when_due: bool = False, reach_s: float = 0.0) -> None:
         self._reach_s = np.array([reach_s])
-        self._targets = RowTargets(contract)
+        self._targets = StepTargets(contract)
         self._names, self._step = tuple(contract.command_joints), contract.action.step_s
         self._later = self._step if when_due else 0.0
         self._rows: tuple[float, np.ndarray] | None = None
@@ -62,21 +60,18 @@ class OnePoint:
 
 
 class LatestChunk:
-    """The newest chunk wins: all of it is sent as it is, positions only, and replaces the one
-    before.
+    """Send the newest chunk unblended, positions only; it replaces the chunk before.
 
     Args:
-        skip_passed: leave out rows whose time has passed and keep the others' times; else row 0
-            comes first whenever
-            the chunk arrives, as in clients that know no stamps.
-        stamped: send all rows with the observation's stamp, and let the controller skip what has
-            passed.
+        skip_passed: leave out steps whose time has passed and keep the times of the others.
+            Otherwise step 0 comes first whenever the chunk arrives, as in clients without stamps.
+        stamped: send all steps with the observation's stamp; the controller skips passed ones.
     """
 
     def __init__(
         self, contract: Contract, *, skip_passed: bool = True, stamped: bool = False
     ) -> None:
-        self._targets, self._stamped = RowTargets(contract), stamped
+        self._targets, self._stamped = StepTargets(contract), stamped
         self._names, self._skip_passed = tuple(contract.command_joints), skip_passed
 
     def activate(self, now: float) -> None:
@@ -100,9 +95,10 @@ class LatestChunk:
         pass
 
 
-class RowTargets:
-    """Joint positions for the rows of ``ee_delta`` chunks with a fixed tool orientation, as the
-    simulated arm's policies speak.
+class StepTargets:
+    """Compute joint positions of ``ee_delta`` chunk steps with a fixed tool orientation.
+
+    The simulated arm's policies predict this action.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -115,7 +111,7 @@ class RowTargets:
         self._rotation = pinocchio.Quaternion(np.array(contract.action.tool_orientation)).matrix()
 
     def of(self, chunk: Chunk) -> np.ndarray:
-        """Positions (rows, J) in the order of ``contract.command_joints`` [rad, m]."""
+        """Return positions (steps, J) in the order of ``contract.command_joints`` [rad, m]."""
         arm = chunk.reference[:-1]
         tool = self._kinematics.forward(arm).position
         rows = []

@@ -1,4 +1,4 @@
-"""Pictures of the figures, as PNG."""
+"""Draw the figures as PNG files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
+from bench.methods import DESCRIPTIONS
 from bench.replay import COMMAND_S, Motions, jerk_of
-from bench.ways import SAID
 from matplotlib import pyplot
 
 _COLOURS = dict(
     zip(
-        SAID,
+        DESCRIPTIONS,
         (
             f"tab:{name}"
             for name in ["blue", "cyan", "red", "pink", "orange", "brown", "olive", "green"]
@@ -27,18 +27,19 @@ _COLOURS = dict(
 
 
 def plot_example(path: Path, examples: Mapping[str, Motions], joints: Sequence[str]) -> None:
-    """One rollout in each way: the joint that moves most, commanded and true, and the jerk of what
-    was commanded.
+    """Draw one rollout by each method.
+
+    Shown are the joint that moves most, commanded and true, and the jerk of the commands.
     """
     first = next(iter(examples.values()))
     joint = int(np.ptp(first.commanded, axis=0).argmax())
     figure, axes = pyplot.subplots(
         2, len(examples), figsize=(4 * len(examples), 6), sharex=True, sharey="row", squeeze=False
     )
-    for column, (way, motions) in enumerate(examples.items()):
+    for column, (method, motions) in enumerate(examples.items()):
         above, below = axes[:, column]
         times = COMMAND_S * np.arange(len(motions.commanded))
-        above.plot(times, motions.commanded[:, joint], color=_COLOURS[way], label="commanded")
+        above.plot(times, motions.commanded[:, joint], color=_COLOURS[method], label="commanded")
         above.plot(
             motions.true_s * np.arange(len(motions.true)),
             motions.true[:, joint],
@@ -50,14 +51,14 @@ def plot_example(path: Path, examples: Mapping[str, Motions], joints: Sequence[s
         below.plot(
             begin + COMMAND_S * np.arange(len(jerk)),
             jerk[:, joint] / 1e3,
-            color=_COLOURS[way],
+            color=_COLOURS[method],
             linewidth=0.7,
         )
         for axis in (above, below):
             axis.grid(alpha=0.3)
             for border in motions.borders:
                 axis.axvline(border, color="grey", linewidth=0.6, linestyle=":")
-        above.set_title(SAID[way], fontsize=9)
+        above.set_title(DESCRIPTIONS[method], fontsize=9)
         below.set_xlabel("s (dotted: a chunk arrives)")
     axes[0, 0].set_ylabel(f"{joints[joint]} [rad]")
     axes[1, 0].set_ylabel("commanded jerk [1000 rad/s³]")
@@ -66,7 +67,7 @@ def plot_example(path: Path, examples: Mapping[str, Motions], joints: Sequence[s
 
 
 def plot_joins(path: Path, figures_of: Mapping[str, Mapping[str, float]], borders: int) -> None:
-    """Jump and jerk at borders, one bar per way."""
+    """Draw jump and jerk at borders, one bar per method."""
     shown = {
         "border_jump_p50": "border jump, commanded, median [rad]",
         "border_jerk_rms_commanded": "border jerk, commanded, RMS [rad/s³]",
@@ -75,7 +76,9 @@ def plot_joins(path: Path, figures_of: Mapping[str, Mapping[str, float]], border
     figure, axes = pyplot.subplots(1, len(shown), figsize=(14, 4.2))
     for axis, (name, title) in zip(axes, shown.items(), strict=True):
         values = [each[name] for each in figures_of.values()]
-        bars = axis.barh(list(figures_of), values, color=[_COLOURS[way] for way in figures_of])
+        bars = axis.barh(
+            list(figures_of), values, color=[_COLOURS[method] for method in figures_of]
+        )
         axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=3, fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.set_xlim(0, 1.2 * max(values))
@@ -89,12 +92,15 @@ def plot_joins(path: Path, figures_of: Mapping[str, Mapping[str, float]], border
 def plot_success(
     path: Path, shares: Mapping[str, Mapping[float, tuple[float, float, float]]], n: int
 ) -> None:
-    """Success over delay with intervals; ``shares``: way -> delay [s] -> (share, low, high)."""
+    """Draw success over delay with intervals.
+
+    ``shares``: method -> delay [s] -> (share, low, high).
+    """
     figure, axis = pyplot.subplots(figsize=(8, 4.8))
-    for number, (way, by_delay) in enumerate(shares.items()):
+    for number, (method, by_delay) in enumerate(shares.items()):
         delays = 1e3 * np.array(list(by_delay)) + 4 * (
             number - len(shares) / 2
-        )  # side by side, to see the intervals
+        )  # offset, so that the intervals do not overlap
         share, low, high = np.array(list(by_delay.values())).T
         axis.errorbar(
             delays,
@@ -102,8 +108,8 @@ def plot_success(
             [share - low, high - share],
             fmt="o-",
             capsize=3,
-            color=_COLOURS[way],
-            label=SAID[way],
+            color=_COLOURS[method],
+            label=DESCRIPTIONS[method],
             markersize=4,
         )
     axis.set(
@@ -117,8 +123,9 @@ def plot_success(
 
 
 def plot_jitter(path: Path, deviations: Mapping[int, np.ndarray]) -> None:
-    """How many command periods were off by more than so much; ``deviations``: rate [Hz] -> |period
-    - nominal| [ms].
+    """Draw how many command periods exceed each deviation.
+
+    ``deviations``: rate [Hz] -> |period - nominal| [ms].
     """
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
     for rate, values in deviations.items():

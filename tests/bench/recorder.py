@@ -1,8 +1,7 @@
-"""What the recorder keeps up with, over DDS with one process for the robot and one for the
-recorder; and its memory in a long episode.
+"""Measure frames lost by the recorder over DDS, and its memory in a long episode.
 
-``python -m bench.recorder --seconds 120 --episode-gb 10`` with ``PYTHONPATH=tests`` runs this
-alone, at full length.
+The robot and the recorder are one process each. ``python -m bench.recorder --seconds 120
+--episode-gb 10`` with ``PYTHONPATH=tests`` runs this benchmark alone at full length.
 """
 
 from __future__ import annotations
@@ -43,8 +42,9 @@ _SAMPLES = 40
 
 @dataclass(frozen=True)
 class Arguments:
-    """The recorder at 3 cameras of 640x480, at 8 of 320x240, at its highest rate, and in one long
-    episode.
+    """Measure the recorder with 3 and 8 cameras, at its highest rate, and in one long episode.
+
+    The cameras have 640x480 and 320x240 pixels.
     """
 
     seconds: float = 120.0
@@ -59,8 +59,10 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Result:
-    """One recording. ``lost``: frames that the robot sent and the bag lacks; ``source_hz``: slowest
-    camera as it was published.
+    """Figures of one recording.
+
+    ``lost``: frames that the robot sent and the bag lacks; ``source_hz``: published rate of the
+    slowest camera.
     """
 
     frames: int
@@ -106,7 +108,7 @@ def bench_recorder(
 
 
 def record(cameras: int, width: int, height: int, hz: float, seconds: float) -> Result:
-    """Record one episode of a robot that publishes in a process of its own."""
+    """Record one episode of a robot that publishes in a separate process."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as folder:
         contract = _contract(Path(folder), cameras, width, height, hz)
         source = _start(
@@ -193,8 +195,9 @@ def _observe(
 
 
 def _read(bag: Path, contract) -> tuple[int, int, int, int]:
-    """Frames in the bag, numbers missing between the first and the last, bytes of messages, bytes
-    of the file.
+    """Return counts of frames and gaps, and sizes of messages and file.
+
+    A gap is a number missing between the first and the last frame.
     """
     (file,) = bag.glob("*.mcap")
     numbers, raw = defaultdict(list), 0
@@ -211,27 +214,27 @@ def _read(bag: Path, contract) -> tuple[int, int, int, int]:
 
 
 def _climb(figures: Figures, seconds: float, console: Console) -> None:
-    best, said = 0.0, ""
+    best, limit = 0.0, ""
     for hz in LADDER_HZ:
         with console.status(f"recorder, 3x640x480 at {hz} Hz: {seconds:g} s"):
             result = record(3, 640, 480, float(hz), seconds)
-        # A robot that does not reach the rate says nothing about the recorder.
+        # If the robot does not reach the rate, the result does not concern the recorder.
         if result.lost or result.source_hz < 0.97 * hz:
-            said = (
+            limit = (
                 f"at {hz} Hz {result.lost} of {result.frames + result.lost} frames were lost, the"
                 f" robot published {result.source_hz:.1f} Hz"
             )
             break
         best = hz
     note = (
-        f"3x640x480 raw, steps of {seconds:g} s; {said or 'the ladder ended'}; load"
+        f"3x640x480 raw, steps of {seconds:g} s; {limit or 'the ladder ended'}; load"
         f" {os.getloadavg()[0]:.1f}"
     )
     figures.add("recorder_highest_rate", best, "Hz", len(LADDER_HZ), note)
 
 
 def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
-    """Resident memory of a process that writes one episode of incompressible pictures."""
+    """Measure the resident memory of a process that writes one episode of incompressible images."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as folder:
         if shutil.disk_usage(folder).free < 1.3e9 * gigabytes:
             console.print(
@@ -244,11 +247,11 @@ def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
                 stdout=subprocess.PIPE,
                 check=True,
             )
-    told = json.loads(done.stdout)
-    memory = np.array(told["memory_mb"])
+    result = json.loads(done.stdout)
+    memory = np.array(result["memory_mb"])
     settled = memory[len(memory) // 10 :]
     note = (
-        f"one episode of {told['file_gb']:.2f} GB in {told['seconds']:.0f} s; of the writing"
+        f"one episode of {result['file_gb']:.2f} GB in {result['seconds']:.0f} s; of the writing"
         " process, from a tenth on"
     )
     figures.add(
@@ -261,7 +264,7 @@ def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
     figures.add("recorder_long_episode_peak", memory.max(), "MB", len(memory), note)
     figures.add(
         "recorder_long_episode_end",
-        told["end_s"],
+        result["end_s"],
         "s",
         1,
         "from the last message to the final name",
@@ -269,7 +272,7 @@ def _long_episode(figures: Figures, gigabytes: float, console: Console) -> None:
 
 
 def _write(folder: Path, gigabytes: float) -> None:
-    """In a process of its own: an episode as fast as the disk takes it, the memory beside it."""
+    """Write an episode as fast as the disk takes it, in a separate process that samples memory."""
     from sf_training.recording import messages
     from sf_training.recording.writer.episode_writer import EpisodeWriter
     from sf_training.recording.writer.queued_writer import QueuedWriter
@@ -333,7 +336,7 @@ def _peak_mb(pid: int) -> float:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the benchmark from the command line."""
     if sys.argv[1:2] == ["write"]:
         _write(Path(sys.argv[2]), float(sys.argv[3]))
         return
@@ -343,7 +346,7 @@ def main() -> None:
         bench_recorder(
             figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder
         )
-    finally:  # what was measured before something broke is kept
+    finally:  # figures measured before a failure are written too
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(figures.entries, indent=1) + "\n")
         console.print(figures.table("recorder"))

@@ -1,8 +1,8 @@
-"""A robot that publishes nothing but pictures and joints, as fast as it is told: ``python -m
-bench.recorder_source CONTRACT HZ JOINTS_HZ``.
+"""Publish images and joint states at given rates, as a robot for the recorder's benchmark.
 
-Every message bears its number in ``frame_id``: who reads the bag sees what is missing without
-asking the recorder. Ends with SIGTERM and then prints what it sent.
+Usage: ``python -m bench.recorder_source CONTRACT HZ JOINTS_HZ``. Every message carries its number
+in ``frame_id``: a reader of the bag sees gaps without asking the recorder. The process ends with
+SIGTERM and then prints the number of messages that it sent.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sensor_msgs.msg import Image, JointState
 
 from sf_policy_node.contract import load_contract
 
-NOISE = 4.0  # of a camera's pixels, standard deviation
+NOISE = 4.0  # standard deviation of a camera's pixels
 
 
-def picture(width: int, height: int) -> np.ndarray:
-    """(H, W, 3): a smooth scene with the noise of a sensor."""
+def camera_image(width: int, height: int) -> np.ndarray:
+    """Return an image (H, W, 3) of a smooth scene with sensor noise."""
     rows, columns = np.mgrid[0:height, 0:width]
     scene = np.stack([rows * 255 / height, columns * 255 / width, np.full_like(rows, 120)], -1)
     return np.clip(scene + np.random.default_rng(0).normal(0, NOISE, scene.shape), 0, 255).astype(
@@ -34,7 +34,7 @@ def picture(width: int, height: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Publish until told to stop."""
+    """Publish until SIGTERM."""
     contract, hz, joints_hz = load_contract(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopped = []
@@ -43,7 +43,7 @@ def main() -> None:
     best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
     streams = []
     for camera in contract.cameras:
-        pixels = picture(camera.width, camera.height)
+        pixels = camera_image(camera.width, camera.height)
         message = Image(
             height=camera.height, width=camera.width, encoding="rgb8", step=3 * camera.width
         )
@@ -62,8 +62,7 @@ def main() -> None:
     )
     begin = time.monotonic()
     while not stopped:
-        # Absolute times: a publisher that was late catches up, as the rate that was asked for is
-        # what is measured.
+        # Absolute times: a late publisher catches up, so that the requested rate is measured.
         publisher, message, period, number = stream = min(
             streams, key=lambda each: each[2] * each[3]
         )

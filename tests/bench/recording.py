@@ -1,6 +1,4 @@
-"""Chunks of closed-loop rollouts with the times at which they arrived, to be executed again in
-other ways.
-"""
+"""Record chunks of closed-loop rollouts with their arrival times, to execute them again."""
 
 from __future__ import annotations
 
@@ -19,7 +17,10 @@ FIRST_SEED = 970_000
 
 @dataclass
 class Recording:
-    """Times are seconds since the reset; the scene comes again with ``seed`` and ``cubes``."""
+    """A recorded rollout; times are seconds since the reset.
+
+    ``seed`` and ``cubes`` reproduce the scene.
+    """
 
     seed: int
     cubes: int
@@ -30,7 +31,7 @@ class Recording:
 
 
 class Recorder:
-    """A ``rollout.Motion`` that notes what another one is given."""
+    """A ``rollout.Motion`` that records the input of another one."""
 
     def __init__(self, motion: Motion, recording: Recording) -> None:
         self._motion, self._recording = motion, recording
@@ -63,8 +64,9 @@ def record(
     *,
     continued: bool = True,
 ) -> Recording:
-    """One rollout, seed :data:`FIRST_SEED` + ``number``, with 2 or 3 cubes in turn; ``continued``
-    as in :func:`run_episode`.
+    """Run one rollout with seed :data:`FIRST_SEED` + ``number``.
+
+    Scenes with 2 and 3 cubes alternate; ``continued`` as in :func:`run_episode`.
     """
     recording = Recording(FIRST_SEED + number, 2 + number % 2)
     run_episode(

@@ -1,6 +1,4 @@
-"""One recording executed in some way: what the controller was commanded, and what the arm then
-did.
-"""
+"""Execute a recording by some method, and return the commanded and the true motion."""
 
 from __future__ import annotations
 
@@ -18,10 +16,8 @@ from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rollout import Motion
 
 COMMAND_S = 0.001  # the commanded motion is sampled at 1 kHz
-AFTER_BORDER_S = 0.2  # what counts as a border: from a chunk's arrival on
-JERK_S = (
-    0.01  # jerk is a third difference over steps of this length: what a drive and a gearbox feel
-)
+AFTER_BORDER_S = 0.2  # length of a border, from a chunk's arrival
+JERK_S = 0.01  # step of the third difference for the jerk: what a drive and a gearbox feel
 _JUMP_S = 0.02
 _TICK_S = 0.01
 _TAIL_S = 0.3
@@ -29,11 +25,10 @@ _TAIL_S = 0.3
 
 @dataclass(frozen=True)
 class Motions:
-    """Arm joints (T, J) without the gripper [rad] since the reset: commanded every ms, true every
-    physics step.
+    """Arm joints (T, J) without the gripper [rad] since the reset.
 
-    ``borders`` are the arrivals of all chunks that were followed but the first, which starts from
-    rest.
+    Commanded every ms, true every physics step. ``borders`` are the arrivals of all accepted chunks
+    but the first, which starts from standstill.
     """
 
     commanded: np.ndarray
@@ -44,10 +39,10 @@ class Motions:
 
 
 def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
-    """Reset to the recording's scene and execute its chunks at the times at which they came."""
+    """Reset to the recording's scene and execute its chunks at their recorded arrival times."""
     sim.reset(recording.seed, recording.cubes)
     begin, arm = sim.time, slice(0, -1)
-    listener = sim.controller.at_rate(1.0 / COMMAND_S)  # follows the same trajectories
+    listener = sim.controller.at_rate(1.0 / COMMAND_S)  # executes the same trajectories
     motion.on_joint_state(begin, sim.joint_positions(), sim.joint_velocities())
     motion.activate(begin)
     arrivals = [arrival for arrival, _ in recording.chunks]
@@ -70,11 +65,11 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
                 followed.append(arrival)
         if step % every == 0:
             send(motion.tick(sim.time))
-        place, speed = sim.joint_positions(), sim.joint_velocities()
+        positions, speed = sim.joint_positions(), sim.joint_velocities()
         for n in range(fine):
-            measured = place + n * COMMAND_S * speed, speed
+            measured = positions + n * COMMAND_S * speed, speed
             commanded.append(listener.sample(sim.time + n * COMMAND_S, measured)[0][arm])
-        true.append(place[arm])
+        true.append(positions[arm])
         sim.step()
         if (step + 1) % every == 0:
             motion.on_joint_state(sim.time, sim.joint_positions(), sim.joint_velocities())
@@ -87,16 +82,18 @@ def replay(recording: Recording, motion: Motion, sim: ArmSim) -> Motions:
 def border_jerk(
     positions: np.ndarray, period: float, borders: tuple[float, ...], step_s: float = JERK_S
 ) -> np.ndarray:
-    """Jerk [rad/s^3] of every joint after borders (N, J), as third differences over steps of
-    ``step_s`` of positions (T, J).
+    """Return the jerk [rad/s^3] of every joint after borders (N, J).
+
+    The jerk is a third difference over steps of ``step_s`` of positions (T, J).
     """
     jerk, begin = jerk_of(positions, period, step_s)
     return np.concatenate([part for _, part in _windows(jerk, period, begin, borders)])
 
 
 def border_jump(positions: np.ndarray, period: float, borders: tuple[float, ...]) -> np.ndarray:
-    """For every border, how far a joint at most departs within 20 ms from going on at the speed of
-    the 20 ms before [rad].
+    """Return the largest jump of a joint at each border [rad].
+
+    A jump is the departure within 20 ms from continuing at the speed of the 20 ms before.
     """
     step = round(_JUMP_S / period)
     departure = np.abs(positions[2 * step :] - 2 * positions[step:-step] + positions[: -2 * step])
@@ -106,7 +103,7 @@ def border_jump(positions: np.ndarray, period: float, borders: tuple[float, ...]
 def jerk_of(
     positions: np.ndarray, period: float, step_s: float = JERK_S
 ) -> tuple[np.ndarray, float]:
-    """Jerk (T - 3 steps, J) [rad/s^3], and the time of its first row [s]."""
+    """Return the jerk (T - 3 steps, J) [rad/s^3] and the time of its first row [s]."""
     step = round(step_s / period)
     at = [positions[shift * step : len(positions) - (3 - shift) * step] for shift in range(4)]
     return (at[3] - 3 * at[2] + 3 * at[1] - at[0]) / (step * period) ** 3, 1.5 * step * period

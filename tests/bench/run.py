@@ -1,8 +1,7 @@
-"""``make bench``: what the suite costs and how well it moves, measured in one run on this machine,
-into ``out/bench.json``.
+"""Measure the cost and the motion of the suite in one run, for ``make bench``.
 
-Figures are for comparing within one run; none is a pass mark. Each says over how many samples it
-was taken, and how. Pictures go to ``out/bench/``.
+The figures go to ``out/bench.json`` and compare within one run; none is a pass mark. Each carries
+its number of samples and its method. Plots go to ``out/bench/``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import tyro
 from bench.collision_check import bench_collisions
 from bench.command_jitter import measure_jitter
 from bench.continued_chunks import bench_continuation
-from bench.controller_ways import RECORDINGS, bench_controller
+from bench.controller_methods import RECORDINGS, bench_controller
 from bench.data import bench_data
 from bench.delays import bench_delays
 from bench.executor_latency import bench_executor
@@ -55,13 +54,13 @@ OVER_ROS = ("latency", "jitter", "recorder")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Benchmarks of simulation, training, motion and the run-time graph."""
+    """Run benchmarks of simulation, training, motion and the run-time graph."""
 
     only: tuple[Subject, ...] = ()
     """These subjects alone; the file keeps its other figures. Default: all."""
     out: Path = Path("out/bench.json")
     """Where the figures go."""
-    pictures: Path = Path("out/bench")
+    plots: Path = Path("out/bench")
     """Where the plots and the logs of the graph go."""
     ros: bool = True
     """Also start the graph: latencies over ROS, and the command period."""
@@ -70,7 +69,7 @@ class Arguments:
     rollouts: int = 60
     """Recorded rollouts for the joins, and for real-time chunking."""
     episodes: int = 100
-    """Episodes for each way and each delay."""
+    """Episodes for each method and each delay."""
     seconds: float = 60.0
     """For the command period at each rate."""
     recording_seconds: float = 120.0
@@ -84,7 +83,7 @@ class Arguments:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the benchmarks from the command line."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     console, figures = Console(), Figures()
     actions: dict[str, Callable[[], None]] = {
@@ -93,21 +92,21 @@ def main() -> None:
         "executor": lambda: bench_executor(figures, arguments.chunks),
         "collisions": lambda: bench_collisions(figures),
         "controller": lambda: bench_controller(figures, min(RECORDINGS, arguments.rollouts)),
-        "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.pictures),
+        "joins": lambda: bench_joins(figures, arguments.rollouts, arguments.plots),
         "stops": lambda: bench_stops(figures, arguments.rollouts),
         "continuation": lambda: bench_continuation(figures, arguments.rollouts),
-        "delays": lambda: bench_delays(figures, arguments.episodes, arguments.pictures, console),
+        "delays": lambda: bench_delays(figures, arguments.episodes, arguments.plots, console),
         "latency": lambda: measure_latency(figures, console),
-        "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.pictures, console),
+        "jitter": lambda: measure_jitter(figures, arguments.seconds, arguments.plots, console),
         "recorder": lambda: bench_recorder(
             figures, arguments.recording_seconds, arguments.episode_gb, console
         ),
         "data": lambda: bench_data(figures, arguments.demonstrations, console),
-        "training": lambda: bench_training(figures),  # last: its threads of torch stay
+        "training": lambda: bench_training(figures),  # last: its torch threads stay alive
     }
     wanted = arguments.only or get_args(Subject)
     load, seconds = round(os.getloadavg()[0], 2), {}
-    kept = (
+    previous = (
         json.loads(arguments.out.read_text()) if arguments.only and arguments.out.is_file() else {}
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,17 +122,17 @@ def main() -> None:
                 "cores": os.cpu_count(),
                 "load_before": load,
                 "python": platform.python_version(),
-                "seconds": {**kept.get("machine", {}).get("seconds", {}), **seconds},
+                "seconds": {**previous.get("machine", {}).get("seconds", {}), **seconds},
             }
-            # After every subject: what comes later may fail, and minutes are behind us.
+            # Write after every subject: a later one may fail, and each takes minutes.
             arguments.out.write_text(
-                json.dumps({**kept, **figures.entries, "machine": machine}, indent=1) + "\n"
+                json.dumps({**previous, **figures.entries, "machine": machine}, indent=1) + "\n"
             )
     if not console.is_terminal:
         console = Console(width=200)
     console.print(figures.table(f"bench ({os.cpu_count()} cores, load {load} before)"))
     console.print(
-        f"figures: {arguments.out}, pictures: {arguments.pictures}; {sum(seconds.values()):.0f} s"
+        f"figures: {arguments.out}, plots: {arguments.plots}; {sum(seconds.values()):.0f} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""What physics, rendering and the model's own prediction cost, without ROS."""
+"""Measure the processor time of physics, rendering and prediction, without ROS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sf_training.simulation.arm_sim import ArmSim
 
 
 def bench_simulation(figures: Figures) -> None:
-    """Physics and rendering."""
+    """Measure physics and rendering."""
     sim = ArmSim(load_contract(find_robot("sim_arm")))
     sim.reset(0)
     second = round(1 / sim.TIMESTEP)
@@ -35,7 +35,7 @@ def bench_simulation(figures: Figures) -> None:
 
 
 def bench_policy(figures: Figures) -> None:
-    """The model's own time."""
+    """Measure the model's prediction."""
     policy = Policy.load(find_policy("nano"), device="cpu")
     sim = ArmSim(policy.contract)
     images = {camera: sim.render(camera) for camera in policy.contract.camera_names}
@@ -54,7 +54,7 @@ def bench_policy(figures: Figures) -> None:
 
 
 def cpu_seconds(action: Callable[[], object], repeat: int) -> float:
-    """Processor seconds of one call, mean of ``repeat`` after one warm-up."""
+    """Return the processor seconds of one call, mean of ``repeat`` after one warm-up."""
     action()
     started = time.process_time()
     for _ in range(repeat):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 import numpy as np
-from bench.controller_ways import BEGIN_S, RATE_HZ, TICK_S, WAYS, drive
+from bench.controller_methods import BEGIN_S, METHODS, RATE_HZ, TICK_S, drive
 from bench.executor_latency import DELAYS
 from bench.figures import Figures
 from bench.recording import record
@@ -53,7 +53,7 @@ def bench_stops(figures: Figures, rollouts: int) -> None:
     for recording in recordings:
         for stop_s in random.uniform(0.5, recording.chunks[-1][0], STOPS):
             stop_at = BEGIN_S + TICK_S * np.ceil(stop_s / TICK_S)
-            commands = drive(recording, WAYS["ours"], contract, stop_at)
+            commands = drive(recording, METHODS["ours"], contract, stop_at)
             if (stop := compare_stop(commands, stop_at, contract)) is not None:
                 stops.append(stop)
     note = f"emergency stop at a random time of {rollouts} rollouts, {RATE_HZ:.0f} Hz controller"
@@ -76,7 +76,7 @@ def compare_stop(commands: Commands, stop_at: float, contract: Contract) -> Stop
     """Compare the stop in commands after ``stop_at`` with the shortest inside the limits.
 
     The shortest stop brakes all joints together, the slowest one at its limit: with velocities v
-    (J,) and limits a (J,) it takes T = max |v| / a and leads along v (t - t^2 / 2T).
+    (J,) and limits a (J,) it takes T = max |v| / a and moves along v (t - t^2 / 2T).
 
     Returns:
         ``None`` if the arm hardly moves at ``stop_at``. The gripper is left out.

@@ -1,7 +1,7 @@
-"""One training run of the benchmark: a student, and where its alignment targets come from.
+"""Run one case of the training benchmark: a student and a source of alignment targets.
 
-``python3 -m bench.training_case nano cache FOLDER`` trains some steps in a process of its own and
-prints how much memory that took.
+``python3 -m bench.training_case nano cache FOLDER`` trains some steps in a separate process and
+prints the memory that they took.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from sf_training.training.students import StudentSettings, build_student
 from sf_training.training.training_set import TrainingSet
 
 StudentName = Literal["nano", "smolvlm"]
-Way = Literal["no_sf", "cache", "cache_int8", "loop"]
-"""no_sf: action loss alone. cache, cache_int8: the teacher's features were kept before. loop: the
+TargetSource = Literal["no_sf", "cache", "cache_int8", "loop"]
+"""no_sf: action loss alone. cache, cache_int8: the teacher's features were cached before. loop: the
 teacher runs in every step.
 """
-STUDENTS, WAYS = get_args(StudentName), get_args(Way)
-CHANNELS = 128  # what the trainer keeps by default for nano; all of them for other models
+STUDENTS, SOURCES = get_args(StudentName), get_args(TargetSource)
+CHANNELS = 128  # the trainer's default for nano; other models keep all channels
 TEACHER = VggtConfig(width=192, pairs=8, encoder_blocks=8, grid=8)
 TEACHER_SIDE = 112  # pixels
-_STEPS = 6  # of a process that measures memory
+_STEPS = 6  # steps of a process that measures memory
 _FORMS = {"cache": "float16", "cache_int8": "int8"}
 
 
 def write_teacher(folder: Path) -> None:
-    """A small VGGT with random weights, which take as long as trained ones."""
+    """Write a small VGGT with random weights, which take as long as trained ones."""
     torch.manual_seed(0)
     network = VggtAggregator(TEACHER)
     save_file(
@@ -55,14 +55,14 @@ def write_teacher(folder: Path) -> None:
 
 
 def teacher_size() -> str:
-    """In words."""
+    """Return the size of the teacher in words."""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in VggtAggregator(TEACHER).parameters())
     return f"VGGT of {count / 1e6:.0f} M random weights, {TEACHER_SIDE} pixels"
 
 
 def save_data(data: TrainingSet, folder: Path) -> None:
-    """So that every process trains on the same."""
+    """Save the data, so that every process trains on the same."""
     arrays = {
         name: getattr(data, name)
         for name in ("images", "states", "episodes", "label_frame", "label_text", "label_chunk")
@@ -71,17 +71,19 @@ def save_data(data: TrainingSet, folder: Path) -> None:
 
 
 def load_data(folder: Path) -> TrainingSet:
-    """What :func:`save_data` wrote."""
+    """Load what :func:`save_data` wrote."""
     with np.load(folder / "data.npz") as arrays:
         return TrainingSet(**dict(arrays), texts=("pick the red cube",), depth=None, views=None)
 
 
-def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> TrainingRun:
-    """A run whose ``train_step`` is to be measured."""
+def start(
+    student: StudentName, source: TargetSource, data: TrainingSet, folder: Path
+) -> TrainingRun:
+    """Return a run whose ``train_step`` is measured."""
     contract = load_contract(find_robot("sim_arm"))
     chosen = (
         {"teacher": "none"}
-        if way == "no_sf"
+        if source == "no_sf"
         else {"teacher": "vggt", "teacher_weights": str(folder)}
     )
     settings = Settings(
@@ -111,7 +113,7 @@ def start(student: StudentName, way: Way, data: TrainingSet, folder: Path) -> Tr
         else model.text_rows(data.texts, normalisation)
     )
     labels = np.arange(len(data.label_frame))
-    found = targets(way, data, model.model.visual_layout().grid, folder)
+    found = targets(source, data, model.model.visual_layout().grid, folder)
     return TrainingRun(settings, model, contract, data, labels, normalisation, text, found)
 
 
@@ -133,7 +135,7 @@ def _student_settings(student: StudentName, folder: Path) -> StudentSettings:
 
 
 def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Every so many pixels: what they show does not matter here."""
+    """Resize by taking every n-th pixel; the content does not matter here."""
     rows, columns = (
         np.linspace(0, side - 1, wanted).astype(int)
         for side, wanted in zip(images.shape[-2:], size, strict=True)
@@ -141,32 +143,33 @@ def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(images[..., rows[:, None], columns])
 
 
-def targets(way: Way, data: TrainingSet, grid: tuple[int, int], folder: Path) -> Targets | None:
-    """Where a way takes its targets from; those that are kept are kept in ``folder``."""
-    if way == "no_sf":
+def targets(
+    source: TargetSource, data: TrainingSet, grid: tuple[int, int], folder: Path
+) -> Targets | None:
+    """Return the source of a case's targets; cached targets are stored in ``folder``."""
+    if source == "no_sf":
         return None
     teacher = open_teacher("vggt", str(folder), (-1,), size=TEACHER_SIDE)
-    options = {"live": True} if way == "loop" else {"cache": folder, "form": _FORMS[way]}
+    options = {"live": True} if source == "loop" else {"cache": folder, "form": _FORMS[source]}
     return vision_targets(
         teacher, data.images, grid, AlignmentConfig(), channels=CHANNELS, **options
     )
 
 
-def main(student: StudentName, way: Way, folder: Path) -> None:
-    """Print the memory of a process that trains [KiB]: before there is a model, and the most that
-    was taken.
-    """
+def main(student: StudentName, source: TargetSource, folder: Path) -> None:
+    """Print memory of a training process [KiB]: before the model exists, and the peak."""
     data = load_data(folder)
     before = _memory("VmRSS")
-    run = start(student, way, data, folder)
+    run = start(student, source, data, folder)
     for _ in range(_STEPS):
         run.train_step()
     print(json.dumps({"before": before, "most": _memory("VmHWM")}))
 
 
 def _memory(name: str) -> int:
-    """Of this process [KiB]. Not getrusage: its highest value is inherited from the process that
-    started this one.
+    """Read a memory figure of this process [KiB].
+
+    getrusage does not serve: its peak is inherited from the parent process.
     """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0])

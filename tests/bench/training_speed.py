@@ -1,5 +1,6 @@
-"""What a training step costs in time and memory: without Spatial Forcing, with kept features, and
-with the teacher in the loop.
+"""Measure time and memory of a training step for each source of alignment targets.
+
+Compared are no Spatial Forcing, cached features, and the teacher in the loop.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 from bench.figures import Figures
 from bench.training_case import (
     CHANNELS,
+    SOURCES,
     STUDENTS,
-    WAYS,
     load_data,
     save_data,
     start,
@@ -34,31 +35,33 @@ from sf_training.training.training_set import TrainingSet
 
 FRAMES = 64
 STEPS = 30
-LOOP_STEPS = 6  # with the teacher in the loop, many times as long as the others
+LOOP_STEPS = 6  # steps with the teacher in the loop take many times as long as the others
 WARM_UP = 3
 
 
 def bench_training(figures: Figures) -> None:
-    """Steps are interleaved, so that a busy machine slows all alike; memory is measured in a
-    process for each case.
+    """Measure step times and memory of each student.
+
+    Steps are interleaved, so that a busy machine slows all cases alike. Memory is measured in one
+    process per case.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_data(make_frames(FRAMES), folder)
         write_teacher(folder)
-        for way in ("cache", "cache_int8"):
-            kept = targets(way, load_data(folder), (6, 6), folder)
+        for source in ("cache", "cache_int8"):
+            cached = targets(source, load_data(folder), (6, 6), folder)
             note = f"{CHANNELS} channels of {teacher_size()}; all tokens of {FRAMES} frames"
             figures.add(
-                f"training_{way}_cosine_error",
-                1 - kept.cosine,
+                f"training_{source}_cosine_error",
+                1 - cached.cosine,
                 "1 - cosine",
-                kept.layers[0].shape[0] * 72,
+                cached.layers[0].shape[0] * 72,
                 note,
             )
             figures.add(
-                f"training_{way}_size",
-                kept.nbytes / FRAMES / 1024,
+                f"training_{source}_size",
+                cached.nbytes / FRAMES / 1024,
                 "KiB/frame",
                 FRAMES,
                 "2 cameras of 6x6 tokens",
@@ -70,38 +73,42 @@ def bench_training(figures: Figures) -> None:
 
 def _steps(figures: Figures, student: str, folder: Path) -> None:
     data = load_data(folder)
-    runs = {way: start(student, way, data, folder) for way in WAYS}
-    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+    runs = {source: start(student, source, data, folder) for source in SOURCES}
+    costs: dict[str, list[float]] = {source: [] for source in SOURCES}
     for number in range(WARM_UP + STEPS):
-        for way, run in runs.items():
-            if way == "loop" and number >= WARM_UP + LOOP_STEPS:
+        for source, run in runs.items():
+            if source == "loop" and number >= WARM_UP + LOOP_STEPS:
                 continue
             started = time.process_time()
             run.train_step()
             if number >= WARM_UP:
-                costs[way].append(time.process_time() - started)
+                costs[source].append(time.process_time() - started)
     note = "batch of 16 labels, 10 frames, 2 cameras; median"
-    for way, seconds in costs.items():
+    for source, seconds in costs.items():
         figures.add(
-            f"training_{student}_{way}", 1 / np.median(seconds), "steps/CPU-s", len(seconds), note
+            f"training_{student}_{source}",
+            1 / np.median(seconds),
+            "steps/CPU-s",
+            len(seconds),
+            note,
         )
-    for way in WAYS[1:]:
-        ratio, low, high = _ratio(costs[way], costs["no_sf"])
+    for source in SOURCES[1:]:
+        ratio, low, high = _ratio(costs[source], costs["no_sf"])
         how = f"time of a step, medians; 95 %: {low:.3f} to {high:.3f}" + (
-            f"; {teacher_size()}" if way == "loop" else ""
+            f"; {teacher_size()}" if source == "loop" else ""
         )
         figures.add(
-            f"training_{student}_{way}_time_over_no_sf",
+            f"training_{student}_{source}_time_over_no_sf",
             ratio,
             "ratio",
-            len(costs[way]),
+            len(costs[source]),
             how,
             interval_95=[low, high],
         )
 
 
 def _ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
-    """Of the medians, with 95 % of what drawing the steps again gives."""
+    """Return the ratio of medians with its 95 % bootstrap interval."""
     rng = np.random.default_rng(0)
     draws = [np.median(rng.choice(values, (2000, len(values))), axis=1) for values in (one, other)]
     low, high = np.percentile(draws[0] / draws[1], [2.5, 97.5])
@@ -109,30 +116,28 @@ def _ratio(one: list[float], other: list[float]) -> tuple[float, float, float]:
 
 
 def _memory(figures: Figures, student: str, folder: Path) -> None:
-    found = {way: measure_memory(student, way, folder) for way in WAYS}
-    for way, sizes in found.items():
+    found = {source: measure_memory(student, source, folder) for source in SOURCES}
+    for source, sizes in found.items():
         note = (
             f"most that a process took; {sizes['before'] / 1024:.0f} MiB of it before there was a"
             " model"
         )
-        figures.add(f"training_{student}_{way}_memory", sizes["most"] / 1024, "MiB", 1, note)
-    for way in WAYS[1:]:
-        taken = {each: found[each]["most"] - found[each]["before"] for each in (way, "no_sf")}
+        figures.add(f"training_{student}_{source}_memory", sizes["most"] / 1024, "MiB", 1, note)
+    for source in SOURCES[1:]:
+        taken = {each: found[each]["most"] - found[each]["before"] for each in (source, "no_sf")}
         note = "most that a process took, less what it had before there was a model"
         figures.add(
-            f"training_{student}_{way}_memory_over_no_sf",
-            taken[way] / taken["no_sf"],
+            f"training_{student}_{source}_memory_over_no_sf",
+            taken[source] / taken["no_sf"],
             "ratio",
             1,
             note,
         )
 
 
-def measure_memory(student: str, way: str, folder: Path) -> dict[str, int]:
-    """Of a process that trains [KiB]: ``before`` there is a model, and the ``most`` that it
-    takes.
-    """
-    words = [sys.executable, "-m", "bench.training_case", student, way, str(folder)]
+def measure_memory(student: str, source: str, folder: Path) -> dict[str, int]:
+    """Return memory of a training process [KiB]: ``before`` the model exists, and the ``most``."""
+    words = [sys.executable, "-m", "bench.training_case", student, source, str(folder)]
     path = os.pathsep.join(
         [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
@@ -143,7 +148,7 @@ def measure_memory(student: str, way: str, folder: Path) -> dict[str, int]:
 
 
 def make_frames(count: int) -> TrainingSet:
-    """Pictures of the simulated arm; states and chunks are random."""
+    """Return images of the simulated arm with random states and chunks."""
     sim = ArmSim(load_contract(find_robot("sim_arm")))
     rng = np.random.default_rng(0)
     cameras = ("scene", "wrist")

@@ -1,4 +1,4 @@
-"""One arm twice: its contract as one of two arms side by side, and what was recorded of it."""
+"""Make a contract and a recording of two arms side by side from those of one arm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _APART_M = 1.5
 
 
 def twice(contract: Contract) -> Contract:
-    """Return a contract of two such arms, each with a controller of its own."""
+    """Return a contract of two such arms, each with a separate controller."""
     data, one = contract.model_dump(mode="json"), contract.only_arm.model_dump(mode="json")
     data["arms"] = {name: _renamed(one, name) for name in _ARMS}
     tool = contract.action.space.is_tool

@@ -1,10 +1,9 @@
-"""A policy host and a robot host over DDS, with compressed images, on a network that delays, loses
-and is cut.
+"""Run a policy host and a robot host over DDS on a network that delays, loses and is cut.
 
-``PYTHONPATH=tests python3 -m bench.two_hosts`` as root: two network namespaces, a link with the
-faults of :mod:`bench.network_link`, the simulated arm with its executor in one, the policy in the
-other. An observer beside the executor counts chunks and holds. Everything runs on one machine, so
-that the clocks of both hosts agree.
+Usage as root: ``PYTHONPATH=tests python3 -m bench.two_hosts``. The simulated arm and its executor
+run in one network namespace, the policy in another; images are compressed. The link between them is
+:mod:`bench.network_link`. An observer beside the executor counts chunks and holds. Everything runs
+on one machine, so the clocks of both hosts agree.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _OBSERVER = "bench.two_hosts_observer"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Rate, latency, holds and recovery of the run journey on two hosts."""
+    """Measure rate, latency, holds and recovery of the run journey on two hosts."""
 
     seconds: float = 20.0
     """Of each condition, simulated."""
@@ -99,7 +98,7 @@ def _process(host: str, words: list[str], log: Path) -> Iterator[subprocess.Pope
 
 
 def _events(path: Path) -> list[dict]:
-    """Return what the observer wrote so far; a line that is not finished is left out."""
+    """Return the events that the observer has written, without an unfinished last line."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -140,11 +139,12 @@ def figures(events: list[dict], begin: float, end: float) -> dict[str, float]:
 
 
 def _cut(link: Link, seconds: float, path: Path) -> dict[str, float]:
-    """Cut the link for ``seconds`` of wall time and join it again.
+    """Cut the link for ``seconds`` of wall time and restore it.
 
     Returns:
-        After which simulated time the arm held and, from the join on, moved again [s]; NaN where it
-        did not.
+    Simulated time [s] from the cut to a hold, and from the restored link to motion;
+        NaN if none.
+
     """
     at = _events(path)[-1]["simulated_s"]
     link.condition = Condition(is_cut=True)

@@ -1,7 +1,8 @@
-"""Write when chunks arrive and what the executor reports, as JSON lines for ``bench.two_hosts``.
+"""Write the arrivals of chunks and the executor's reports as JSON lines for ``bench.two_hosts``.
 
-Every few simulated seconds it sets a new scene and names its target: a policy that has lifted its
-cube goes where it was never trained, and its chunks are refused whatever the network does.
+Every few simulated seconds the observer sets a new scene and an instruction. After a policy has
+lifted its cube, it leaves the states that it was trained on, and its chunks are refused whatever
+the network does.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ STATES = {
 }
 
 
-TICK_S, EPISODE_TICKS = 0.5, 16  # simulated: 8 s, as the episodes of the evaluation
+TICK_S, EPISODE_TICKS = 0.5, 16  # simulated; episodes of the evaluation take 8 s
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Observer(Node):
-    """Runs beside the executor, on simulated time."""
+    """Observe the executor on simulated time."""
 
     def __init__(self, contract: Path, out: Path) -> None:
         super().__init__(
@@ -52,9 +53,9 @@ class Observer(Node):
         self.create_timer(TICK_S, self._on_tick)
 
     def _on_tick(self) -> None:
-        """Set a new scene, and instruct once nothing of before is fresh.
+        """Set a new scene, and send an instruction once all earlier messages are outdated.
 
-        The arm leaps to its start, which ends the instruction and counts as one hold.
+        The arm is reset to its start pose, which ends the instruction and counts as one hold.
         """
         step = self._tick % EPISODE_TICKS
         self._tick += 1
@@ -75,7 +76,7 @@ class Observer(Node):
         self._write(kind="status", state=STATES[message.state], refused=message.chunks_refused)
 
     def _now_s(self) -> float:
-        """Simulated time [s]."""
+        """Return the simulated time [s]."""
         return 1e-9 * self.get_clock().now().nanoseconds
 
     def _write(self, **event) -> None:

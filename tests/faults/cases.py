@@ -1,6 +1,4 @@
-"""What can go wrong, one case each: how it is brought about, what must come of it, and what the
-status must say.
-"""
+"""Define the fault cases: how a fault is caused, what must follow, what the status must say."""
 
 from __future__ import annotations
 
@@ -15,20 +13,22 @@ STOPPED_S = 2.0
 
 
 def _nothing(arm: FaultyArm) -> None:
-    """The faults of the injector are cleared after every case."""
+    """Do nothing: the injector's faults are cleared after every case."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One fault, brought about while the arm moves.
+    """One fault, caused while the arm moves.
 
-    ``must_stop``: the arm has to be at rest within the contract's ``budgets.hold_s`` (and
-    ``notice_s``) and stay there until the fault ends; else it may go on, without a violation, for
-    some picks in a row, each ended by taking the
-    instruction away. ``says``: what a reason in a status has to match. ``seconds``: how long a
-    fault that stops lasts [simulated s]. ``after_s``: watched after its end. ``notice_s``: until
-    the fault can
-    be known: an image that was taken before the fault may become a chunk until it is too old.
+    Args:
+        must_stop: the arm must be at rest within ``budgets.hold_s`` of the contract (plus
+            ``notice_s``) and until the fault ends. Otherwise the arm may continue without a
+            violation for some picks, each ended by withdrawing the instruction.
+        says: pattern that a reason in a status has to match.
+        seconds: how long a fault that stops the arm lasts [simulated s].
+        after_s: how long the arm is observed after the fault.
+        notice_s: time until the fault can be noticed. An image from before the fault may become a
+            chunk until it is too old.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Case:
     end: Callable[[FaultyArm], None] = _nothing
     after_s: float = 0.5
     restarts: bool = False
-    """It ends a process."""
+    """Whether the fault ends a process."""
 
 
 def _inject(**faults: float | str | bool) -> Callable[[FaultyArm], None]:
@@ -63,17 +63,17 @@ def _press_while_chunks_arrive(arm: FaultyArm) -> None:
 
 
 _SURVIVABLE = {"must_stop": False}
-_REST = (  # why it stands at the end of the case
+_REST = (  # why the arm is stationary at the end of the case
     r"executor: .*(stands|stopped|hold|ended|no instruction|policy)"
 )
 
 
 def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
-    """Every case, with the budgets of the contract [s]."""
+    """Return every case, with the budgets of the contract [s]."""
     seen = {"notice_s": chunk_age_s}  # observed before the fault, used after it
     compared = {
         "notice_s": chunk_age_s + observation_age_s
-    }  # and a picture is compared for as long as it may be old
+    }  # and an image is compared for at most its maximum age
     delays = [(0.05, 0.0), (0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.05, 0.75)]
     return [
         *(
@@ -119,13 +119,13 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
             restarts=True,
         ),
         Case(
-            "a camera repeats one picture",
+            "a camera repeats one image",
             _inject(frozen_camera="scene"),
             r"policy: .*camera scene",
             **compared,
         ),
         Case(
-            "a camera repeats picture and stamp",
+            "a camera repeats image and stamp",
             _inject(stuck_camera="wrist"),
             r"policy: .*camera wrist",
             **seen,

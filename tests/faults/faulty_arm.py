@@ -1,6 +1,4 @@
-"""The running graph as the cases see it: instructions, faults, an emergency stop, and what the
-nodes said meanwhile.
-"""
+"""Control the running graph for the cases: instructions, faults, emergency stop, statuses."""
 
 from __future__ import annotations
 
@@ -25,15 +23,16 @@ from sf_bringup.graph import find_robot
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract, load_contract
 
-START_S = 180.0  # wall time; reading a checkpoint on a busy machine
-PATIENCE_S = 60.0  # wall time for what takes a second
+START_S = 180.0  # wall time; a busy machine reads a checkpoint slowly
+PATIENCE_S = 60.0  # wall time for an action that takes a second
 MOVING = 0.15  # share of a joint's speed limit from which the arm counts as moving
-_SETTLE_S = 0.5  # after a reset: older images than this are outside every budget
+_SETTLE_S = 0.5  # after a reset: images from before are then outside every budget
 
 
 class FaultyArm(ArmClient):
-    """A client with a motion observer beside it. Times are simulated seconds on the arm's own
-    clock, which no fault touches.
+    """A client with a motion observer.
+
+    Times are simulated seconds on the arm's own clock, which no fault affects.
     """
 
     def __init__(self, contract: Contract, processes: Processes) -> None:
@@ -41,9 +40,9 @@ class FaultyArm(ArmClient):
         self.contract, self.processes = contract, processes
         self.observer = MotionObserver(contract)
         self.clock_shift = 0.0
-        self._said: dict[tuple[str, str], None] = {}  # an ordered set
-        self._before: set[tuple[str, str]] = set()
-        # Not latched: a policy that is started again must not hear what was said before.
+        self._reasons: dict[tuple[str, str], None] = {}  # an ordered set
+        self._earlier_reasons: set[tuple[str, str]] = set()
+        # Not latched: a restarted policy must not receive earlier messages.
         quiet = {
             "qos_profile": QoSProfile(depth=5),
             "event_callbacks": PublisherEventCallbacks(use_default_callbacks=False),
@@ -64,24 +63,24 @@ class FaultyArm(ArmClient):
 
     @property
     def now(self) -> float:
-        """Simulated time of the newest physics step that the observer has seen."""
+        """Return the simulated time of the newest physics step that the observer received."""
         return self.observer.now
 
     @property
     def still_for(self) -> float:
-        """How long the arm has been at rest [s]."""
+        """Return how long the arm has been stationary [s]."""
         return self.observer.now - self.observer.moved_at
 
-    # ---- orders ----
+    # ---- commands ----
 
     def new_scene(self, seed: int, cubes: int = 0) -> None:
-        """No faults, no emergency stop, no instruction, and an arm that stands in a new scene."""
+        """Clear faults and emergency stop, and set a new scene with a stationary arm."""
         self.clear_faults()
         self.emergency_stop(False)
         self.next_scene(seed, cubes)
 
     def next_scene(self, seed: int, cubes: int = 0) -> None:
-        """An arm that stands in a new scene and has no instruction; faults stay in force."""
+        """Withdraw the instruction and set a new scene with a stationary arm; keep the faults."""
         self.stop_instruction()
         self.until(
             lambda: self.executor.state != ExecutorStatus.EXECUTING,
@@ -91,28 +90,28 @@ class FaultyArm(ArmClient):
             self.reset_emergency_stop()
         self.reset(seed, cubes)
         self.pass_time(_SETTLE_S)
-        self.until(lambda: self.still_for > 0.2, "the arm did not stand after the reset")
+        self.until(lambda: self.still_for > 0.2, "the arm was not stationary after the reset")
 
     def instruct(self, instruction: str) -> None:
-        """Say it once, to whoever listens now."""
-        self.until(self._instructions.get_subscription_count, "nobody takes instructions")
+        """Publish an instruction once, for current subscribers."""
+        self.until(self._instructions.get_subscription_count, "no subscriber takes instructions")
         self._instructions.publish(String(data=instruction))
 
-    def instruct_and_wait_until_it_moves(self, instruction: str) -> None:
-        """Returns when the arm moves because of the instruction."""
+    def instruct_and_wait_for_motion(self, instruction: str) -> None:
+        """Publish an instruction and wait until the arm moves."""
         self.instruct(instruction)
-        self.until(self._moves, f"the arm did not move after {instruction!r}")
+        self.until(self._is_moving, f"the arm did not move after {instruction!r}")
 
     def stop_instruction(self) -> None:
-        """No instruction is followed any more."""
+        """Withdraw the instruction."""
         self._answer(self._stop.call_async(Trigger.Request()), "/policy_node/stop")
 
     def emergency_stop(self, pressed: bool) -> None:
-        """Press or release the button."""
+        """Press or release the emergency stop button."""
         self._emergency.publish(Bool(data=pressed))
 
     def reset_emergency_stop(self) -> None:
-        """As a person would."""
+        """Reset the emergency stop by service, as an operator does."""
         answer = self._answer(
             self._reset_stop.call_async(Trigger.Request()), "/chunk_executor/reset_emergency_stop"
         )
@@ -122,7 +121,7 @@ class FaultyArm(ArmClient):
         )
 
     def inject(self, **faults: float | str | bool) -> None:
-        """Set faults of the injector; returns when they are in force."""
+        """Set faults of the injector and wait until they are in force."""
         self.clock_shift = faults.get("clock_shift_s", self.clock_shift)
         messages: list[ParameterMessage] = [
             Parameter(name, value=value).to_parameter_msg() for name, value in faults.items()
@@ -134,7 +133,7 @@ class FaultyArm(ArmClient):
             raise ValueError(result.reason)
 
     def clear_faults(self) -> None:
-        """All faults to their defaults, but the clock: one that was stepped stays where it is."""
+        """Reset all faults to their defaults, except the clock: its shift remains."""
         self.inject(
             **{name: default for name, (default, _) in FAULTS.items() if name != "clock_shift_s"}
         )
@@ -142,11 +141,11 @@ class FaultyArm(ArmClient):
     # ---- waiting ----
 
     def until(self, condition, what: str) -> None:
-        """Answer messages until it is true; an error after much more time than it can take."""
+        """Spin until the condition is true; raise after a generous time limit."""
         self.wait_until(condition, PATIENCE_S, what)
 
     def pass_time(self, seconds: float, until=lambda: False) -> None:
-        """Simulated time, or until the condition is true."""
+        """Wait for simulated time, or until the condition is true."""
         end = self.now + seconds
         self.wait_until(
             lambda: self.now >= end or until(),
@@ -154,40 +153,43 @@ class FaultyArm(ArmClient):
             f"{seconds} simulated seconds did not pass",
         )
 
-    # ---- what was said ----
+    # ---- reported reasons ----
 
-    def listen(self) -> None:
-        """Forget what the nodes have said so far; what they go on saying counts as said before."""
+    def clear_reasons(self) -> None:
+        """Clear the reported reasons; reasons that are still reported count as earlier ones."""
         before = [
             ("executor", self.executor.reason),
             ("policy", self.policy.reason if self.policy else ""),
         ]
-        self._said = {}
-        self._before = {(who, reason) for who, reason in before if reason}
+        self._reasons = {}
+        self._earlier_reasons = {(who, reason) for who, reason in before if reason}
 
     @property
-    def said(self) -> list[str]:
-        """New reasons in the statuses since :meth:`listen`, in order, each once: ``executor: ...``
-        or ``policy: ...``.
+    def reasons(self) -> list[str]:
+        """Return new reasons in the statuses since :meth:`clear_reasons`, in order, each once.
+
+        A reason has the form ``executor: ...`` or ``policy: ...``.
         """
         return [
-            f"{who}: {reason}" for who, reason in self._said if (who, reason) not in self._before
+            f"{who}: {reason}"
+            for who, reason in self._reasons
+            if (who, reason) not in self._earlier_reasons
         ]
 
     def close(self) -> None:
         self.observer.close()
         super().close()
 
-    def _moves(self) -> bool:
+    def _is_moving(self) -> bool:
         return self.executor.state == ExecutorStatus.EXECUTING and self.observer.speed > MOVING
 
     def _note_executor(self, message: ExecutorStatus) -> None:
         if message.reason:
-            self._said["executor", message.reason] = None
+            self._reasons["executor", message.reason] = None
 
     def _note_policy(self, message: PolicyStatus) -> None:
         if message.reason:
-            self._said["policy", message.reason] = None
+            self._reasons["policy", message.reason] = None
 
 
 @contextlib.contextmanager

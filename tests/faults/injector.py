@@ -1,11 +1,14 @@
-"""Stands between the arm and the suite and spoils what passes: a node that the suite does not know
-about.
+"""Inject faults between the arm and the suite, unknown to the suite.
 
-Everything is forwarded as serialised bytes. The graph is told by topic remappings only
-(``remappings`` below): what the arm and the policy publish goes to ``/behind_faults/...``, and from
-here to the topics of the contract. Faults are the node's parameters:   ros2 param set
-/fault_injector chunk_delay_s 0.4
-Started as a process:   python tests/faults/injector.py --ros-args -p contract:=/path/to/robot.yaml
+The node forwards everything as serialized bytes. Only topic remappings connect it (``remappings``
+below): what the arm and the policy publish goes to ``/behind_faults/...``, and from here to the
+topics of the contract. Faults are the node's parameters:
+
+ros2 param set /fault_injector chunk_delay_s 0.4
+
+Start it as a process:
+
+python tests/faults/injector.py --ros-args -p contract:=/path/to/robot.yaml
 """
 
 from __future__ import annotations
@@ -36,9 +39,7 @@ _REPEAT_S = 0.1
 _IN_FLIGHT_NS = 100_000_000
 _CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _STAMP = struct.Struct("<iI")
-_STAMP_AT = (
-    4  # behind the four bytes that tell the encoding: every message here begins with its stamp
-)
+_STAMP_AT = 4  # after the four bytes of the encoding: every message here begins with its stamp
 
 FAULTS = {
     "chunk_delay_s": (0.0, "chunks arrive this much later [simulated s]"),
@@ -69,12 +70,12 @@ FAULTS = {
 
 
 def behind(topic: str) -> str:
-    """The name under which the injector meets the arm's side of a topic."""
+    """Return the topic on the arm's side of the injector."""
     return f"{BEHIND}/{topic.lstrip('/')}"
 
 
 def remappings(contract: Contract, node: str) -> tuple[tuple[str, str], ...]:
-    """What ``NodeSpec.remappings`` of the arm (``sim_arm``) and of ``policy_node`` have to be."""
+    """Return ``NodeSpec.remappings`` of the arm (``sim_arm``) or of ``policy_node``."""
     topics = {
         "sim_arm": [
             CLOCK,
@@ -88,13 +89,16 @@ def remappings(contract: Contract, node: str) -> tuple[tuple[str, str], ...]:
 
 
 def stamp_of(message: bytes) -> int:
-    """Stamp at the beginning of a serialised message [ns]."""
+    """Return the stamp at the beginning of a serialized message [ns]."""
     seconds, nanoseconds = _STAMP.unpack_from(message, _STAMP_AT)
     return seconds * 10**9 + nanoseconds
 
 
 def with_stamp(message: bytes, nanoseconds: int) -> bytes:
-    """The message with another stamp; never 0, which would mean "now" or "not known"."""
+    """Return the message with another stamp.
+
+    The stamp is never 0, which would mean "now" or "unknown".
+    """
     return (
         message[:_STAMP_AT]
         + _STAMP.pack(*divmod(max(1, nanoseconds), 10**9))
@@ -103,7 +107,7 @@ def with_stamp(message: bytes, nanoseconds: int) -> bytes:
 
 
 def corrupted(message: bytes, how: str) -> bytes:
-    """A chunk spoiled in one way of ``chunk_corrupt``."""
+    """Return a chunk corrupted by one of the values of ``chunk_corrupt``."""
     chunk = deserialize_message(message, ActionChunk)
     data = np.array(chunk.data)
     if how in ("nan", "inf"):
@@ -117,7 +121,7 @@ def corrupted(message: bytes, how: str) -> bytes:
 
 
 class FaultInjector(Node):
-    """Passes everything on unchanged until a parameter says otherwise."""
+    """Forward everything unchanged until a parameter sets a fault."""
 
     def __init__(self) -> None:
         super().__init__("fault_injector")
@@ -130,11 +134,11 @@ class FaultInjector(Node):
         }
         self._dice = random.Random(declare("seed", 0, "of losses and jitter"))
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._now = 0  # ns, of the arm
+        self._now = 0  # ns, time of the arm
         self._set_at, self._shift_before = (
             -(10**18),
             0,
-        )  # when the clock was set, and what was added until then [ns]
+        )  # when the clock was set, and the shift until then [ns]
         self._waiting: list[tuple[int, int, bytes]] = []  # chunks: due [ns], number, message
         self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
         self._pictures: dict[str, bytes] = {}
@@ -268,7 +272,7 @@ class FaultInjector(Node):
         stamp, shift = stamp_of(message), self._shift()
         if (
             self._now - self._set_at < _IN_FLIGHT_NS
-        ):  # sent before the clock was set: it is not a command of another time
+        ):  # sent before the clock was set: it does not belong to the new time
             shift = min(
                 (shift, self._shift_before), key=lambda added: abs(stamp - added - self._now)
             )

@@ -1,4 +1,4 @@
-"""Memory of running processes over time: sampled, judged and drawn."""
+"""Sample, judge and plot the memory of running processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import psutil
 
 SAMPLE_S = 10.0
 BASELINE_S = 120.0  # caches fill and allocators settle before
-_EDGE = 6  # samples whose median is the first and the last figure
+_EDGE = 6  # samples of the first and of the last median
 
 
 class MemoryWatch:
-    """Samples the resident memory of processes on a thread of its own, from construction to
-    :meth:`close`.
+    """Sample the resident memory of processes in a separate thread until :meth:`close`.
 
     Args:
-        pids: asked anew for every sample: process id by name.
+        pids: called for every sample; returns process ids by name.
     """
 
     def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
@@ -38,8 +37,10 @@ class MemoryWatch:
         self._thread.join()
 
     def growth(self) -> dict[str, dict[str, float]]:
-        """By process: median of the first and of the last minute after the baseline [MB], and how
-        much it grew [%].
+        """Return the memory growth of each process.
+
+        Each entry holds the median of the first and of the last minute after the baseline [MB], and
+        the growth [%].
         """
         report = {}
         for name, samples in sorted(self.samples.items()):
@@ -54,7 +55,7 @@ class MemoryWatch:
         return report
 
     def draw(self, path: Path) -> None:
-        """A curve for every process."""
+        """Plot a curve for every process."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 5), layout="constrained")

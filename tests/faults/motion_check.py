@@ -1,35 +1,33 @@
-"""Judges the true motion of the simulated arm against the limits of its contract. Knows nothing of
-the suite's own reckoning.
+"""Check the true motion of the simulated arm against the limits of its contract.
+
+The check uses no code or estimate of the suite.
 
 A limit is broken when the true motion exceeds it by more than the simulated servo does by itself.
-That was measured on ``ArmSim``, and one tolerance per quantity set from it. "bang-bang": commanded
-at the full limits, each joint alone and all together, 42 runs; "picks": the shipped policy, seeds
-970000 to 970013.
+The tolerances follow from measurements on ``ArmSim``. "bang-bang": commanded at the full limits,
+each joint alone and all together, 42 runs; "picks": the shipped policy, seeds 970000 to 970013.
 
-======================  ==================================================  ============================
-quantity                measured                                            tolerance
-======================  ==================================================  ============================
-position                bang-bang: 0.003 rad past the commanded end         0.005 rad past the limit
-velocity                bang-bang: 1.04 of the limit; picks: 0.97           1.06 of the limit
-acceleration, 20 ms     bang-bang: 1.15 of the limit; picks: 1.20; where    2.0 of the limit
-                        a finger touches something: up to 1.74
-tool, workspace box     picks: 2.5 mm from where the setpoints have it;     4 mm outside the box
-                        the executor itself allows 1 mm
-tool speed, 20 ms       picks: 1.075 of the commanded one                   1.08 of the limit
-commanded velocity,     picks: 0.98 of the limit                            1.05 of the limit
+=======================  ================================================  =======================
+quantity                 measured                                          tolerance
+=======================  ================================================  =======================
+position                 bang-bang: 0.003 rad past the commanded end       0.005 rad past limit
+velocity                 bang-bang: 1.04 of the limit; picks: 0.97         1.06 of the limit
+acceleration, 20 ms      bang-bang: 1.15 of the limit; picks: 1.20; where  2.0 of the limit
+                         a finger touches something: up to 1.74
+tool, workspace box      picks: 2.5 mm from the tool of the setpoints;     4 mm outside the box
+                         the executor itself allows 1 mm
+tool speed, 20 ms        picks: 1.075 of the commanded one                 1.08 of the limit
+commanded velocity,      picks: 0.98 of the limit                          1.05 of the limit
 acceleration, speed
-======================  ==================================================  ============================
+=======================  ================================================  =======================
 
-"Commanded" is what the arm's controller wanted at every step, which is part of the ground truth. It
-is judged always. The true velocity, acceleration and tool speed are not judged within 50 ms of a
-moment at which the arm touches something, for
-what it does when it slips off was commanded by nobody: when a joint is further than 0.008 rad from
-its setpoint (picks: 0.005), or the gripper further than 4 mm from its own (bang-bang: 2.5 mm),
-because it is closed on something. Lighter touches
-are in the tolerance of the acceleration. That excuses no leap: a setpoint that leaps breaks a
-commanded limit. Of the gripper only what is commanded is judged. Position and box are judged
-always.
-"""  # noqa: E501
+"Commanded" is the setpoint of the arm's controller at every step, part of the ground truth. It is
+always checked. The true velocity, acceleration and tool speed are not checked within 50 ms of a
+contact, because nothing commands the motion of an arm that slips off an object. A contact is a
+joint further than 0.008 rad from its setpoint (picks: 0.005), or a gripper further than 4 mm from
+its own (bang-bang: 2.5 mm), because it holds an object. Lighter contacts are in the tolerance of
+the acceleration. A setpoint that jumps still breaks a commanded limit. Of the gripper only the
+command is checked. Position and box are always checked.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +41,20 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.motion_trace import Motion
 
 POSITION, BOX = 0.005, 0.004  # rad, m
-VELOCITY, ACCELERATION, TOOL_SPEED, COMMANDED = 1.06, 2.0, 1.08, 1.05  # of the limit
-PUSHED, GRIPPING = 0.008, 0.004  # rad, m from the setpoint
-PUSHED_STEPS = 10  # before and after
+VELOCITY, ACCELERATION, TOOL_SPEED, COMMANDED = 1.06, 2.0, 1.08, 1.05  # relative to the limit
+PUSHED, GRIPPING = 0.008, 0.004  # distance from the setpoint, rad, m
+PUSHED_STEPS = 10  # steps before and after
 WINDOW = 4  # steps over which accelerations and the tool's speed are taken
-REST = 0.02  # share of a joint's speed limit below which it stands
-_HOLE_S = 1e-4
+REST = 0.02  # share of a joint's speed limit below which it is stationary
+_GAP_S = 1e-4
 
 
 @dataclass
 class Violation:
-    """The worst of one kind: ``value`` against ``limit`` (tolerance not included) at ``time`` [s],
-    seen in ``steps`` physics steps.
+    """The worst violation of one kind.
+
+    ``value`` against ``limit`` (tolerance not included) at ``time`` [s], in ``steps`` physics
+    steps.
     """
 
     quantity: str
@@ -69,9 +69,7 @@ class Violation:
 
 
 class MotionCheck:
-    """Takes the motion piece by piece and judges it ``PUSHED_STEPS`` behind; calls must not
-    overlap.
-    """
+    """Check motion that arrives in parts, ``PUSHED_STEPS`` late; calls must not overlap."""
 
     def __init__(self, contract: Contract) -> None:
         self._limits, self._kinematics = JointLimits.of(contract), Kinematics(contract)
@@ -79,8 +77,8 @@ class MotionCheck:
         workspace = contract.workspace
         self._lower, self._upper = np.array(workspace.lower), np.array(workspace.upper)
         self._tool_speed = workspace.tool_speed or np.inf
-        self._recent: Motion | None = None  # not judged yet, and what that is compared with
-        self._waiting = 0  # steps at its end that are not judged yet
+        self._recent: Motion | None = None  # motion not judged yet, and the steps before it
+        self._waiting = 0  # number of steps at its end that are not judged yet
         self._worst: dict[tuple[str, str], tuple[float, Violation]] = {}
         self.time = 0.0
         """Of the newest step [s]."""
@@ -93,23 +91,24 @@ class MotionCheck:
 
     @property
     def violations(self) -> list[Violation]:
-        """The worst of every kind since :meth:`begin`."""
+        """Return the worst violation of every kind since :meth:`begin`."""
         return [violation for _, violation in self._worst.values()]
 
     def begin(self) -> None:
-        """Forget the violations so far."""
+        """Clear the violations."""
         self._worst, self.steps = {}, 0
 
     def add(self, motion: Motion, step_s: float, *, follows_on: bool = True) -> None:
-        """Take in N more steps, ``step_s`` [s] apart; ``follows_on`` is False when a reset moved
-        the arm before them.
+        """Add N steps, ``step_s`` [s] apart.
+
+        ``follows_on`` is False when a reset moved the arm before them.
         """
         before, count = self._recent, len(motion.positions)
         if before is not None and follows_on:
-            hole = abs(motion.time - count * step_s - before.time)
-            if hole > _HOLE_S:
+            gap = abs(motion.time - count * step_s - before.time)
+            if gap > _GAP_S:
                 self._note(
-                    "hole", "the truth", np.array([hole]), 0.0, np.array([motion.time]), _HOLE_S
+                    "gap", "the truth", np.array([gap]), 0.0, np.array([motion.time]), _GAP_S
                 )
                 follows_on = False
         if before is not None and not follows_on:
@@ -128,7 +127,7 @@ class MotionCheck:
             self.moved_at = motion.time - step_s * float(count - 1 - moving[-1])
 
     def _judge(self, motion: Motion, step_s: float, first: int, last: int) -> None:
-        """The steps from ``first`` to ``last``, both counted from the end."""
+        """Check the steps from ``first`` to ``last``, both counted from the end."""
         total = len(motion.positions)
         part = slice(total - first, total - last)
         if first == last:
@@ -233,7 +232,7 @@ class MotionCheck:
 
 
 def as_dicts(violations: list[Violation]) -> list[dict]:
-    """For JSON."""
+    """Return violations as dictionaries for JSON."""
     return [
         {
             key: round(value, 5) if isinstance(value, float) else value
@@ -244,7 +243,7 @@ def as_dicts(violations: list[Violation]) -> list[dict]:
 
 
 def _rate(values: np.ndarray, steps: int, step_s: float) -> np.ndarray:
-    """Change (N, K) per second over the last ``steps`` steps; 0 where there are not that many."""
+    """Return the change (N, K) per second over ``steps`` steps; 0 where there are fewer."""
     rate = np.zeros_like(values)
     rate[steps:] = (values[steps:] - values[:-steps]) / (steps * step_s)
     if steps == 1 and len(values) > 1:

@@ -1,6 +1,4 @@
-"""Watches the arm from outside: trusts only ``/sim_arm/motion_truth``, on a node, a context and a
-thread of its own.
-"""
+"""Observe the arm from ``/sim_arm/motion_truth`` alone, in a separate node, context and thread."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ TOPIC = "/sim_arm/motion_truth"
 
 
 class MotionObserver:
-    """Judges every physics step of the arm from its construction to :meth:`close`. All times are
-    the simulator's own [s].
+    """Check every physics step of the arm until :meth:`close`.
+
+    All times are the simulator's own [s].
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -39,34 +38,34 @@ class MotionObserver:
         self._thread.start()
 
     def begin(self) -> None:
-        """Forget the violations so far."""
+        """Clear the violations."""
         with self._lock:
             self._check.begin()
 
     @property
     def violations(self) -> list[Violation]:
-        """The worst of every kind since :meth:`begin`."""
+        """Return the worst violation of every kind since :meth:`begin`."""
         with self._lock:
             return list(self._check.violations)
 
     @property
     def now(self) -> float:
-        """Time of the newest step that was seen."""
+        """Return the time of the newest received step."""
         return self._check.time
 
     @property
     def moved_at(self) -> float:
-        """The newest moment at which a joint did not stand."""
+        """Return the newest time at which a joint moved."""
         return self._check.moved_at
 
     @property
     def speed(self) -> float:
-        """The quickest arm joint of the newest step, as a share of its limit."""
+        """Return the highest joint speed of the newest step, as a share of the joint's limit."""
         return self._check.speed
 
     @property
     def steps(self) -> int:
-        """Physics steps judged since :meth:`begin`."""
+        """Return the number of physics steps checked since :meth:`begin`."""
         return self._check.steps
 
     def close(self) -> None:

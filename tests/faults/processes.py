@@ -1,5 +1,6 @@
-"""The suite's own processes with the injector between them: like ``up``, but each can be killed,
-stopped and started again.
+"""Run the suite's processes with the injector between them.
+
+Like ``up``, but each process can be killed, stopped and restarted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Processes:
     Args:
         logs: folder for the output of every process, ``<name>.log``.
         policy: as for ``up``; ``none`` starts the arm and the executor only.
-        faulty: with the injector between arm and suite.
+        faulty: start the injector between arm and suite.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class Processes:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process id by name."""
+        """Return process ids by name."""
         return {name: process.pid for name, process in self._running.items()}
 
     def start(self, name: str) -> None:
-        """Start one process, again if it has ended."""
+        """Start a process, or restart it."""
         with open(self._logs / f"{name}.log", "ab") as output:
-            # A session of its own: Ctrl-C reaches this program, which then stops the others in
+            # A separate session: Ctrl-C reaches this program only, which then stops the others in
             # order.
             self._running[name] = subprocess.Popen(
                 self._commands[name],
@@ -94,21 +95,21 @@ class Processes:
             )
 
     def kill(self, name: str) -> None:
-        """SIGKILL, and wait for the end."""
+        """Kill a process (SIGKILL) and wait for its end."""
         process = self._running.pop(name)
         process.kill()
         process.wait()
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to a process, if it is still there."""
+        """Send a signal to a process if it runs."""
         if self._running[name].poll() is None:
             os.kill(self._running[name].pid, number)
 
     def check(self) -> None:
-        """Nothing while all run.
+        """Check that all processes run.
 
         Raises:
-            ArmClientError: one has ended; with its last lines.
+            ArmClientError: a process has ended; the message has its last lines.
         """
         for name, process in self._running.items():
             if process.poll() is not None:

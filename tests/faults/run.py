@@ -1,5 +1,6 @@
-"""``make faults``: every case in turn with real processes over DDS; prints a table and writes
-``out/faults.json``.
+"""Run every fault case with real processes over DDS, for ``make faults``.
+
+The program prints a table and writes ``out/faults.json``.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
 from sf_policy_node.ros_testing import free_domain
 
-FIRST_SEED = 980_000  # no scene of training or evaluation
+FIRST_SEED = 980_000  # not a scene of training or evaluation
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Fault injection over real DDS with real processes."""
+    """Inject faults over DDS with real processes."""
 
     out: Path = Path("out/faults.json")
     """Where the outcomes go; the processes' logs go into a folder beside it."""
@@ -47,11 +48,11 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; returns the exit code."""
+    """Run the cases from the command line; return the exit code."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # through the context managers, so that no process is left
+    )  # SIGTERM unwinds the context managers, so that no process is left
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     console, outcomes = Console(), []
     cases = [case for case in cases_of_the_robot() if arguments.only in case.name]
@@ -90,14 +91,14 @@ def main() -> int:
 
 
 def cases_of_the_robot() -> list[Case]:
-    """All cases with the budgets of the simulated arm."""
+    """Return all cases with the budgets of the simulated arm."""
     budgets = load_contract(find_robot(SIM_ROBOT)).budgets
     return all_cases(budgets.chunk_age_s, budgets.observation_age_s)
 
 
 @contextmanager
 def own_domain() -> Iterator[None]:
-    """A ROS domain that nobody else uses, set in the environment."""
+    """Set an unused ROS domain in the environment."""
     with free_domain() as domain:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -105,7 +106,7 @@ def own_domain() -> Iterator[None]:
 
 
 def write(path: Path, outcomes: list[Outcome], **more) -> None:
-    """``{cases: [{name, held, hold_time_s, violations, reason, ...}]}``."""
+    """Write ``{cases: [{name, held, hold_time_s, violations, reason, ...}]}``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "cases": [asdict(outcome) for outcome in outcomes],
@@ -116,7 +117,7 @@ def write(path: Path, outcomes: list[Outcome], **more) -> None:
 
 
 def table_of(outcomes: list[Outcome]) -> Table:
-    """What a person looks at."""
+    """Return the outcomes as a table for the terminal."""
     table = Table(title="faults while the arm moves")
     for column in ("case", "ended", "rest after", "violations", "reason"):
         table.add_column(column)

@@ -1,8 +1,7 @@
-"""``make soak``: random faults in one running graph for a long time; writes ``out/soak.json`` and a
-plot of the memory.
+"""Inject random faults into one running graph for a long time, for ``make soak``.
 
-Processes are killed in the first two minutes only, so that the memory of each can be followed from
-then on.
+The program writes ``out/soak.json`` and a plot of the memory. Processes are killed in the first two
+minutes only, so that the memory of each can be followed from then on.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _FIRST_SEED = 981_000
 
 @dataclass(frozen=True)
 class Arguments:
-    """Random faults one after the other in one running graph."""
+    """Inject random faults one after the other into one running graph."""
 
     minutes: float = 60.0
     """How long."""
@@ -48,7 +47,7 @@ class Arguments:
 
 
 def main() -> int:
-    """Command line; returns the exit code."""
+    """Run the soak test from the command line; return the exit code."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
@@ -62,7 +61,7 @@ def main() -> int:
             try:
                 for outcome in _trials(arm, arguments, begin):
                     outcomes.append(outcome)
-                    _tell(console, begin, outcome)
+                    _print_outcome(console, begin, outcome)
                     _write(arguments, begin, outcomes, arm.processes.crashes, memory)
                     arm.processes.check()
             finally:
@@ -95,12 +94,14 @@ def _trials(arm, arguments: Arguments, begin: float):
     while time.monotonic() - begin < 60 * arguments.minutes:
         early = time.monotonic() - begin < 0.4 * BASELINE_S
         if not left or (not early and left[-1].restarts):
-            left = dice.sample(gentle, len(gentle))  # every fault comes, in another order each time
+            left = dice.sample(
+                gentle, len(gentle)
+            )  # every fault occurs, in a new random order each round
         yield carry_out(arm, left.pop(), _FIRST_SEED + number)
         number += 1
 
 
-def _tell(console: Console, begin: float, outcome: Outcome) -> None:
+def _print_outcome(console: Console, begin: float, outcome: Outcome) -> None:
     minutes = (time.monotonic() - begin) / 60
     words = "" if outcome.good else f": {outcome.problem} {outcome.broken}"
     console.print(

@@ -1,4 +1,4 @@
-"""One case on a running graph, from a fresh scene to its outcome."""
+"""Run one case on a running graph, from a new scene to its outcome."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from faults.motion_check import as_dicts
 
 from sf_bringup.arm_client import ArmClientError
 
-_PICKS = 3  # under a fault that may be survived
-_PICK_S = 1.6  # about what one takes
-_STANDS_S = 0.5  # at rest for so long in the middle of a pick: the fault has stopped the arm
+_PICKS = 3  # picks under a fault that the arm may survive
+_PICK_S = 1.6  # s, approximate duration of a pick
+_STATIONARY_S = 0.5  # s; the fault has stopped an arm that rests this long in the middle of a pick
 
 
 @dataclass
 class Outcome:
-    """What came of a case. Times in simulated seconds; ``ended``: "held", "went on" or "failed".
+    """The outcome of a case. Times in simulated seconds.
 
-    ``hold_time_s`` runs from the fault to rest; where the arm went on, from the moment at which the
-    instruction was taken away with the fault still there (the longest of several picks).
+    ``ended``: "held", "went on" or "failed". ``hold_time_s`` runs from the fault to rest. If the
+    arm continued, it runs from the withdrawal of the instruction, while the fault lasts (the
+    longest of several picks).
     """
 
     name: str
@@ -36,12 +37,12 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """It held in time, broke no limit, and somebody said why."""
+        """Return whether the arm held in time, broke no limit, and a status gave the reason."""
         return self.held and not self.violations and bool(self.reason) and not self.problem
 
     @property
     def broken(self) -> str:
-        """The violations in words, worst of each kind."""
+        """Return the violations in words, the worst of each kind."""
         return "; ".join(
             f"{each['quantity']} of {each['what']} {each['value']:.4g} > {each['limit']:.4g}"
             for each in self.violations
@@ -49,9 +50,7 @@ class Outcome:
 
 
 def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
-    """Bring the fault about while the arm moves, watch, take it away, and see that the arm can be
-    used again.
-    """
+    """Cause the fault while the arm moves, clear it, and check that the arm works again."""
     outcome = Outcome(case.name)
     try:
         arm.new_scene(seed, cubes=1)
@@ -61,7 +60,7 @@ def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
         outcome.problem = str(error)
     outcome.violations = as_dicts(arm.observer.violations)
     if arm.observer.steps == 0:
-        outcome.problem = outcome.problem or "the observer saw nothing"
+        outcome.problem = outcome.problem or "the observer received nothing"
     return outcome
 
 
@@ -69,17 +68,17 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
     hold_s = arm.contract.budgets.hold_s
     accepted = arm.executor.chunks_accepted
     if case.must_stop:
-        began = _strike(arm, case, outcome)
+        began = _cause_fault(arm, case, outcome)
         arm.pass_time(case.seconds - (arm.now - began))
         _judge_hold(arm, outcome, began, hold_s + case.notice_s)
     else:
         for turn in range(_PICKS):
             if turn:
                 arm.next_scene(arm.task.seed + 1, cubes=1)
-            _strike(arm, case, outcome, again=turn > 0)
+            _cause_fault(arm, case, outcome, again=turn > 0)
             arm.pass_time(_PICK_S)
             if outcome.ended == "failed":
-                outcome.ended = "held" if arm.still_for > _STANDS_S else "went on"
+                outcome.ended = "held" if arm.still_for > _STATIONARY_S else "went on"
             arm.stop_instruction()
             stopped = arm.now
             arm.pass_time(hold_s + 0.3)
@@ -88,21 +87,21 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
     case.end(arm)
     arm.clear_faults()
     arm.pass_time(case.after_s)
-    outcome.reason = next((reason for reason in arm.said if re.search(case.says, reason)), "")
+    outcome.reason = next((reason for reason in arm.reasons if re.search(case.says, reason)), "")
     if not outcome.reason:
-        outcome.problem = outcome.problem or "no status said why; heard: " + (
-            "; ".join(arm.said[-6:]) or "nothing"
+        outcome.problem = outcome.problem or "no status gave a reason; received: " + (
+            "; ".join(arm.reasons[-6:]) or "nothing"
         )
-    if case.restarts:  # and it can be used again
-        arm.instruct_and_wait_until_it_moves(_instruction(arm))
+    if case.restarts:  # the arm works again
+        arm.instruct_and_wait_for_motion(_instruction(arm))
 
 
-def _strike(arm: FaultyArm, case: Case, outcome: Outcome, again: bool = False) -> float:
-    """Let the arm move, and bring the fault about; returns when."""
-    arm.instruct_and_wait_until_it_moves(_instruction(arm))
+def _cause_fault(arm: FaultyArm, case: Case, outcome: Outcome, again: bool = False) -> float:
+    """Start a motion and cause the fault; return the time of the fault."""
+    arm.instruct_and_wait_for_motion(_instruction(arm))
     began = arm.now
     if not again:
-        arm.listen()
+        arm.clear_reasons()
         outcome.speed_at_fault = round(arm.observer.speed, 3)
     case.begin(arm)
     return began

@@ -1,7 +1,8 @@
-"""The same recorded chunks, executed in every way by the genuine controller's rules.
+"""Execute the same recorded chunks by each method with the rules of joint_trajectory_controller.
 
-Velocities and accelerations that the hardware is commanded, over the limits, and their jerk. The
-controller is the model of ``sf_policy_node.controller``, in a loop of 250 Hz without a limiter.
+Measured are the velocities and accelerations that the hardware is commanded, relative to the
+limits, and their jerk. The controller is the model of ``sf_policy_node.controller``, in a loop of
+250 Hz without a limiter.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from bench.figures import Figures
 from bench.joins import DELAYS
+from bench.methods import make_motion
 from bench.peers import LatestChunk, OnePoint
 from bench.recording import Recording, record
-from bench.ways import make_motion
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_policy_node.contract import Contract, load_contract
@@ -33,7 +34,7 @@ RECORDINGS = 6
 JERK_S = 0.008
 MEAN_S = 0.02
 TICK_S = 0.01
-BEGIN_S = 11.0  # the recording's start, on the clock of the commands
+BEGIN_S = 11.0  # start of the recording, on the clock of the commands
 _START_S, _TAIL_S = 10.0, 1.0
 
 _DESIRED = ControllerParameters(interpolate_from_desired_state=True)
@@ -42,10 +43,10 @@ _UPSAMPLED = dataclasses.replace(_RETIMED, positions_upsampling=True)
 
 
 @dataclass(frozen=True)
-class Way:
-    """Who makes trajectories of chunks, for which controller."""
+class Method:
+    """An executor that makes trajectories of chunks, and the controller behind it."""
 
-    said: str
+    description: str
     make: object
     parameters: ControllerParameters = _DESIRED
     loop: dict[str, float] = field(default_factory=dict)
@@ -55,32 +56,32 @@ def _ours(contract: Contract) -> Motion:
     return make_motion("blend", contract)
 
 
-WAYS = {
-    "ours": Way("our executor, blending", _ours),
-    "ours_defaults": Way(
+METHODS = {
+    "ours": Method("our executor, blending", _ours),
+    "ours_defaults": Method(
         "our executor, controller defaults, servos 50 ms behind, its clock 30 ms behind",
         _ours,
         ControllerParameters(),
         {"servo_lag_s": 0.05, "clock_offset_s": -0.03},
     ),
-    "ours_retimed": Way("our executor, master with its default replacement", _ours, _RETIMED),
-    "one_point": Way("one point per step, t = 0", OnePoint),
-    "one_point_ahead": Way(
+    "ours_retimed": Method("our executor, master with its default replacement", _ours, _RETIMED),
+    "one_point": Method("one point per step, t = 0", OnePoint),
+    "one_point_ahead": Method(
         "one point per step, t = 0.1 s", lambda contract: OnePoint(contract, reach_s=0.1)
     ),
-    "latest_chunk_from_now": Way(
+    "latest_chunk_from_now": Method(
         "newest chunk, all points from now",
         lambda contract: LatestChunk(contract, skip_passed=False),
     ),
-    "latest_chunk": Way(
+    "latest_chunk": Method(
         "newest chunk, stamped", lambda contract: LatestChunk(contract, stamped=True)
     ),
-    "latest_chunk_retimed": Way(
+    "latest_chunk_retimed": Method(
         "newest chunk, stamped, master with its default replacement",
         lambda contract: LatestChunk(contract, stamped=True),
         _RETIMED,
     ),
-    "latest_chunk_upsampled": Way(
+    "latest_chunk_upsampled": Method(
         "the same with positions_upsampling",
         lambda contract: LatestChunk(contract, stamped=True),
         _UPSAMPLED,
@@ -89,7 +90,7 @@ WAYS = {
 
 
 def bench_controller(figures: Figures, rollouts: int) -> None:
-    """Record ``rollouts`` rollouts, and follow their chunks in every way."""
+    """Record ``rollouts`` rollouts and execute their chunks by each method."""
     contract = load_contract(find_robot("sim_arm"))
     sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
     recordings = [
@@ -98,30 +99,30 @@ def bench_controller(figures: Figures, rollouts: int) -> None:
     ]
     sim.close()
     limits, chunks = JointLimits.of(contract), sum(len(each.chunks) for each in recordings)
-    for name, way in WAYS.items():
-        followed = [drive(recording, way, contract) for recording in recordings]
+    for name, method in METHODS.items():
+        followed = [drive(recording, method, contract) for recording in recordings]
         for what, (value, unit) in judge(followed, limits).items():
-            figures.add(f"controller_{what}_{name}", value, unit, chunks, way.said)
+            figures.add(f"controller_{what}_{name}", value, unit, chunks, method.description)
 
 
 def drive(
-    recording: Recording, way: Way, contract: Contract, stop_at: float = math.inf
+    recording: Recording, method: Method, contract: Contract, stop_at: float = math.inf
 ) -> Commands:
-    """Return what the hardware is commanded when a recording's chunks come when they came.
+    """Return what the hardware is commanded when chunks arrive at their recorded times.
 
     Args:
         stop_at: time of an emergency stop, on the clock of the commands [s]; chunks after it are
             left out. The recording starts at :data:`BEGIN_S`.
     """
-    motion: Motion = way.make(contract)
+    motion: Motion = method.make(contract)
     joints = np.asarray(recording.joints[0][1], dtype=float)
     loop = ControlLoop(
         contract.command_joints,
         joints,
         _START_S,
-        parameters=way.parameters,
+        parameters=method.parameters,
         update_rate_hz=RATE_HZ,
-        **way.loop,
+        **method.loop,
     )
     arrivals = [BEGIN_S + arrival for arrival, _ in recording.chunks]
     coming, is_active = 0, False
@@ -153,9 +154,9 @@ def drive(
 
 
 def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[float, str]]:
-    """Return the largest velocity and acceleration over their limits, and the jerk, of the arm.
+    """Return peak velocity and acceleration relative to the limits, and the jerk, of the arm.
 
-    Not of the gripper: a binary one is commanded to leap by all ways but ours.
+    The gripper is left out: all methods but ours command a step to a binary gripper.
     """
     arm, steps = slice(0, -1), round(MEAN_S * RATE_HZ)
     velocities = [each.velocities[:, arm] for each in followed]
@@ -175,7 +176,7 @@ def judge(followed: list[Commands], limits: JointLimits) -> dict[str, tuple[floa
 
 
 def _jerk(positions: np.ndarray) -> np.ndarray:
-    """Third differences (N, J) [rad/s^3] over steps of :data:`JERK_S`, while the arm moves."""
+    """Return third differences (N, J) [rad/s^3] over :data:`JERK_S` while the arm moves."""
     step = round(JERK_S * RATE_HZ)
     at = [positions[n * step : len(positions) - (3 - n) * step] for n in range(4)]
     jerk = (at[3] - 3 * at[2] + 3 * at[1] - at[0]) / JERK_S**3

@@ -1,4 +1,4 @@
-"""The ways of executing chunks that are compared, by name."""
+"""Name the execution methods that are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sf_training.simulation.rollout import Motion
 OURS = ("blend", "ensemble")
 PEERS = ("one_point", "one_point_when_due", "latest_chunk", "latest_chunk_from_row_0")
 FLOW = ("flow_blend", "rtc")  # with the flow policy; the others with the shipped regression policy
-SAID = {
+DESCRIPTIONS = {
     "blend": "our executor, blending",
     "ensemble": "our executor, temporal ensembling",
     "one_point": "each row as one point at t=0, a step ahead",
@@ -39,13 +39,13 @@ _MAKE: dict[str, Callable[[Contract], Motion]] = {
 }
 
 
-def make_motion(way: str, contract: Contract) -> Motion:
-    """A fresh motion that executes chunks in one of the ways."""
-    return _MAKE[way](contract)
+def make_motion(method: str, contract: Contract) -> Motion:
+    """Return a new motion that executes chunks by one of the methods."""
+    return _MAKE[method](contract)
 
 
 def flow_policy() -> Path | None:
-    """The flow policy's checkpoint, where there is one."""
+    """Return the checkpoint of the flow policy, or ``None`` if there is none."""
     try:
         return find_policy("nano_flow")
     except GraphError:
