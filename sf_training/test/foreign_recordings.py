@@ -9,11 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pinocchio
 import yaml
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import StoragePlugin, Writer
 from synthetic_episodes import HEIGHT, WIDTH, tiny_contract
 
+from sf_policy_node.motion.arm.kinematics import ToolPose
 from sf_training.data.dataset import Dataset, load_dataset
 from sf_training.lint.checks import check_episode
 from sf_training.lint.measure import measure_episode
@@ -44,6 +46,7 @@ BEGIN = 1_700_000_000 * S
 DELAY = 4_000_000
 GRIPPER = "/jaw/target"  # of what commands the gripper alone
 FLOATS = "std_msgs/msg/Float64"
+GEOMETRY = "geometry_msgs/msg/"
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ def make(kind: str, *fields):
     return messages.typestore().types[kind](*fields)
 
 
-def header(stamp: int):
+def header(stamp: int, frame: str = "f"):
     """A header with a stamp [ns]."""
-    return make("std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, S)), "f")
+    return make(
+        "std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, S)), frame
+    )
 
 
 def pose_at(t: float) -> np.ndarray:
@@ -113,6 +118,26 @@ def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, S
             )
         )
     return make(messages.JOINT_TRAJECTORY, header(stamp), list(names), made)
+
+
+def pose(stamp: int, tool: ToolPose, frame: str = "base_link"):
+    """A pose of a tool."""
+    turn = pinocchio.Quaternion(tool.rotation)
+    return make(
+        messages.POSE,
+        header(stamp, frame),
+        make(
+            GEOMETRY + "Pose",
+            make(GEOMETRY + "Point", *map(float, tool.position)),
+            make(GEOMETRY + "Quaternion", turn.x, turn.y, turn.z, turn.w),
+        ),
+    )
+
+
+def twist(stamp: int, linear, angular, frame: str = "base_link"):
+    """A twist of a tool: velocity [m/s] and angular velocity [rad/s]."""
+    vectors = (make(GEOMETRY + "Vector3", *map(float, values)) for values in (linear, angular))
+    return make(messages.TWIST, header(stamp, frame), make(GEOMETRY + "Twist", *vectors))
 
 
 def text(words: str):

@@ -1,21 +1,21 @@
 """Poses and twists of the tool as commands: the same labels as joint commands that lead there."""
 
 import numpy as np
-import pinocchio
 import pytest
 from foreign_recordings import (
     FLOATS,
     GRIPPER,
     LEADER,
-    S,
     contract,
     entry,
     loaded,
     make,
     merged,
+    pose,
     pose_at,
     recording,
     stamp_of,
+    twist,
     without,
     write_bag,
 )
@@ -31,7 +31,6 @@ from sf_training.view.episode import load as view_episode
 
 ROBOT = contract(topics={GRIPPER: "/teleop/joint_command"})
 AHEAD_S = 0.04  # from a state to what commands it; see ``recording``
-GEOMETRY = "geometry_msgs/msg/"
 KINEMATICS = Kinematics(ROBOT)
 
 
@@ -39,36 +38,6 @@ KINEMATICS = Kinematics(ROBOT)
 def joint_labels(tmp_path_factory):
     """Labels of the same motion, commanded by joints."""
     return loaded([write_bag(tmp_path_factory.mktemp("joints") / "take", recording(1.0))], ROBOT)
-
-
-def header(stamp, frame):
-    stamped = make("builtin_interfaces/msg/Time", *divmod(stamp, S))
-    return make("std_msgs/msg/Header", stamped, frame)
-
-
-def vector(values):
-    return make(GEOMETRY + "Vector3", *map(float, values))
-
-
-def pose(stamp, tool, frame="base_link"):
-    turn = pinocchio.Quaternion(tool.rotation)
-    return make(
-        messages.POSE,
-        header(stamp, frame),
-        make(
-            GEOMETRY + "Pose",
-            make(GEOMETRY + "Point", *map(float, tool.position)),
-            make(GEOMETRY + "Quaternion", turn.x, turn.y, turn.z, turn.w),
-        ),
-    )
-
-
-def twist(stamp, linear, angular, frame="base_link"):
-    return make(
-        messages.TWIST,
-        header(stamp, frame),
-        make(GEOMETRY + "Twist", vector(linear), vector(angular)),
-    )
 
 
 def commanded(kind, message):

@@ -8,6 +8,7 @@ import yaml
 from foreign_recordings import (
     BAGS,
     BEGIN,
+    FLOATS,
     HAND,
     LEADER,
     STATES,
@@ -16,15 +17,19 @@ from foreign_recordings import (
     entry,
     joints,
     loaded,
+    make,
     merged,
     numbers,
+    pose,
     recording,
     trajectory,
+    twist,
     write_bag,
 )
 from synthetic_episodes import SIM_ARM, tiny_contract
 
-from sf_policy_node.contract import parse_contract
+from sf_policy_node.contract import ContractError, parse_contract
+from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.data.bag_files import BagError
 from sf_training.data.episode_reader import EpisodeReader, find_episodes
 from sf_training.lerobot.command import main as lerobot
@@ -35,9 +40,11 @@ from sf_training.recording.topics import episode_topics
 from sf_training.view.episode import load as view_episode
 
 ARMS = ("left", "right")
-RIGHT = "/right/target"
+LEFT, RIGHT = "/left/target", "/right/target"
 ARM = [f"joint{number}" for number in range(1, 7)]
 NAMES = [f"{arm}_{name}" for arm in ARMS for name in [*ARM, "gripper"]]
+ARM_COLUMNS = {"left": slice(0, 6), "right": slice(7, 13)}
+AHEAD_S = 0.04  # from a state to what commands it
 
 
 def pair_contract(**bags):
@@ -82,6 +89,65 @@ def both_at(t):
     rates = np.array([0.2, 0.1, 0, 0, -0.1, 0, -0.005, -0.15, 0.05, 0, 0.1, 0, 0.1, 0.004])
     start = np.array([0, 0.4, 1.4, 1.3, 0, 0, 0.03, 0.3, 0.5, 1.2, 1.1, 0, 0.1, 0.01])
     return start + rates * t
+
+
+TWO_TOPICS = {LEFT: "/teleop/joint_command", RIGHT: "/teleop/joint_command"}
+JAWS = {arm: f"/{arm}/jaw" for arm in ARMS}
+
+
+def tool_contract(**bags):
+    """The pair whose arms are commanded by tool poses or twists, and grippers by one number."""
+    topics = BAGS["topics"] | TWO_TOPICS | dict.fromkeys(JAWS.values(), "/teleop/joint_command")
+    columns = {JAWS[arm]: [f"{arm}_gripper"] for arm in ARMS}
+    return pair_contract(**{"commands": None, "topics": topics, "columns": columns} | bags)
+
+
+def tool_recording(left, right):
+    """One second; ``left`` and ``right`` are message type and maker (stamp, time [s]) of a tool
+    command.
+    """
+    others = [
+        each for each in pair_recording(RIGHTS["numbers"]) if each.topic in (TOP, HAND, STATES)
+    ]
+    made = []
+    for k in range(25):
+        at, t = BEGIN + k * S // 25, k / 25
+        made += [
+            entry(topic, kind, t, message(at, t))
+            for topic, (kind, message) in ((LEFT, left), (RIGHT, right))
+        ]
+        made += [
+            entry(JAWS[arm], FLOATS, t, make(FLOATS, float(both_at(t + AHEAD_S)[column])))
+            for arm, column in (("left", 6), ("right", 13))
+        ]
+    return merged(others, made)
+
+
+def pose_of(arm, frame="world"):
+    """Message type and maker of poses of an arm in ``frame``: the common base, or the arm's own."""
+    kinematics, columns = Kinematics(ROBOT, arm), ARM_COLUMNS[arm]
+
+    def message(at, t):
+        tool = kinematics.forward(both_at(t + AHEAD_S)[columns])
+        if frame != "world":
+            stand = kinematics.fixed_links()[frame].inverse()
+            tool = ToolPose(stand.act(tool.position), stand.rotation @ tool.rotation)
+        return pose(at, tool, frame)
+
+    return messages.POSE, message
+
+
+def twist_of(arm):
+    """Message type and maker of twists of an arm in its tool frame."""
+    kinematics, columns = Kinematics(ROBOT, arm), ARM_COLUMNS[arm]
+
+    def message(at, t):
+        rates = (both_at(1.0) - both_at(0.0))[columns]
+        speed = kinematics.jacobian(both_at(t + AHEAD_S / 2)[columns]) @ rates
+        turn = kinematics.forward(both_at(t)[columns]).rotation.T
+        return twist(at, turn @ speed[:3], turn @ speed[3:], f"{arm}_tool0")
+
+    return messages.TWIST, message
 
 
 def pair_recording(right):
@@ -141,6 +207,85 @@ def test_each_arm_has_its_own_commands(tmp_path, kind):
     assert not measure.faults and not measure.broken
     assert len(measure.motion.opening) == 20, "both grippers"
     assert view_episode(EpisodeReader(bag, ROBOT)).commanded.positions.shape[1] == 14
+
+
+TOOLS = {
+    "poses in the base frame of each arm": (
+        {},
+        lambda: (pose_of("left", "left_base_link"), pose_of("right", "right_base_link")),
+    ),
+    "poses in the common frame": (
+        {"arms": {LEFT: "left", RIGHT: "right"}},
+        lambda: (pose_of("left"), pose_of("right")),
+    ),
+    "the arms say more than the names of the topics": (
+        {"arms": {LEFT: "right", RIGHT: "left"}},
+        lambda: (pose_of("right"), pose_of("left")),
+    ),
+    "twists in the tool frame and poses": (
+        {},
+        lambda: (pose_of("left", "left_base_link"), twist_of("right")),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", TOOLS)
+def test_tools_of_several_arms_are_commanded(tmp_path, way):
+    bags, kinds = TOOLS[way]
+    robot = tool_contract(**bags)
+    bag = write_bag(tmp_path / "take", tool_recording(*kinds()))
+    data = loaded([bag], robot)
+    assert len(data.pair_frame) == 10 and not data.notes
+    for row in range(4):
+        times = data.stamps[data.pair_frame] - data.stamps[0] + (row + 1) * robot.action.step_s
+        sent = np.minimum(np.floor(times * 25 + 1e-3), 24) / 25 + AHEAD_S
+        expected = np.array([both_at(t) for t in sent])
+        wrong = np.abs(data.pair_target[:, row] - expected)
+        # the joints of either arm move by 4 mrad or more between two commands
+        assert max(wrong[:, columns].max() for columns in ARM_COLUMNS.values()) < 1.5e-3
+    measure = measure_episode(bag, Thresholds(), 2, robot)
+    assert not measure.faults and not measure.broken
+    assert view_episode(EpisodeReader(bag, robot)).commanded.positions.shape[1] == 14
+
+
+REFUSED = {
+    "whose poses are these": (
+        {},
+        lambda: (pose_of("left"), pose_of("right")),
+        (
+            rf"{LEFT}: tool commands in frame 'world' can be for left or right; name the arm in the"
+            rf" contract: bags.arms: {{{LEFT}: left}}"
+        ),
+    ),
+    "the other arm's poses": (
+        {"arms": {LEFT: "right", RIGHT: "left"}},
+        lambda: (pose_of("left"), pose_of("right")),
+        r"(out of the arm's reach|from its position)",
+    ),
+    "the other arm's tool frame": (
+        {"arms": {LEFT: "left", RIGHT: "left"}},
+        lambda: (pose_of("left"), twist_of("right")),
+        r"in frame 'right_tool0', which is not fixed to 'world'",
+    ),
+    "two topics for one arm": (
+        {"arms": {LEFT: "left", RIGHT: "left"}},
+        lambda: (pose_of("left"), pose_of("left")),
+        rf"joint left_joint1 is commanded on {LEFT} and on {RIGHT}; map only one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_tool_commands_of_another_arm_are_refused(tmp_path, name):
+    bags, kinds, sentence = REFUSED[name]
+    bag = write_bag(tmp_path / "take", tool_recording(*kinds()))
+    with pytest.raises(BagError, match=sentence):
+        loaded([bag], tool_contract(**bags))
+
+
+def test_an_arm_that_the_robot_does_not_have_is_refused():
+    with pytest.raises(ContractError, match=r"bags\.arms: middle is not in this contract"):
+        tool_contract(arms={LEFT: "middle"})
 
 
 def test_an_arm_that_nobody_commands_is_named(tmp_path):

@@ -132,7 +132,9 @@ def _check_columns_of(
         )
 
 
-def check_foreign_bags(bags: ForeignBags, topics: Iterable[str], joints: Iterable[str]) -> None:
+def check_foreign_bags(
+    bags: ForeignBags, topics: Iterable[str], joints: Iterable[str], arms: Iterable[str]
+) -> None:
     """Refuse names of ours in ``bags`` that the contract does not have.
 
     Raises:
@@ -141,6 +143,7 @@ def check_foreign_bags(bags: ForeignBags, topics: Iterable[str], joints: Iterabl
     for key, values, ours in (
         ("topics", bags.topics, {topic.lstrip("/") for topic in topics}),
         ("joints", bags.joints, set(joints)),
+        ("arms", bags.arms, set(arms)),
     ):
         wrong = next((value for value in values.values() if value.lstrip("/") not in ours), None)
         if wrong is not None:

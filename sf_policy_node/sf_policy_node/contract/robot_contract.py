@@ -115,7 +115,7 @@ class Contract(Section):
                 if topic
             ]
             topics = (*cameras, *self.topics.model_dump().values())
-            check_foreign_bags(self.bags, topics, self.command_joints)
+            check_foreign_bags(self.bags, topics, self.command_joints, self.arms)
         if unknown := sorted(set(self.simulation.cameras) - set(self.camera_names)):
             raise ValueError(
                 f"simulation.cameras: {unknown[0]} is no camera; name one of"

@@ -325,6 +325,13 @@ class ForeignBags(Section):
             " in order"
         ),
     )
+    arms: dict[str, Name] = Field(
+        {},
+        description=(
+            "topic in the bag with poses or twists of a tool: the arm that they command; needed"
+            " with several arms where their frame is not the tool or base frame of only one"
+        ),
+    )
     units: dict[str, Literal["degrees"]] = Field(
         {}, description="topics in the bag whose joints are not in radians"
     )

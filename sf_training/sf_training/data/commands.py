@@ -11,7 +11,7 @@ from sf_training.data.bag_units import converted
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.joint_messages import JointMessageBuilder, JointMessages
 from sf_training.data.synchronisation import JointStream, Knots
-from sf_training.data.tool_commands import ToolCommands
+from sf_training.data.tool_commands import ToolCommands, commanded_arm
 from sf_training.data.trajectories import trajectory_knots
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
@@ -50,7 +50,7 @@ class Commands:
         self._is_joint_states = isinstance(recording.messages, JointMessages)
         self._columns = {} if self._is_joint_states else self._joints_of_values(recording)
         self._recording = recording
-        self._tool: ToolCommands | None = None
+        self._tools: dict[str, ToolCommands] = {}
 
     def stream(self, section: Stream, states: Stream) -> JointStream | None:
         """Return the commands in a section of the recording; None if a joint is not commanded in it.
@@ -87,13 +87,14 @@ class Commands:
         for channel, message in zip(
             self._recording.channels.tolist(), self._recording.messages, strict=True
         ):
-            found |= self._named(self._reader.channel(channel).type_name, message)
+            found |= self._named(channel, message)
         return found
 
-    def _named(self, type_name: str, message: object) -> set[str]:
+    def _named(self, channel: int, message: object) -> set[str]:
         """Return the joints that a message names; empty for messages without joint names."""
+        type_name = self._reader.channel(channel).type_name
         if type_name in TOOL:
-            return set(self._contract.arm_joints)
+            return set(self._contract.arms[self._arm_of(channel, message)].joint_names)
         if type_name == messages.JOINT_TRAJECTORY:
             return set(message.joint_names) if message.points else set()
         if type_name == messages.JOINT_STATE:
@@ -110,9 +111,16 @@ class Commands:
             }
             return {name: knots for name, knots in found.items() if len(knots.stamps)}
         by_joint: dict[str, list[Knots]] = {}
+        topics: dict[str, str] = {}
         for channel in np.unique(section.channels).tolist():
             rows = np.flatnonzero(section.channels == channel)
+            topic = self._reader.channel(channel).topic
             for name, knots in self._of_channel(channel, section, rows, states).items():
+                if topics.setdefault(name, topic) != topic:
+                    raise BagError(
+                        f"{self._reader.path}: joint {name} is commanded on {topics[name]} and on"
+                        f" {topic}; map only one of these topics in bags.topics"
+                    )
                 by_joint.setdefault(name, []).append(knots)
         return {
             name: Knots(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
@@ -166,13 +174,27 @@ class Commands:
     def _tool_commands(
         self, channel: int, stamps: np.ndarray, contents: list, states: Stream
     ) -> dict[str, Knots]:
-        self._tool = self._tool or ToolCommands(self._contract)
-        recorded = self._reader.channel(channel)
+        arms = np.array([self._arm_of(channel, message) for message in contents])
+        recorded, found = self._reader.channel(channel), {}
         try:
             joints = JointStream(states.stamps, states.messages, self._contract.command_joints)
-            return self._tool.knots(recorded.type_name, stamps, contents, joints)
+            for arm in np.unique(arms).tolist():
+                if arm not in self._tools:
+                    self._tools[arm] = ToolCommands(self._contract, arm)
+                rows = np.flatnonzero(arms == arm)
+                chosen = [contents[row] for row in rows.tolist()]
+                found |= self._tools[arm].knots(recorded.type_name, stamps[rows], chosen, joints)
         except ValueError as error:
             raise BagError(f"{self._reader.path}: {recorded.topic}: {error}") from None
+        return found
+
+    def _arm_of(self, channel: int, message: object) -> str:
+        """Return the arm whose tool a message commands."""
+        topic = self._reader.channel(channel).topic
+        try:
+            return commanded_arm(self._contract, topic, message.header.frame_id)
+        except ValueError as error:
+            raise BagError(f"{self._reader.path}: {topic}: {error}") from None
 
     def _joints_of_values(self, recording: Stream) -> dict[int, list[str]]:
         """Return the joint of each value in every channel without joint names."""
@@ -189,7 +211,7 @@ class Commands:
             )
         named: set[str] = set()
         for channel, message in zip(recording.channels.tolist(), recording.messages, strict=True):
-            named |= self._named(type_names[channel], message)
+            named |= self._named(channel, message)
         free = [name for name in self._contract.command_joints if name not in named]
         counts: dict[int, set[int]] = {
             channel: set() for channel, type_name in type_names.items() if type_name in NUMBERS

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pinocchio
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.data.synchronisation import JointStream, Knots
 from sf_training.recording import messages
+from sf_training.recording.topics import absolute
 
 TWIST_TIMEOUT_NS = 100_000_000  # without a new twist the motion ends, as in MoveIt Servo
 OUT_OF_REACH = 0.05  # share of poses that may be out of reach; the arm went as near as possible
@@ -21,16 +22,46 @@ TOO_FAST = 3.0
 _DISTANCE_MIN = np.array([0.02, 0.2])  # m, rad: with less distance TOO_FAST says nothing
 
 
-class ToolCommands:
-    """Inverse kinematics of recorded tool commands, started from the measured joints.
+def commanded_arm(contract: Contract, topic: str, frame: str) -> str:
+    """Return the name of the arm whose tool is commanded in a frame.
+
+    With several arms it is the one of the contract's ``bags.arms``, else the only one whose tool or
+    base frame it is.
 
     Args:
-        contract: of a robot with one arm.
+        topic: name in the bag.
+
+    Raises:
+        ValueError: it can be more than one arm.
+    """
+    if len(contract.arms) == 1:
+        return next(iter(contract.arms))
+    given = contract.bags.arms if contract.bags else {}
+    for name, arm in given.items():
+        if absolute(name) == absolute(topic):
+            return arm
+    owners = [
+        name for name, arm in contract.arms.items() if frame in (arm.tool_frame, arm.base_frame)
+    ]
+    if len(owners) == 1 and frame != contract.base_frame:
+        return owners[0]
+    raise ValueError(
+        f"tool commands in frame {frame!r} can be for {' or '.join(contract.arms)}; name the arm in"
+        f" the contract: bags.arms: {{{topic}: {next(iter(contract.arms))}}}"
+    )
+
+
+class ToolCommands:
+    """Inverse kinematics of the recorded tool commands of one arm, started from the measured joints.
+
+    Args:
+        arm: name of the commanded arm.
     """
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-        self._kinematics = Kinematics(contract)
+    def __init__(self, contract: Contract, arm: str) -> None:
+        self._contract, self._arm = contract, contract.arms[arm]
+        self._columns = contract.columns.commands.indices(ColumnKind.JOINT, arm=arm)
+        self._kinematics = Kinematics(contract, arm)
         self._frames = self._kinematics.fixed_links() | {contract.base_frame: pinocchio.SE3(1)}
         self._frames = {"": self._frames[contract.base_frame], **self._frames}
 
@@ -47,15 +78,14 @@ class ToolCommands:
             type_name: of the messages.
             stamps: (N,) [ns].
             contents: N messages.
-            states: measured joints, in the order of ``contract.command_joints``.
+            states: measured joints of all arms, in the order of ``contract.command_joints``.
 
         Raises:
             ValueError: the arm cannot reach the poses, the twists are not in m/s and rad/s, a
                 value is invalid, or a frame is not fixed to the base.
         """
         order = np.argsort(stamps, kind="stable")
-        arm = len(self._contract.arm_joints)
-        measured = states.held(stamps[order])[:, :arm]
+        measured = states.held(stamps[order])[:, self._columns]
         known = np.isfinite(measured).all(axis=1)
         order, measured = order[known], measured[known]
         if not len(order):
@@ -74,7 +104,7 @@ class ToolCommands:
         positions = np.array([solution.positions for solution in solutions])
         return {
             name: Knots(stamps, column, np.zeros(len(stamps), bool))
-            for name, column in zip(self._contract.arm_joints, positions.T, strict=True)
+            for name, column in zip(self._arm.joint_names, positions.T, strict=True)
         }
 
     def _pose(self, message) -> ToolPose:
@@ -115,7 +145,7 @@ class ToolCommands:
         """Return a vector of a twist in the base frame."""
         if not np.isfinite(vector).all():
             raise ValueError(f"a twist is {vector.tolist()}; correct its publisher")
-        if message.header.frame_id == self._contract.tool_frame:
+        if message.header.frame_id == self._arm.tool_frame:
             return start.rotation @ vector
         return self._frame(message).rotation @ vector
 
@@ -155,5 +185,5 @@ class ToolCommands:
             raise ValueError(
                 f"{missed.sum()} of {len(missed)} poses are out of the arm's reach, the first by"
                 f" {solutions[first].position_error:.3f} m; check their frame and the contract's"
-                " tool_frame"
+                f" tool_frame {self._arm.tool_frame!r}"
             )
