@@ -2,6 +2,7 @@
 it comes from.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,21 @@ def open_writer(
 
 
 def write_cameras(
-    writer: EpisodeWriter, contract: Contract, frame: int, stamp: float, *, depth: bool = True
+    writer: EpisodeWriter,
+    contract: Contract,
+    frame: int,
+    stamp: float,
+    *,
+    depth: bool = True,
+    without: Collection[str] = (),
 ) -> None:
     """All cameras' images at one stamp, with depth ``1 + frame`` metres and the pose of the
-    camera.
+    camera; nothing of the cameras named in ``without``.
     """
     at = messages.nanoseconds(stamp)
     for index, camera in enumerate(contract.cameras):
+        if camera.name in without:
+            continue
         writer.write(
             absolute(camera.topic), messages.image(stamp, camera.frame, picture(frame, index)), at
         )
@@ -124,18 +133,21 @@ def write_episode(
     depth: bool = True,
     outcome: str = "success",
     instruction: str = "pick the red cube",
+    without: Collection[str] = (),
 ) -> Path:
     """A whole episode: ``labels`` is "expert" (two instructions per frame), "operator" (joint
-    commands) or "none".
+    commands) or "none"; nothing of the cameras named in ``without``.
     """
     with open_writer(directory, contract, name, instruction=instruction) as writer:
         for camera in contract.cameras:
+            if camera.name in without:
+                continue
             matrix = np.array([[20.0, 0.0, WIDTH / 2], [0.0, 20.0, HEIGHT / 2], [0.0, 0.0, 1.0]])
             info = messages.camera_info(START, camera.frame, WIDTH, HEIGHT, matrix)
             writer.write(absolute(camera.info_topic), info, messages.nanoseconds(START))
         for frame in range(frames):
             stamp = START + frame * STEP
-            write_cameras(writer, contract, frame, stamp, depth=depth)
+            write_cameras(writer, contract, frame, stamp, depth=depth, without=without)
             if labels == "expert":
                 for value, text in enumerate(("red", "green")):
                     chunk = expert_answer(

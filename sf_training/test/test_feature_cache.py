@@ -142,7 +142,7 @@ def test_runs_that_start_together_find_the_channels_once(tmp_path):
     seen = []
     teacher = open_teacher("vggt", str(tmp_path), (-1,), size=56)
     features = teacher.features
-    teacher.features = lambda pixels: seen.append(len(pixels)) or features(pixels)
+    teacher.features = lambda pixels, present=None: seen.append(len(pixels)) or features(pixels)
 
     def run(_):
         return vision_targets(
@@ -274,7 +274,7 @@ def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_la
     images = np.random.default_rng(0).integers(0, 256, (6, 2, 3, 48, 48), dtype=np.uint8)
     ran = []
     features = teacher.features
-    teacher.features = lambda images: ran.append(len(images)) or features(images)
+    teacher.features = lambda images, present=None: ran.append(len(images)) or features(images)
     for channels in (0, 16):
         live = vision_targets(teacher, images, 3, config, channels=channels, live=True).layers
         ran.clear()

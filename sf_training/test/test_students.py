@@ -174,21 +174,27 @@ def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
     assert built.blocks == 18 and built.image_size == (224, 224)
 
 
-def test_a_missing_camera_changes_nothing_for_nano(root):
-    nano = student("nano", root).model.eval()
-    images, state, _ = inputs(student("nano", root))
-    text = torch.randn(2, 384, generator=torch.Generator().manual_seed(0))
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["nano", *BACKBONES])
+def test_pixels_of_a_missing_camera_change_no_action(root, name):
+    one = student(name, root)
+    model, (images, state, text) = one.model.eval(), inputs(one)
+
+    def chunks(pixels, **options):
+        context = model.context(pixels, state, text, **options)
+        if model.config.head == "regression":
+            return model.head(context)
+        return model.head.velocity(context, torch.zeros(2, SIZES["horizon"], 12), 0.5)
+
     for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
         other = torch.where(present[..., None, None, None], images, 255 - images)
-        torch.testing.assert_close(
-            nano.context(other, state, text, present=present),
-            nano.context(images, state, text, present=present),
-        )
-        assert not torch.allclose(
-            nano.context(other, state, text), nano.context(images, state, text), atol=1e-6
-        )
-    whole = nano.context(images, state, text, present=torch.ones(2, 2, dtype=torch.bool))
-    torch.testing.assert_close(whole, nano.context(images, state, text))
+        masked = chunks(images, present=present)
+        torch.testing.assert_close(chunks(other, present=present), masked)
+        assert torch.isfinite(masked).all()
+        assert not torch.allclose(chunks(other), chunks(images), rtol=0, atol=1e-6)
+    everything = chunks(images, present=torch.ones(2, 2, dtype=torch.bool))
+    torch.testing.assert_close(everything, chunks(images))
+    assert model.can_mask_cameras
 
 
 def test_pi0_holds_less_with_gradient_checkpointing(root):

@@ -208,7 +208,7 @@ def test_the_bars_of_a_letterbox_are_white_for_a_teacher(vggt, tmp_path):
     images[:, 1, :, :, 40:] = 127  # as they are prepared
     seen = []
     features = vggt.features
-    vggt.features = lambda pixels: seen.append(pixels.clone()) or features(pixels)
+    vggt.features = lambda pixels, present=None: seen.append(pixels.clone()) or features(pixels)
     (white,) = vision_targets(vggt, images, GRID, CONFIG, area=area, cache=tmp_path).layers
     (pixels,) = seen
     assert (pixels[:, 1, :, :, 40:] == 1.0).all()

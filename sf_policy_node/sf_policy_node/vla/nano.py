@@ -110,6 +110,7 @@ class Nano(nn.Module):
     """Maps images, instruction and robot state to a chunk of normalised actions."""
 
     kind = "nano"
+    can_mask_cameras = True
     words = None  # reads sentence embeddings, not tokens
 
     def __init__(self, config: NanoConfig) -> None:

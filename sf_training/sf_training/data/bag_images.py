@@ -46,7 +46,8 @@ class BagImages:
 
     ``images[indices]`` reads the chosen observations, in any order; ``np.asarray(images)`` reads
     all. The object can be pickled. With F observations and V cameras, colour is (F, V, 3, H, W)
-    uint8 RGB, depth is (F, V, H, W) float16 [m] with NaN where unknown.
+    uint8 RGB, black where a camera is missing; depth is (F, V, H, W) float16 [m] with NaN where
+    unknown.
 
     Args:
         kind: colour or depth.
@@ -138,7 +139,7 @@ class BagImages:
                 for number, view in zip(*np.unravel_index(order, locations.shape[:2]), strict=True):
                     location, camera = locations[number, view].tolist(), cameras[view]
                     if location[0] < 0:
-                        out[rows[number], view] = np.nan
+                        out[rows[number], view] = 0 if self._kind == "colour" else np.nan
                         continue
                     topic = absolute(camera.topic if self._kind == "colour" else camera.depth_topic)
                     pixels = checked_size(

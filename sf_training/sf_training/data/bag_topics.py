@@ -95,8 +95,15 @@ def check_channels(
     mapped: Mapping[int, str],
     *,
     foreign: bool,
-) -> None:
+    allow_missing_cameras: bool = False,
+) -> dict[str, str]:
     """Check that the required topics of the contract have messages, and that all types can be read.
+
+    Args:
+        allow_missing_cameras: images of some cameras, but not of all, may be missing.
+
+    Returns:
+        Name of each camera without images, and a sentence about it.
 
     Raises:
         BagError: a topic is missing, or has another type.
@@ -121,9 +128,16 @@ def check_channels(
                 f" {cure}"
             )
     held = {ours for number, ours in mapped.items() if channels[number].count}
+    cameras = {absolute(camera.topic): camera.name for camera in contract.cameras}
+    may_lack = cameras if allow_missing_cameras and held & set(cameras) else {}
+    missing_cameras = {}
     for topic in episode_topics(contract):
         if topic.required and topic.name not in held:
-            raise BagError(f"{file}: {_missing(contract, topic.name, channels, foreign=foreign)}")
+            sentence = _missing(contract, topic.name, channels, foreign=foreign)
+            if topic.name not in may_lack:
+                raise BagError(f"{file}: {sentence}")
+            missing_cameras[cameras[topic.name]] = sentence
+    return missing_cameras
 
 
 def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, foreign: bool) -> str:

@@ -23,7 +23,13 @@ from sf_training.data.bag_images import BagImages, Source, images_key
 from sf_training.data.episode_arrays import prepared_matrices
 from sf_training.data.episode_index import EpisodeIndex, index_episode, index_key
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags
+from sf_training.data.opening import (
+    VERDICTS,
+    LeftOut,
+    lacking_everywhere,
+    none_left,
+    open_bags,
+)
 from sf_training.progress import ProgressBar
 
 __all__ = ["BagError", "Dataset", "EpisodeInfo", "find_episodes", "load_dataset"]
@@ -59,6 +65,7 @@ class Dataset:
     Attributes:
         images: (N, V, 3, height, width) uint8 RGB, prepared as for the policy; ``images[indices]``
             reads them from the bags.
+        present: (N, V) bool, False where the episode has no images of a camera.
         depth: (N, V, height, width) float16 [m] along the optical axis, fitted like the images; NaN
             where unknown. None if it was not requested.
         joint_positions: (N, J) float32, measured [rad, m], in the order of
@@ -83,6 +90,7 @@ class Dataset:
     """
 
     images: BagImages
+    present: np.ndarray
     depth: BagImages | None
     joint_positions: np.ndarray
     joint_efforts: np.ndarray
@@ -129,7 +137,8 @@ def load_dataset(
 ) -> Dataset:
     """Open episodes and index each of them once; images stay in the bags.
 
-    Episodes that cannot be used are left out and listed in the result.
+    Episodes that cannot be used are left out and listed in the result. An episode without images
+    of a camera is used if another one has them.
 
     Args:
         bags: episode directories, see :func:`find_episodes`.
@@ -152,7 +161,9 @@ def load_dataset(
     Raises:
         BagError: no bag can be used, or none has a wanted outcome.
     """
-    opened = open_bags(bags, contract, outcomes, verdicts, strict)
+    opened = open_bags(
+        bags, contract, outcomes, verdicts, strict, allow_missing_cameras=True
+    )
     image_size = (size, size) if isinstance(size, int) else tuple(size)
     all_keys = [index_key(reader) for reader in opened.readers]
     folder = None if cache is None else Path(cache) / "episodes"
@@ -173,8 +184,8 @@ def load_dataset(
     ]
     if strict and (left_out or notes):
         raise BagError(left_out[0].reason if left_out else notes[0])
-    left_out = [*opened.left_out, *left_out]
-    if not readers:
+    left_out = [*opened.left_out, *left_out, *(unseen := lacking_everywhere(readers))]
+    if not readers or unseen:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)
     sources = [
         Source(reader, index, key)
@@ -226,6 +237,7 @@ def _information(reader: EpisodeReader, index: EpisodeIndex) -> EpisodeInfo:
 def _joined(indices: list[EpisodeIndex], matrices: list[np.ndarray]) -> dict[str, np.ndarray]:
     counts = [len(index.stamps) for index in indices]
     return {
+        "present": np.concatenate([index.colour[..., 0] >= 0 for index in indices]),
         "joint_positions": np.concatenate([index.joint_positions for index in indices]),
         "joint_efforts": np.concatenate([index.joint_efforts for index in indices]),
         "stamps": np.concatenate([index.stamps for index in indices]),

@@ -35,6 +35,8 @@ def usable_images(
     good, notes = np.ones(len(observations.stamps), bool), []
     with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
         for view, camera in enumerate(reader.contract.cameras):
+            if camera.name in reader.missing_cameras:
+                continue
             topic = absolute(camera.topic)
             stream, rows = streams[topic], observations.indices[:, view]
             sizes = stream.sizes[rows]
@@ -125,8 +127,22 @@ def checked_size(
     return pixels
 
 
+def colour_locations(
+    reader: EpisodeReader, view: int, observations: Observations, section: dict[str, Stream]
+) -> np.ndarray:
+    """Return the locations (N, 3) of the images of one camera; block -1 if the camera is missing.
+
+    Args:
+        view: index of the camera.
+    """
+    camera = reader.contract.cameras[view]
+    if camera.name in reader.missing_cameras:
+        return np.tile(np.array(_NO_IMAGE, np.int64), (len(observations.stamps), 1))
+    return section[absolute(camera.topic)].locations[observations.indices[:, view]]
+
+
 def depth_locations(
-    contract: Contract, view: int, observations: Observations, section: dict[str, Stream]
+    reader: EpisodeReader, view: int, observations: Observations, section: dict[str, Stream]
 ) -> np.ndarray:
     """Return the locations (N, 3) of the depth images of one camera; block -1 where there is none.
 
@@ -135,10 +151,11 @@ def depth_locations(
     Args:
         view: index of the camera.
     """
+    contract = reader.contract
     camera = contract.cameras[view]
     locations = np.tile(np.array(_NO_IMAGE, np.int64), (len(observations.stamps), 1))
     stream = section[absolute(camera.depth_topic)] if camera.depth_topic else None
-    if stream is None or not len(stream.stamps):
+    if stream is None or not len(stream.stamps) or camera.name in reader.missing_cameras:
         return locations
     wanted = section[absolute(camera.topic)].stamps[observations.indices[:, view]]
     index = nearest(stream.stamps, wanted)
@@ -175,7 +192,7 @@ def camera_poses(
     for view, camera in enumerate(contract.cameras):
         topic = camera_pose_topic(camera.name)
         stream = streams[topic]
-        if not len(stream.stamps):
+        if not len(stream.stamps) or camera.name in reader.missing_cameras:
             continue
         wrong = {message.header.frame_id for message in stream.messages} - {contract.base_frame}
         if wrong:

@@ -35,6 +35,7 @@ from sf_training.data.episode_cameras import (
     camera_matrices,
     camera_poses,
     check_first_images,
+    colour_locations,
     depth_locations,
     usable_images,
 )
@@ -60,7 +61,7 @@ class EpisodeIndex:
     Attributes:
         blocks: (C, 5), rows as ``mcap_blocks.Block``.
         colour, depth: (N, V, 3) locations of the images: block (-1 where there is none), offset,
-            length.
+            length. Colour images are missing only if the episode has none of that camera.
         joint_positions: (N, J) float32 [rad, m], measured.
         joint_efforts: (N, J) float32 [N m, N], measured; NaN where unknown.
         stamps: (N,) float64 [s], time of the oldest image of each observation.
@@ -220,12 +221,22 @@ class _Recording:
         states = absolute(contract.topics.joint_states)
         cameras = [absolute(camera.topic) for camera in contract.cameras]
         streams = with_one_clock(reader.read(_topics(contract) + [topic]), [*cameras, states])
-        start = min(int(streams[camera].stamps.min()) for camera in cameras)
+        recorded = [absolute(camera.topic) for camera in reader.recorded_cameras]
+        start = min(int(streams[topic].stamps.min()) for topic in recorded)
         check_one_source(reader, streams[states])
         check_one_source(reader, streams[topic])
         check_all_joints(reader, streams[states])
         texts = Instructions.of_recording(reader, streams)
         return cls(reader, streams, start, texts, Commands(reader, topic, streams[topic]))
+
+
+def missing_camera_notes(reader: EpisodeReader) -> list[str]:
+    """Return a sentence for each camera without images."""
+    return [
+        f"camera {name}: {sentence} (training masks this view; it refuses data in which no episode"
+        " has it)"
+        for name, sentence in reader.missing_cameras.items()
+    ]
 
 
 class _NoObservation(ValueError):
@@ -261,11 +272,12 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
     recorded_names = {topic: reader.recorded_name(topic) for topic in _clocks(reader)}
     notes = check_clocks(contract, section, recorded_names)
     chunks = section[absolute(contract.topics.expert_chunk)]
-    cameras = [section[absolute(camera.topic)] for camera in contract.cameras]
+    views = range(len(contract.cameras))
     observations = align_cameras(
-        [stream.stamps for stream in cameras],
+        [section[absolute(camera.topic)].stamps for camera in contract.cameras],
         contract,
         chunks.stamps if len(chunks.stamps) else None,
+        missing=[camera.name in reader.missing_cameras for camera in contract.cameras],
     )
     observations, joints, joint_notes = _with_joints(recording, observations, section[states], recorded_names[states])
     usable, about_images = usable_images(reader, section, observations, recording.start)
@@ -280,11 +292,10 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
     return EpisodeIndex(
         blocks=np.empty((0, 5), np.int64),
         colour=np.stack(
-            [stream.locations[index] for stream, index in zip(cameras, observations.indices.T, strict=True)],
-            axis=1,
+            [colour_locations(reader, view, observations, section) for view in views], axis=1
         ),
         depth=np.stack(
-            [depth_locations(contract, view, observations, section) for view in range(len(cameras))], axis=1
+            [depth_locations(reader, view, observations, section) for view in views], axis=1
         ),
         joint_positions=joints.astype(np.float32),
         joint_efforts=efforts_now.astype(np.float32),
@@ -292,7 +303,7 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
         matrices=np.empty(0),
         camera_poses=camera_poses(reader, observations, section),
         pairs=pairs,
-        notes=[*notes, *joint_notes, *about_images, *about_commands],
+        notes=[*missing_camera_notes(reader), *notes, *joint_notes, *about_images, *about_commands],
     )
 
 

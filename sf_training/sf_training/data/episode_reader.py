@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rosbags.serde import SerdeError
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Camera, Contract
 from sf_policy_node.perception.images import ImageError
 from sf_training.data.bag_contract import given_contract, own_contract
 from sf_training.data.bag_files import (
@@ -65,18 +65,26 @@ class EpisodeReader:
         topics: topic to message type.
         counts: topic to number of messages.
         definitions: topic to message definition.
+        missing_cameras: name of each camera without images, and a sentence about it.
         blocks: blocks of the locations found by :meth:`read`.
 
     Args:
         contract: of the robot that the data is for. That of the bag must be equal, except for
             ``action``. A foreign bag needs a contract with ``bags``.
+        allow_missing_cameras: images of some cameras, but not of all, may be missing.
 
     Raises:
         BagError: the bag is missing, truncated or damaged, has no contract or another one, or a
             required topic has no messages.
     """
 
-    def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        contract: Contract | None = None,
+        *,
+        allow_missing_cameras: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.blocks: list[Block] = []
         self._cached: list[Located] | None = None
@@ -104,7 +112,14 @@ class EpisodeReader:
                 if channel.definition:
                     self.definitions[topic] = sys.intern(channel.definition)
             self.counts[topic] = self.counts.get(topic, 0) + channel.count
-        check_channels(self.file, self.contract, bag.channels, self._mapped, foreign=self.foreign)
+        self.missing_cameras = check_channels(
+            self.file,
+            self.contract,
+            bag.channels,
+            self._mapped,
+            foreign=self.foreign,
+            allow_missing_cameras=allow_missing_cameras,
+        )
         bags = self.contract.bags if self.foreign else None
         self._joint_names = bags.joints if bags else {}
         self._conversions: dict[int, Conversions] = {}
@@ -148,6 +163,13 @@ class EpisodeReader:
                 return text
         custom = (self.bag.custom.get(key, "").strip() for key in _INSTRUCTION_KEYS)
         return next(filter(None, custom), self.contract.bags.instruction)
+
+    @property
+    def recorded_cameras(self) -> list[Camera]:
+        """Cameras of the contract that have images."""
+        return [
+            camera for camera in self.contract.cameras if camera.name not in self.missing_cameras
+        ]
 
     def has(self, topic: str) -> bool:
         """Return whether the bag holds at least one message of a topic."""

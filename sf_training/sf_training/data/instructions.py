@@ -55,7 +55,7 @@ class Instructions:
     def of_recording(cls, reader: EpisodeReader, streams: Mapping[str, Stream]) -> Instructions:
         """Return the instructions of a recording, from its streams on one clock."""
         contract = reader.contract
-        cameras = [streams[absolute(camera.topic)] for camera in contract.cameras]
+        cameras = [streams[absolute(camera.topic)] for camera in reader.recorded_cameras]
         start = min(int(stream.stamps.min()) for stream in cameras)
         shift = int(np.median(cameras[0].stamps - cameras[0].log_times))
         return cls(

@@ -53,6 +53,8 @@ def open_bags(
     outcomes: Sequence[str] = ("success",),
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
+    *,
+    allow_missing_cameras: bool = False,
 ) -> Opened:
     """Open episodes.
 
@@ -63,6 +65,7 @@ def open_bags(
         outcomes: wanted outcomes; other episodes are only counted.
         verdicts: wanted verdicts of the recorder.
         strict: raise on the first episode that cannot be used.
+        allow_missing_cameras: use episodes without images of a camera, if another episode has them.
 
     Raises:
         BagError: no episode can be used, or one cannot with ``strict``.
@@ -75,7 +78,7 @@ def open_bags(
             if known is not None and known not in outcomes:
                 opened.outcomes[known] += 1
                 continue
-            reader = EpisodeReader(path, contract)
+            reader = EpisodeReader(path, contract, allow_missing_cameras=allow_missing_cameras)
             opened.outcomes[reader.outcome] += 1
             if reader.outcome not in outcomes:
                 continue
@@ -95,9 +98,26 @@ def open_bags(
             continue
         contract = contract or reader.contract
         opened.readers.append(reader)
+    if unseen := lacking_everywhere(opened.readers):
+        opened.left_out += unseen
+        opened.readers = []
     if not opened.readers:
         raise none_left(opened.left_out, opened.count, opened.outcomes, outcomes)
     return opened
+
+
+def lacking_everywhere(readers: Sequence[EpisodeReader]) -> list[LeftOut]:
+    """Return all episodes as left out if none has images of some camera; else an empty list.
+
+    Then the topic in the contract is wrong, or nothing could be learned for that camera.
+    """
+    lacking = [set(reader.missing_cameras) for reader in readers]
+    nowhere = sorted(set.intersection(*lacking)) if lacking else []
+    return [
+        LeftOut(reader.path, f"{reader.file}: {reader.missing_cameras[name]}")
+        for name in nowhere[:1]
+        for reader in readers
+    ]
 
 
 def none_left(

@@ -5,7 +5,7 @@ Times are int64 nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ class Observations:
     """N observations as the live policy would have made them, with V cameras.
 
     Attributes:
-        indices: (N, V) index of one image of each camera.
+        indices: (N, V) index of one image of each camera; -1 for a missing camera.
         stamps: (N,) stamp of the oldest image, which is the time of the observation.
         complete: (N,) stamp of the newest image; joint states up to it may be used.
         arrived: (N,) stamp of the image that completed the observation: the first time at which it
@@ -37,7 +37,10 @@ class Observations:
 
 
 def align_cameras(
-    cameras: Sequence[np.ndarray], contract: Contract, only_stamps: np.ndarray | None = None
+    cameras: Sequence[np.ndarray],
+    contract: Contract,
+    only_stamps: np.ndarray | None = None,
+    missing: Sequence[bool] | None = None,
 ) -> Observations:
     """Choose one observation per policy step from all moments at which an image arrives.
 
@@ -56,7 +59,15 @@ def align_cameras(
         cameras: stamps (N_v,) of the images of each camera in recorded order.
         only_stamps: keep only observations with one of these times (which have labels); None keeps
             all.
+        missing: (V,) which cameras have no images in the recording; the others are matched without
+            them. None: no camera is missing.
     """
+    if missing is not None and any(missing):
+        there = np.flatnonzero(~np.asarray(missing))
+        found = align_cameras([cameras[view] for view in there], contract, only_stamps)
+        indices = np.full((len(found.stamps), len(cameras)), -1)
+        indices[:, there] = found.indices
+        return replace(found, indices=indices)
     orders = [np.argsort(stamps, kind="stable") for stamps in cameras]
     ordered = [stamps[order] for stamps, order in zip(cameras, orders, strict=True)]
     moments = np.unique(np.concatenate(ordered))

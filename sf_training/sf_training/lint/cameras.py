@@ -67,7 +67,9 @@ def measure_cameras(
         BagError: an image cannot be decoded.
     """
     cameras = {absolute(camera.topic): camera.name for camera in reader.contract.cameras}
-    cameras = {topic: name for topic, name in cameras.items() if good[topic].any()}
+    cameras = {
+        topic: name for topic, name in cameras.items() if topic in good and good[topic].any()
+    }
     decodable = {topic: np.flatnonzero(good[topic]) for topic in cameras}
     wanted = {
         topic: decodable[topic][_spread(len(decodable[topic]), max(frames, THUMBNAILS))]

@@ -40,7 +40,7 @@ class ImageFaults:
 def image_faults(
     reader: EpisodeReader, streams: Mapping[str, Stream], start: int
 ) -> list[ImageFaults]:
-    """Check all images of all cameras.
+    """Check all images of all cameras that are not missing.
 
     Args:
         start: first image of the episode [ns].
@@ -50,7 +50,7 @@ def image_faults(
     """
     found = []
     with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
-        for camera in reader.contract.cameras:
+        for camera in reader.recorded_cameras:
             topic = absolute(camera.topic)
             stream = streams[topic]
             readable = (stream.sizes > 0).all(axis=1)

@@ -13,6 +13,7 @@ from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import known_outcome
 from sf_training.data.clock_offsets import check_clocks, with_one_clock
 from sf_training.data.commands import Commands, command_topic
+from sf_training.data.episode_index import missing_camera_notes
 from sf_training.data.episode_reader import BagError, EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
 from sf_training.data.joint_messages import JointMessages
@@ -119,7 +120,7 @@ def measure_episode(
         contract: of the robot; needed for bags of other recorders.
     """
     try:
-        reader = EpisodeReader(path, contract)
+        reader = EpisodeReader(path, contract, allow_missing_cameras=True)
         with reader.cached_in_memory():
             return _measure(reader, limits, frames)
     except BagError as error:
@@ -154,12 +155,15 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
     )
     others = [absolute(topics.expert_chunk), absolute(topics.instruction)]
     read = with_one_clock(reader.read([*names, *others]), [*cameras, states])
-    colour = [read[topic].stamps for topic in cameras]
-    first = min(int(stamps.min()) for stamps in colour)
-    last = max(int(stamps.max()) for stamps in colour)
-    observations = align_cameras(colour, contract)
+    missing = [camera.name in reader.missing_cameras for camera in contract.cameras]
+    stamps = [read[topic].stamps for topic in cameras]
+    colour = [read[absolute(camera.topic)].stamps for camera in reader.recorded_cameras]
+    first = min(int(each.min()) for each in colour)
+    last = max(int(each.max()) for each in colour)
+    observations = align_cameras(stamps, contract, missing=missing)
     skew = _skew(colour)
     given, faults, notes = _commands(reader, read, names, first, observations)
+    notes = [*missing_camera_notes(reader), *notes]
     problem, motion, usable = "", None, 0
     try:
         motion, usable = measure_motion(reader, read, observations, first, limits, given)

@@ -55,16 +55,16 @@ def choose_frames(
         nearest, farthest: range of depth that counts [m].
 
     Raises:
-        ProbeError: none of the episodes has a label, they have no depth, or none between the
-            limits.
+        ProbeError: none of the episodes has a label and all cameras, they have no depth, or none
+            between the limits.
     """
     labelled, first = np.unique(dataset.pair_frame, return_index=True)
-    usable = np.isin(dataset.episode[labelled], episodes)
+    usable = np.isin(dataset.episode[labelled], episodes) & dataset.present[labelled].all(1)
     labelled, first = labelled[usable], first[usable]
     if not len(labelled):
         raise ProbeError(
             f"--data: no labelled frame in {len(episodes)} of its episodes; the probe needs an"
-            " instruction for each frame"
+            " instruction and all cameras for each frame"
         )
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(most, len(labelled))).astype(int))
     frames = labelled[chosen]

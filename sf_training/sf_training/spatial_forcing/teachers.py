@@ -98,12 +98,21 @@ def random_code(cameras: int, grid: tuple[int, int], width: int = FEATURE_SIZE) 
     )
 
 
-def standardise(features: np.ndarray) -> np.ndarray:
+def standardise(features: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
     """Scale to zero mean and unit variance per channel over all frames, views and patches.
 
     Without it all targets would have a similar direction, and the cosine would be high for any
     student.
+
+    Args:
+        features: (F, V, ..., C).
+        present: (F, V), False where a camera is missing: it does not count, and its result is zero.
+            None: no camera is missing.
     """
+    if present is not None:
+        found = np.zeros(features.shape, np.float16)
+        found[present] = standardise(features[present])
+        return found
     axes = tuple(range(features.ndim - 1))
     centre = features.mean(axes, dtype=np.float64)
     # In parts: a float64 copy of all features may not fit into memory.
@@ -129,6 +138,7 @@ def build_targets(
     depth: np.ndarray | None,
     views: list[View],
     patch: Patch,
+    present: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return targets (F, V, gh, gw, C) float16 for a data set.
 
@@ -137,6 +147,7 @@ def build_targets(
         depth: (F, V, H, W) [m], as ``images``; None where not recorded.
         patch: height and width of a patch, or the side of a square one [pixels]; pixels beyond the
             last full patch are left out.
+        present: (F, V), False where a camera is missing; None: no camera is missing.
 
     Raises:
         TeacherError: a teacher needs depth and there is none, or the targets do not fit into
@@ -162,7 +173,8 @@ def build_targets(
         return standardise(
             _features(
                 frames, cameras, grid, lambda part, view: rgb_features(images[part][:, view], patch)
-            )
+            ),
+            present,
         )
     if depth is None:
         raise TeacherError(
@@ -172,8 +184,8 @@ def build_targets(
     def pointmap(part: np.ndarray, view: int) -> np.ndarray:
         return pointmap_features(depth[part][:, view], _of_frames(views[view], part), patch)
 
-    targets = standardise(_features(frames, cameras, grid, pointmap))
-    if teacher == "mean":
+    targets = standardise(_features(frames, cameras, grid, pointmap), present)
+    if teacher == "mean":  # zeros of a missing camera change the length alone, not the direction
         mean = targets.mean(0, keepdims=True, dtype=np.float32).astype(np.float16)
         return np.broadcast_to(mean, targets.shape)
     return targets

@@ -113,6 +113,7 @@ def vision_targets(
     cache: Path | None = None,
     live: bool = False,
     area: np.ndarray | None = None,
+    present: np.ndarray | None = None,
     console: Console | None = None,
 ) -> Targets:
     """Return the targets of a data set on the student's grid, with the position embedding.
@@ -134,6 +135,8 @@ def vision_targets(
             do not fit on the disk.
         area: (V, H, W) bool, False in letterbox bars, which the teacher sees white as in the
             paper's pi0 code. None: no bars.
+        present: (F, V) bool, False where a camera is missing: the teacher does not see it, and its
+            targets are zero. None: no camera is missing.
         console: shows progress.
 
     Raises:
@@ -154,11 +157,11 @@ def vision_targets(
             tuple(_repeated(_prepared(code, size, config), shape) for _ in range(layers)),
             prepared=True,
         )
-    source = _Colours(images, size, width, layers) if control == "rgb" else teacher
+    source = _Colours(images, size, width, layers, present) if control == "rgb" else teacher
     batch = max(1, _PIXELS // (source.pixels * images.shape[1]))
 
     area = None if area is None or source is not teacher or area.all() else area
-    computed = _Computed(source, images, size, config, batch, area)
+    computed = _Computed(source, images, size, config, batch, area, present)
     if live:
         if width < source.feature_size:
             computed.compression = Compression.fit(computed.full, len(images), width)
@@ -231,7 +234,9 @@ class _Computed:
         config: AlignmentConfig,
         batch: int,
         area: np.ndarray | None,
+        present: np.ndarray | None,
     ) -> None:
+        self._present = None if present is None else torch.from_numpy(present)
         self._source, self._images, self._grid, self._config, self._batch = (
             source,
             images,
@@ -289,14 +294,20 @@ class _Computed:
         pixels = pixels.float() / 255
         if self._bars is not None:
             pixels.masked_fill_(self._bars, 1.0)
+        present = None if self._present is None else self._present[frames]
         found = [
-            _prepared(layer, self._grid, self._config) for layer in self._source.features(pixels)
+            _prepared(layer, self._grid, self._config)
+            for layer in self._source.features(pixels, present)
         ]
         if not all(np.isfinite(layer).all() for layer in found):
             raise TeacherError(
                 "teacher: a feature is not finite; take float32, or check the weights"
             )
-        return [layer.reshape(*pixels.shape[:2], *self._grid, -1) for layer in found]
+        found = [layer.reshape(*pixels.shape[:2], *self._grid, -1) for layer in found]
+        if present is not None:
+            for layer in found:
+                layer[~present.numpy()] = 0.0  # without the position embedding
+        return found
 
 
 def _prepared(features: torch.Tensor, grid: tuple[int, int], config: AlignmentConfig) -> np.ndarray:
@@ -380,7 +391,14 @@ class _Colours:
 
     description, licence = "patch colours", "none"
 
-    def __init__(self, images: np.ndarray, grid: tuple[int, int], width: int, layers: int) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        grid: tuple[int, int],
+        width: int,
+        layers: int,
+        present: np.ndarray | None,
+    ) -> None:
         self._patch, self._layers = (
             (
                 images.shape[-2] // grid[0],
@@ -390,10 +408,11 @@ class _Colours:
         )
         self.feature_size, self.pixels = width, images.shape[-2] * images.shape[-1]
         self.identity = f"rgb {width} of {layers}"
-        sample = images[np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)]
-        values = rgb_features(sample.reshape(-1, *images.shape[2:]), self._patch, width).reshape(
-            -1, width
-        )
+        frames = np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)
+        sample = images[frames].reshape(-1, *images.shape[2:])
+        if present is not None:
+            sample = sample[present[frames].ravel()]
+        values = rgb_features(sample, self._patch, width).reshape(-1, width)
         self._centre, self._spread = values.mean(0), values.std(0) + 1e-4
 
     def features(
@@ -401,8 +420,9 @@ class _Colours:
     ) -> tuple[torch.Tensor, ...]:
         """Return features; see :class:`~sf_training.spatial_forcing.vision.Teacher`.
 
-        No camera may be missing.
+        Those of a missing camera are arbitrary.
         """
+        del present
         values = rgb_features(
             (images.flatten(0, 1) * 255).round().to(torch.uint8).numpy(),
             self._patch,

@@ -51,6 +51,7 @@ def alignment_targets(
         "channels": settings.channels,
         "control": settings.control,
         "digest": data.digest or None,
+        "present": data.present,
         "console": console,
     }
     if settings.cache_format == "none":
@@ -101,4 +102,4 @@ def patch_targets(name: TeacherName, data: TrainingSet, grid: tuple[int, int]) -
     """
     sides = zip(data.images.shape[-2:], grid, strict=True)
     patch = tuple(side // count for side, count in sides)
-    return build_targets(name, data.images, data.depth, list(data.views or ()), patch)
+    return build_targets(name, data.images, data.depth, list(data.views or ()), patch, data.present)

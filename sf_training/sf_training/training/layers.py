@@ -96,12 +96,15 @@ def layers(settings: Arguments, console: Console) -> dict[str, object]:
     torch.manual_seed(settings.seed)
     student = student_of(settings, contract)
     chosen = settings.resolved(student)
-    data = training_data(settings, student, contract, console)
+    data = training_data(chosen, student, contract, console)
     normalisation = statistics_of(
         settings, student, contract, data, np.arange(len(data.label_frame))
     )
     text = student.text_rows(data.texts, normalisation)
-    labels = np.unique(np.linspace(0, len(data.label_frame) - 1, settings.frames).astype(int))
+    usable = np.arange(len(data.label_frame))
+    if data.present is not None:
+        usable = usable[data.present[data.label_frame].all(1)]
+    labels = usable[np.unique(np.linspace(0, len(usable) - 1, settings.frames).astype(int))]
     with status(console, f"features of {len(labels)} frames"):
         own = student_features(student, data, labels, normalisation, text)
         names, theirs = teacher_features(chosen, student, data, labels)

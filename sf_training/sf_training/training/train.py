@@ -234,7 +234,7 @@ def training_data(
     settings: Settings, student: Student, recorded: Contract, console: Console
 ) -> TrainingSet:
     """Load the episodes in the image size and fit of the student."""
-    return load_training_set(
+    data = load_training_set(
         settings.data,
         student.image_size,
         console,
@@ -245,6 +245,27 @@ def training_data(
         verdicts=settings.verdicts,
         strict=settings.strict,
     )[1]
+    _check_missing_cameras(settings, student, data)
+    return data
+
+
+def _check_missing_cameras(settings: Settings, student: Student, data: TrainingSet) -> None:
+    """Raise TrainingError if episodes lack a camera and the run cannot mask it."""
+    if data.present is None:
+        return
+    lacking = data.episodes[~data.present.all(1)]
+    names = [data.sources[number].path for number in np.unique(lacking)]
+    which = f"{len(names)} episodes lack a camera (first {names[0]})"
+    if not student.model.can_mask_cameras:
+        raise TrainingError(
+            f"--data: {which}, and --student.kind {settings.student.kind} cannot mask one with this"
+            " backbone; take these episodes out"
+        )
+    if settings.teacher != "none" and not settings.alignment.is_masked:
+        raise TrainingError(
+            f"--alignment.mask False: {which}, for which there is no target; give --alignment.mask"
+            " True, or take these episodes out"
+        )
 
 
 def recorded_contract(settings: Settings) -> Contract:
@@ -260,7 +281,7 @@ def recorded_contract(settings: Settings) -> Contract:
     for bag in (each for folder in settings.data for each in find_episodes(folder)):
         try:
             if known_outcome(bag) in (None, "success"):
-                return EpisodeReader(bag, given).contract
+                return EpisodeReader(bag, given, allow_missing_cameras=True).contract
         except BagError as error:
             refused = refused or str(error)
     raise BagError(

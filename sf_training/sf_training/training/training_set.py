@@ -32,7 +32,7 @@ class TrainingSet:
 
     Attributes:
         images: (F, V, 3, H, W) uint8: an array, or an object with this shape and
-            ``images[indices]``.
+            ``images[indices]``; black where a camera is missing.
         states: (F, N) float64.
         episodes: (F,) index of the episode of each frame.
         label_frame: (L,) frame of each label, ascending.
@@ -48,6 +48,7 @@ class TrainingSet:
         notes: irregularities in the used episodes.
         outcomes: number of episodes found, by outcome.
         sources: episodes that were read.
+        present: (F, V) bool, False where a camera is missing; None: no camera is missing.
     """
 
     images: np.ndarray
@@ -65,6 +66,7 @@ class TrainingSet:
     notes: list[str] = field(default_factory=list)
     outcomes: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[EpisodeInfo, ...] = ()
+    present: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.label_frame):
@@ -258,13 +260,13 @@ def load_training_set(
     states = np.stack(
         [robot_state(contract, kinematics, joints) for joints in dataset.joint_positions]
     )
-    known = np.isfinite(dataset.camera_poses).all() and np.isfinite(dataset.intrinsics).all()
+    # A missing camera has no geometry; any finite one does, because its targets are masked.
+    seen = dataset.present[..., None, None]
+    poses = np.where(seen, dataset.camera_poses, np.eye(4, dtype=np.float32))
+    intrinsics = np.where(seen, dataset.intrinsics, np.eye(3, dtype=np.float32))
+    known = np.isfinite(poses).all() and np.isfinite(intrinsics).all()
     views = tuple(
-        View(
-            dataset.intrinsics[:, v],
-            dataset.camera_poses[:, v, :3, :3],
-            dataset.camera_poses[:, v, :3, 3],
-        )
+        View(intrinsics[:, v], poses[:, v, :3, :3], poses[:, v, :3, 3])
         for v in range(len(contract.cameras))
     )
     usable = dataset.depth is not None and known
@@ -288,4 +290,5 @@ def load_training_set(
         notes=dataset.notes,
         outcomes=dataset.outcomes,
         sources=tuple(dataset.episodes),
+        present=None if dataset.present.all() else dataset.present,
     )

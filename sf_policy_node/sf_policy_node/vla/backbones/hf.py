@@ -233,6 +233,11 @@ class HfVla(nn.Module):
         model.fill_zeros()
         return model
 
+    @property
+    def can_mask_cameras(self) -> bool:
+        """Whether nothing attends to a missing camera; known of the tested families alone."""
+        return self._family in PROVEN
+
     def fill_zeros(self) -> None:
         """Initialise all-zero matrices of the backbone with small random values.
 

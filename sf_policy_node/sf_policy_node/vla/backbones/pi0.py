@@ -108,6 +108,7 @@ class Pi0(nn.Module):
     """
 
     kind = "pi0"
+    can_mask_cameras = True
     language = "backbone.model.vlm.language_model"  # name of the language model
     keeps_given = False  # all steps have one time; only guidance ties a chunk to the previous one
     words_class: type[Words] = Words

@@ -44,7 +44,7 @@ class TrainingModule(nn.Module):
             layout = model.visual_layout()
             self.alignment = Alignment(config, layout.width, channels)
             self._tokens = StudentTokens(model, config.student_layers, layout.blocks)
-            self._positions = _slice(layout.mask)
+            self._positions, self._grid = _slice(layout.mask), layout.grid
         # With a flow head, noise hides for long which object the instruction names. A linear
         # readout of the head's input, in training only, teaches the trunk that as quickly as a
         # regression head does.
@@ -85,14 +85,24 @@ class TrainingModule(nn.Module):
             for layer in config.student_layers
         }
         self._tokens.clear()
-        mask = None if self.valid is None else self.valid.expand(len(inputs.rows), -1)
         return {
             "action": self._action_loss(context, inputs),
-            "alignment": self.alignment(tokens, inputs.targets, mask),
+            "alignment": self.alignment(tokens, inputs.targets, self._mask(inputs)),
         }
 
+    def _mask(self, inputs: Inputs) -> Tensor | None:
+        """Return which visual tokens (B, N) show a present camera outside letterbox bars."""
+        valid = None if self.valid is None else self.valid.expand(len(inputs.rows), -1)
+        if inputs.present is None:
+            return valid
+        mask = token_mask(inputs.present, self._grid)
+        return mask if valid is None else mask & valid
+
     def _context(self, inputs: Inputs) -> Any:
-        return self.model.context(inputs.images, inputs.states, inputs.text, rows=inputs.rows)
+        more = {} if inputs.present is None else {"present": inputs.present}
+        return self.model.context(
+            inputs.images, inputs.states, inputs.text, rows=inputs.rows, **more
+        )
 
     def _action_loss(self, context: Any, inputs: Inputs) -> Tensor:
         loss = action_loss(self.model, context, inputs.chunks, self.column_weights, inputs.drawn)

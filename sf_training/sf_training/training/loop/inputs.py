@@ -30,6 +30,7 @@ class Inputs:
         chunks: (B, H, A) normalised; None to predict them.
         targets: (B, tokens, C) for each teacher layer; empty without a teacher.
         drawn: result of :func:`sf_policy_node.vla.objective.draw` for these labels.
+        present: (B, V) bool, False where a camera is missing; None: no camera is missing.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Inputs:
     chunks: Tensor | None = None
     targets: tuple[Tensor, ...] = ()
     drawn: Any = None
+    present: Tensor | None = None
 
 
 class TargetReader:
@@ -162,10 +164,12 @@ class InputBuilder:
         return self._inputs(images.to(self._device), torch.from_numpy(rows), labels)
 
     def _inputs(self, images: Tensor, rows: Tensor, labels: np.ndarray, **more: Any) -> Inputs:
+        frames, present = self._data.label_frame[labels], self._data.present
         return Inputs(
             images=images,
             rows=rows.to(self._device),
-            states=self._states[self._data.label_frame[labels]].to(self._device),
+            present=None if present is None else torch.from_numpy(present[frames]).to(self._device),
+            states=self._states[frames].to(self._device),
             text=self._text[self._data.label_text[labels]].to(self._device),
             **more,
         )

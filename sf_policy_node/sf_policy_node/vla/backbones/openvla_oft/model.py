@@ -148,6 +148,7 @@ class OpenVlaOft(nn.Module):
     """
 
     kind = "openvla_oft"
+    can_mask_cameras = True
     language = "backbone.language_model"  # name of the language model
 
     def __init__(self, config: OftConfig, words: Words, *, blank: bool = False) -> None:
