@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-# With the budgets of the robot, a process that gets too little processor time stops the arm.
+# With the robot's own budgets, a process with too little processor time stops the arm.
 BUDGETS = {
     "observation_age_s": 1.0,
     "joint_state_age_s": 0.6,

@@ -1,9 +1,8 @@
-"""Stands in for ``/policy_node`` in system tests: the scripted expert, which reads the ground
-truth, behind the same interfaces.
+"""Run the scripted expert as ``/policy_node`` in system tests.
 
-So the graph, the executor and the episodes are tested with motion that succeeds, whatever a trained
-checkpoint can do.
-Not a test file: ``python tests/scripted_policy.py`` is started as a process.
+The expert reads the ground truth behind the same interfaces. The graph, the executor and the
+episodes are thus tested with motion that succeeds, whatever a trained checkpoint can do. Not a test
+file: ``python tests/scripted_policy.py`` is started as a process.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ REPLAN_SECONDS = 0.3
 
 
 class ScriptedPolicy(Node):
-    """Follows instructions that hold the colour of a cube."""
+    """A policy node that follows instructions with the color of a cube."""
 
     def __init__(self):
         super().__init__("policy_node")

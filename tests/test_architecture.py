@@ -1,5 +1,6 @@
-"""The architecture, held by reading the sources: imports run one way and in no circle, and the
-model and the motion import no ROS.
+"""Tests of the architecture on the sources.
+
+Imports run one way and without cycles; the model and the motion import no ROS.
 """
 
 import ast
@@ -18,7 +19,7 @@ PACKAGES = (
 LINES_MAX = 500
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "tools"}
 
-# Prefix of a module -> what it must not import, also not through a function body.
+# Prefix of a module -> forbidden imports, in function bodies too.
 FORBIDDEN = {
     "sf_policy_node.vla": ("ros",),
     "sf_policy_node.motion": ("ros", "torch", "transformers"),
@@ -39,7 +40,7 @@ FORBIDDEN = {
 
 
 def sources() -> dict[str, Path]:
-    """Module name -> file, for every module of the Python packages."""
+    """Map the name of every module of the Python packages to its file."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package / package).rglob("*.py")):
@@ -50,8 +51,9 @@ def sources() -> dict[str, Path]:
 
 @cache
 def imports(path: Path, module: str) -> frozenset[str]:
-    """Full names of all modules that a file imports, anywhere in it; relative names are
-    resolved.
+    """Return the full names of all modules that a file imports, anywhere in it.
+
+    Relative names are resolved.
     """
     names = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -69,8 +71,9 @@ def imports(path: Path, module: str) -> frozenset[str]:
 
 
 def is_ros(name: str) -> bool:
-    """Whether a module belongs to a running ROS 2 or holds messages. The lookup of share folders
-    (ament_index) may be used anywhere.
+    """Return whether a module belongs to a running ROS 2 or contains messages.
+
+    The lookup of share folders (ament_index) may be used anywhere.
     """
     top = name.partition(".")[0]
     return top.startswith(
@@ -79,7 +82,7 @@ def is_ros(name: str) -> bool:
 
 
 def breaks(name: str, rule: str) -> bool:
-    """Whether an imported name is what a rule forbids."""
+    """Return whether a rule forbids an imported name."""
     return is_ros(name) if rule == "ros" else name.partition(".")[0] == rule
 
 
@@ -105,17 +108,15 @@ def test_packages_import_one_way(package):
 
 @pytest.mark.parametrize("prefix", FORBIDDEN)
 def test_forbidden_imports(prefix):
-    """Also through modules of our own: a module that must not know ROS must not import one that
-    does.
-    """
+    """A module without ROS must not import ROS through another module of ours."""
     for module in (name for name in MODULES if name == prefix or name.startswith(prefix + ".")):
         seen, open_ends = set(), [(module,)]
         while open_ends:
             chain = open_ends.pop()
             for name in imports(MODULES[chain[-1]], chain[-1]):
                 for rule in FORBIDDEN[prefix]:
-                    # A node holds a policy, and the policy is torch: only what a node imports
-                    # itself counts there.
+                    # A node has a policy, and the policy imports torch. Only direct imports count
+                    # there.
                     if breaks(name, rule) and (rule == "ros" or len(chain) == 1):
                         pytest.fail(
                             f"{' imports '.join(chain)} imports {name}: {prefix} must stay free of"
@@ -127,8 +128,10 @@ def test_forbidden_imports(prefix):
 
 
 def import_cycles() -> set[frozenset[str]]:
-    """Sets of modules that import each other, directly or through others (Tarjan's strongly
-    connected components). Imports in function bodies and for type checking count too.
+    """Return sets of modules that import each other, directly or through others.
+
+    These are Tarjan's strongly connected components. Imports in function bodies and for type
+    checking count too.
     """
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}

@@ -1,5 +1,6 @@
-"""docker/bootstrap.sh and docker/env.sh: what they say and leave behind when something is wrong. No
-network, nothing installed.
+"""Tests of docker/bootstrap.sh and docker/env.sh: messages and effects of errors.
+
+They use no network and install nothing.
 """
 
 import importlib.util
@@ -23,7 +24,7 @@ STEPS = (
 
 @pytest.fixture
 def clone(tmp_path):
-    """A copy of what the bootstrap reads, without any environment."""
+    """Copy the files that the bootstrap reads, without an environment."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / "docker", clone / "docker", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "colcon.meta", clone)
@@ -36,7 +37,7 @@ def clone(tmp_path):
 
 
 def executable(path: Path, text: str) -> Path:
-    """Writes a shell script that can be run."""
+    """Write an executable shell script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n", encoding="ascii")
     path.chmod(0o755)
@@ -46,8 +47,9 @@ def executable(path: Path, text: str) -> Path:
 def bootstrap(
     clone: Path, *arguments: str, path: str = "/usr/local/bin:/usr/bin:/bin", **variables: str
 ) -> subprocess.CompletedProcess:
-    """Runs the script of the copy in an environment of its own: no index, no settings of pip, no
-    ROS 2.
+    """Run the script of the copy in an isolated environment.
+
+    It has no package index, no settings of pip and no ROS 2.
     """
     environment = {
         "PATH": path,
@@ -142,7 +144,7 @@ def test_an_old_python_is_refused(clone):
     assert not (clone / ".venv").exists()
 
 
-def test_too_little_disk_is_said_first(clone):
+def test_too_little_disk_is_reported_first(clone):
     executable(clone.parent / "bin/df", "echo Avail; echo '  731'")
     result = bootstrap(clone, path=f"{clone.parent}/bin:/usr/bin:/bin")
     assert result.returncode == 1
@@ -165,7 +167,7 @@ def test_a_missing_tool_without_apt_is_named(clone):
     assert not (clone / ".venv").exists()
 
 
-def test_a_failing_step_names_itself_and_is_tried_again(clone):
+def test_a_failing_step_is_named_and_retried(clone):
     constraints = clone / "docker/constraints.txt"
     constraints.write_text(constraints.read_text().replace("torch==", "torch==0.0."))
     first = bootstrap(clone)
@@ -182,7 +184,7 @@ def test_a_failing_step_names_itself_and_is_tried_again(clone):
 
 
 def sourced(script: str, *, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    """Runs bash with the flags of a strict script in an environment of its own."""
+    """Run bash with the flags of a strict script in an isolated environment."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), **variables}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -194,7 +196,7 @@ def sourced(script: str, *, cwd: Path, **variables: str) -> subprocess.Completed
     )
 
 
-def test_env_without_a_venv_says_what_to_run(clone):
+def test_env_without_a_venv_names_the_command_to_run(clone):
     result = sourced(f"source {clone}/docker/env.sh; echo went on", cwd=clone.parent)
     assert result.returncode != 0 and "went on" not in result.stdout
     assert result.stderr.count("\n") == 1 and "docker/bootstrap.sh" in result.stderr
@@ -203,7 +205,7 @@ def test_env_without_a_venv_says_what_to_run(clone):
 @pytest.mark.skipif(
     not (ROOT / ".venv/share/ament_index").exists(), reason="this workspace has no ROS 2 wheels"
 )
-def test_env_works_from_anywhere_and_twice(tmp_path):
+def test_env_works_from_any_directory_and_twice(tmp_path):
     script = (
         f"source {ROOT}/docker/env.sh; env | grep -v ^_= | sort; echo ====; source"
         f" {ROOT}/docker/env.sh; env | grep -v ^_= | sort"
@@ -216,7 +218,7 @@ def test_env_works_from_anywhere_and_twice(tmp_path):
     assert "ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST" in once and "docker/fastdds.xml" in once
 
 
-def test_env_keeps_what_the_operator_chose(tmp_path):
+def test_env_keeps_the_operators_settings(tmp_path):
     script = (
         f"source {ROOT}/docker/env.sh; echo $ROS_AUTOMATIC_DISCOVERY_RANGE"
         " $FASTDDS_DEFAULT_PROFILES_FILE"
@@ -229,7 +231,7 @@ def test_env_keeps_what_the_operator_chose(tmp_path):
     assert sourced(script, cwd=tmp_path, **chosen).stdout.split() == ["SUBNET", "/etc/mine.xml"]
 
 
-def test_fixing_the_wheels_leaves_linked_copies_alone(tmp_path):
+def test_fixing_the_wheels_does_not_change_linked_copies(tmp_path):
     spec = importlib.util.spec_from_file_location(
         "fix_ros_wheels", ROOT / "docker/fix_ros_wheels.py"
     )

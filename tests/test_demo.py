@@ -1,5 +1,6 @@
-"""The demo's own promises: exit code, files, and what it refuses. Whether the policy is good is for
-``make eval``.
+"""Tests of the demo: exit code, files, refusals.
+
+``make eval`` measures the success of the policy.
 """
 
 import json
@@ -38,7 +39,7 @@ def outcome(success, p50, p95, wrong=False, chunks=9):
     )
 
 
-def test_the_summary_counts_and_takes_latencies_of_episodes_with_chunks():
+def test_the_summary_uses_latencies_of_episodes_with_chunks():
     summary = summarise(
         [
             outcome(True, 40.0, 60.0),
@@ -52,7 +53,7 @@ def test_the_summary_counts_and_takes_latencies_of_episodes_with_chunks():
 
 
 @pytest.mark.parametrize(("successes", "code"), [(5, 0), (4, 0), (3, 1)])
-def test_four_of_five_are_wanted(monkeypatch, successes, code):
+def test_the_demo_requires_four_of_five_successes(monkeypatch, successes, code):
     monkeypatch.setattr(
         demo, "run", lambda *_: [outcome(index < successes, 1.0, 1.0) for index in range(5)]
     )
@@ -60,7 +61,7 @@ def test_four_of_five_are_wanted(monkeypatch, successes, code):
     assert demo.main() == code
 
 
-def test_an_unknown_policy_is_one_sentence(tmp_path):
+def test_an_unknown_policy_gives_one_sentence(tmp_path):
     done = run_demo(tmp_path, "--policy", "gpt")
     assert done.returncode == 1
     assert (
@@ -69,7 +70,7 @@ def test_an_unknown_policy_is_one_sentence(tmp_path):
 
 
 @pytest.mark.ros
-def test_it_does_not_start_beside_another_arm(ros_domain, tmp_path):
+def test_the_demo_does_not_start_beside_another_arm(ros_domain, tmp_path):
     with GraphProcess(["policy:=none"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
@@ -84,7 +85,7 @@ def test_it_does_not_start_beside_another_arm(ros_domain, tmp_path):
 @pytest.mark.ros
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_it_runs_five_instructions_and_writes_its_files(ros_domain, tmp_path):
+def test_the_demo_runs_five_instructions_and_writes_its_files(ros_domain, tmp_path):
     done = run_demo(tmp_path, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -115,7 +116,7 @@ def test_the_evaluation_keeps_the_other_entries_of_its_file(monkeypatch, tmp_pat
 
 
 @pytest.mark.ros
-def test_say_without_a_graph_is_one_sentence(ros_domain):
+def test_say_without_a_graph_gives_one_sentence(ros_domain):
     done = subprocess.run(
         [sys.executable, "-m", "sf_bringup.say", "pick the red cube"],
         capture_output=True,

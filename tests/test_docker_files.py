@@ -1,4 +1,4 @@
-"""The image's files, as far as they can be checked without an engine."""
+"""Tests of the container files without a container engine."""
 
 import re
 import subprocess
@@ -14,8 +14,8 @@ COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-
 
 
 @pytest.mark.parametrize("service", COMPOSE["services"])
-def test_a_service_is_the_node_itself_and_has_time_to_stop_the_arm(service):
-    """Through `ros2 run` no signal would arrive, and the arm would be left without its stop."""
+def test_a_service_runs_the_node_directly_with_time_to_stop_the_arm(service):
+    """`ros2 run` does not forward signals, so the arm would not be stopped."""
     settings = COMPOSE["services"][service]
     word, package, executable, *_ = settings["command"].split()
     assert word == "node" and settings["init"] is True and settings["restart"] == "no"
@@ -29,7 +29,7 @@ def test_a_service_is_the_node_itself_and_has_time_to_stop_the_arm(service):
     ("service", "topic"), [("policy", "policy_status"), ("robot", "executor_status")]
 )
 def test_a_health_check_waits_for_a_new_status(service, topic):
-    """A latched message would also come from a node that has stopped."""
+    """A node that has stopped would still provide a latched message."""
     command = COMPOSE["services"][service]["healthcheck"]["test"]
     contract = yaml.safe_load(find_robot("sim_arm").read_text(encoding="utf-8"))
     name, kind = command[-2:]
@@ -40,22 +40,25 @@ def test_a_health_check_waits_for_a_new_status(service, topic):
     assert limit < int(COMPOSE["services"][service]["healthcheck"]["timeout"].removesuffix("s"))
 
 
-def test_the_gpu_is_an_addition():
+def test_the_gpu_file_only_adds_settings():
     gpu = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text(encoding="utf-8"))
     assert set(gpu["services"]) <= set(COMPOSE["services"])
     assert not any("deploy" in settings for settings in COMPOSE["services"].values())
 
 
-def test_what_the_image_copies_is_there():
+def test_files_that_the_image_copies_exist():
     lines = (ROOT / "docker/Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [line.split()[1] for line in lines if line.startswith("COPY")]
     assert copied and all((ROOT / path).exists() for path in copied)
-    assert lines.index("COPY docker docker") < lines.index("COPY . .")  # dependencies first
+    assert lines.index("COPY docker docker") < lines.index(
+        "COPY . ."
+    )  # COPY of dependencies comes first
 
 
 def test_the_entrypoint_becomes_the_node(tmp_path):
-    """With its paths turned to a folder of this test: the process that was started is the node, so
-    signals arrive.
+    """The entrypoint replaces itself with the node (exec), so signals arrive.
+
+    Its paths are redirected to a folder of this test.
     """
     node = tmp_path / "workspace/install/sf_policy_node/lib/sf_policy_node/chunk_executor"
     node.parent.mkdir(parents=True)

@@ -1,6 +1,4 @@
-"""Instructions over ROS to the whole graph but the model: a scripted policy shows that arm,
-executor and scoring agree.
-"""
+"""Tests of arm, executor and scoring over ROS with a scripted policy."""
 
 import subprocess
 import sys
@@ -23,7 +21,7 @@ SCRIPTED_POLICY = Path(__file__).with_name("scripted_policy.py")
 
 @pytest.fixture
 def client(ros_domain, tmp_path):
-    """A client of a graph whose policy is the expert."""
+    """Return a client of a graph with the expert as its policy."""
     with GraphProcess(["policy:=none"], tmp_path / "graph.log") as graph:
         policy = subprocess.Popen([sys.executable, str(SCRIPTED_POLICY)])
         client = ArmClient(load_contract(find_robot("sim_arm")), images=True, alive=graph.check)
@@ -67,7 +65,7 @@ def test_picking_another_cube_is_not_a_success(client):
     assert outcome.reason != "success"
 
 
-def test_a_graph_that_ends_is_noticed_with_its_last_lines(ros_domain, tmp_path):
+def test_a_graph_that_ends_is_reported_with_its_last_lines(ros_domain, tmp_path):
     with GraphProcess(["robot:=ur55"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:

@@ -273,7 +273,7 @@ def test_a_fault_during_motion_ends_in_a_hold_within_limits_with_a_reason(arm, n
     assert outcome.speed_at_fault > 0.1 and outcome.hold_time_s > 0.0
 
 
-def test_an_unknown_case_is_one_sentence():
+def test_an_unknown_case_gives_one_sentence():
     command = ["python3", "-m", "faults.run", "--only", "earthquake"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd="tests")
     assert (

@@ -1,6 +1,8 @@
-"""The whole journey of data: an operator records twenty episodes in two terminals, one for the
-recorder and one for the keyboard that moves the arm. Both connections drop once, the recorder is
-killed once. The episodes are then checked, relabelled, trained on and loaded by the robot.
+"""Tests of the data journey from the recorder to a loaded checkpoint.
+
+An operator records twenty episodes in two terminals: one for the recorder and one for the keyboard
+that moves the arm. Both connections drop once, and the recorder is killed once. The episodes are
+then checked, relabelled, trained on and loaded by the robot.
 """
 
 import json
@@ -24,18 +26,18 @@ from sf_training.recording.recover.verification import verify_episode
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 EPISODES = 20
-DISCARDED = (4, 11)  # the operator was not content
-MISTAKEN = 7  # called a failure, and then found to be none
+DISCARDED = (4, 11)  # episodes that the operator discards
+MISTAKEN = 7  # labelled a failure, then corrected
 RECORDER_DROPS, TELEOPERATION_DROPS, KILLED = 6, 9, 13  # in the middle of these episodes
 MOTION_S, COMES_UP_S, RELEASED_S = 0.8, 2.0, 1.0
 MAY_COST_S = 1.0  # of an episode whose recorder was killed; see doc/record.md
-SAID = "fold the towels"
+TYPED_INSTRUCTION = "fold the towels"
 CONTRACT = load_contract(find_robot("sim_arm"))
 RECORD = [sys.executable, "-m", "sf_bringup.record"]
 
 
 class Operator:
-    """Records episodes with the keys of one terminal, and moves the arm with those of another."""
+    """An operator who records with one terminal and moves the arm with another."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -64,10 +66,10 @@ class Operator:
         self.recorder.wait_for(r"camera skew \d+ ms", PATIENCE_S)
 
     def begin(self, number: int) -> float:
-        """Start an episode and move the arm; return how long it was, as the screen said."""
+        """Start an episode and move the arm; return its length as shown on the screen."""
         self.recorder.press_until(" ", r"RECORDING   \d")
         key = "aw"[number % 2] if number % 4 < 2 else "ds"[number % 2]
-        if self._keyboard_is_new:  # a key that was held when it was found has to be released first
+        if self._keyboard_is_new:  # a key that is held at the start has to be released first
             self.keyboard.hold(key, COMES_UP_S)
             self.keyboard.hold("", RELEASED_S)
             self._keyboard_is_new = False
@@ -92,7 +94,7 @@ def folders(directory: Path) -> list[Path]:
 
 
 def seconds_of(bag: Path) -> float:
-    """How long an episode is, by the receipt of all its images."""
+    """Return the length of an episode by the receipt times of its images."""
     streams = EpisodeReader(bag).read(["/scene_camera/image_raw", "/wrist_camera/image_raw"])
     times = np.concatenate([stream.log_times for stream in streams.values()])
     return float(np.ptp(times)) * 1e-9
@@ -105,7 +107,7 @@ def outcome_of_number(number: int) -> str:
 
 
 def record_all(operator: Operator) -> dict[int, tuple[Path, float]]:
-    """Record every episode; return folder and shown length of each."""
+    """Record every episode; return the folder and the shown length of each."""
     found: dict[int, tuple[Path, float]] = {}
     for number in range(EPISODES):
         before = set(folders(operator.directory)) if operator.directory.exists() else set()
@@ -120,7 +122,7 @@ def record_all(operator: Operator) -> dict[int, tuple[Path, float]]:
             kill_and_recover(operator)
         else:
             if number == TELEOPERATION_DROPS:
-                operator.keyboard.drop()  # the arm stops, the recording goes on
+                operator.keyboard.drop()  # the arm stops, the recording continues
                 operator.open_keyboard()
             operator.end(outcome_of_number(number))
         (new,) = set(folders(operator.directory)) - before
@@ -129,11 +131,11 @@ def record_all(operator: Operator) -> dict[int, tuple[Path, float]]:
 
 
 def type_instruction(terminal: Terminal) -> None:
-    """Type an instruction, with the arrow keys of somebody who corrects it."""
-    terminal.press("\x1b[D\x1b[C\x1b[A\x1b[B")  # arrows: nothing
+    """Type an instruction, with arrow keys in between as when correcting it."""
+    terminal.press("\x1b[D\x1b[C\x1b[A\x1b[B")  # arrow keys are ignored
     terminal.press("i")
-    terminal.press(f"\x1b[D{SAID[:5]}\x1b[D{SAID[5:]}\r")
-    terminal.wait_for(SAID)
+    terminal.press(f"\x1b[D{TYPED_INSTRUCTION[:5]}\x1b[D{TYPED_INSTRUCTION[5:]}\r")
+    terminal.wait_for(TYPED_INSTRUCTION)
 
 
 def kill_and_recover(operator: Operator) -> None:
@@ -189,7 +191,7 @@ def test_twenty_episodes_in_two_terminals_with_drops_and_a_kill(ros_domain, tmp_
     for number, (bag, shown) in ends.items():
         verify_episode(bag)
         reader = EpisodeReader(bag)
-        assert reader.instruction == SAID
+        assert reader.instruction == TYPED_INSTRUCTION
         cut_off = number in (RECORDER_DROPS, KILLED)
         assert reader.outcome == ("discarded" if cut_off else outcome_of_number(number))
         lost = shown - seconds_of(bag)
@@ -201,10 +203,12 @@ def test_twenty_episodes_in_two_terminals_with_drops_and_a_kill(ros_domain, tmp_
     for number in (MISTAKEN, RECORDER_DROPS, KILLED):
         assert run("relabel", ends[number][0], "--outcome", "success").returncode == 0
     checked = run("lint", bags, "--out", tmp_path / "lint/report.html")
-    assert checked.returncode in (0, 1), checked.stderr  # 1: a finding, such as a dropped frame
+    assert checked.returncode in (0, 1), (
+        checked.stderr
+    )  # exit code 1: lint has a finding, such as a dropped frame
     assert (tmp_path / "lint/report.html").stat().st_size > 10_000
     small = ("--steps", 10, "--width", 32, "--layers", 2, "--teacher", "none")
-    every = ("--verdicts", "PASS", "WARN", "FAIL")  # a busy computer loses messages
+    every = ("--verdicts", "PASS", "WARN", "FAIL")  # a busy machine loses messages
     trained = run("train", "--data", bags, "--out", tmp_path / "nano", *small, *every)
     assert trained.returncode == 0, trained.stderr
     assert f"{EPISODES - len(DISCARDED)} episodes" in trained.stdout

@@ -1,7 +1,7 @@
-"""Live observations of a moving arm and the bag of the same seconds give the same tensors.
+"""Tests that live observations and the bag of the same seconds give the same tensors.
 
-Compared is what both received: on a busy machine each subscriber loses other messages, as sensor
-data are best effort. What a node knows of its own losses is tested with the node
+Only messages that both sides received are compared: sensor data are best effort, so on a busy
+machine each subscriber loses other messages. The node's own tests cover losses
 (``sf_policy_node/test/test_policy_node.py``).
 """
 
@@ -32,7 +32,7 @@ from sf_training.recording.topics import absolute
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 SIZE = (72, 96)
-WANTED = 90  # live observations whose joint states were all received: 3 s of a camera
+WANTED = 90  # live observations with complete joint states: 3 s of a camera
 
 
 def microseconds(seconds):
@@ -40,8 +40,9 @@ def microseconds(seconds):
 
 
 def around(ordered, stamp):
-    """The last of ``ordered`` at or before ``stamp``, and the first after it; infinite where there
-    is none.
+    """Return the last of ``ordered`` at or before ``stamp`` and the first after it.
+
+    Infinite where there is none.
     """
     index = bisect.bisect_right(ordered, stamp)
     return ordered[index - 1] if index else -np.inf, (
@@ -50,7 +51,7 @@ def around(ordered, stamp):
 
 
 class Watcher(ArmClient):
-    """Sees with the policy's own code, and leads the arm as an operator would."""
+    """A node that observes with the policy's code and teleoperates the arm."""
 
     def __init__(self, contract, alive):
         super().__init__(contract, alive=alive)
@@ -66,7 +67,7 @@ class Watcher(ArmClient):
             subscribe(
                 Image,
                 camera.topic,
-                lambda message, name=camera.name: self._on_picture(name, message),
+                lambda message, name=camera.name: self._on_image(name, message),
                 qos_profile_sensor_data,
             )
         subscribe(
@@ -86,18 +87,18 @@ class Watcher(ArmClient):
 
         self.wait_until(done, PATIENCE_S, f"/recorder/{service} did not succeed")
 
-    def _on_picture(self, name, message):
+    def _on_image(self, name, message):
         self.newest = to_seconds(message.header.stamp)
         self.image_stamps[name].add(microseconds(self.newest))
         self.buffer.add_image(name, self.newest, message)
-        self._look()
+        self._observe()
 
     def _on_joints(self, message):
         stamp = to_seconds(message.header.stamp)
         read = self.states.read(stamp, message.name, message.position, message.velocity)
         self.joint_stamps.append(microseconds(stamp))
         self.buffer.add_joint_state(stamp, message.name, message.position)
-        self._look()
+        self._observe()
         if self.leading is not None:
             self.start = read[1] if self.start is None else self.start
             command = self.start.copy()
@@ -109,7 +110,7 @@ class Watcher(ArmClient):
                 )
             )
 
-    def _look(self):
+    def _observe(self):
         try:
             observation = self.buffer.pick(self.newest)
         except NoObservation:
@@ -117,7 +118,7 @@ class Watcher(ArmClient):
         self.seen[microseconds(observation.stamp)] = observation
 
     def complete(self):
-        """How many observations lie between two joint states of consecutive periods."""
+        """Count observations between two joint states of consecutive periods."""
         period = 1.5e6 * JOINT_STATE_PERIOD
         return sum(
             after - before < period
@@ -160,7 +161,7 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
         finally:
             watcher.close()
     (bag,) = find_episodes(episodes)
-    # A busy computer loses joint states, for which the recorder's verdict may be FAIL; what was
+    # On a busy machine joint states are lost and the recorder's verdict may be FAIL. What was¬    #
     # recorded must be equal all the same.
     every = {"outcomes": ("success", "discarded"), "verdicts": ("PASS", "WARN", "FAIL")}
     data = load_dataset(
@@ -206,6 +207,6 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
 
 
 def read(bag, contract, topics):
-    """Streams of a bag, in the order of ``topics``."""
+    """Return streams of a bag in the order of ``topics``."""
     streams = EpisodeReader(bag, contract).read(topics)
     return [streams[topic] for topic in topics]

@@ -1,5 +1,6 @@
-"""Ten training steps of a tiny OpenVLA-OFT with Spatial Forcing give the losses of the authors'
-code on the same batch.
+"""Test ten training steps of a tiny OpenVLA-OFT with Spatial Forcing.
+
+The losses equal those of the authors' code on the same batch.
 """
 
 import importlib.util
@@ -40,7 +41,7 @@ def cases():
     return module
 
 
-def test_ten_steps_have_the_losses_of_the_authors(cases, tmp_path):
+def test_ten_steps_have_the_authors_losses(cases, tmp_path):
     model = OpenVlaOft.from_pretrained(
         cases.write_published(tmp_path / "w"), cameras=2, **cases.SIZES
     )

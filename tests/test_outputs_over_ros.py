@@ -1,5 +1,6 @@
-"""Every output of the executor with real processes: the arm goes where the chunks lead, through the
-controller that the contract names.
+"""Tests of every output of the executor with real processes.
+
+The arm follows the chunks through the controller that the contract names.
 """
 
 import importlib.util
@@ -38,12 +39,12 @@ COMMANDS = {
 }
 REPLAN_S = 0.3
 PATH_S = 3.0  # of motion, chunk after chunk
-SWING = np.array([0.03, 0.05, 0.03])  # m, of the path
+SWING = np.array([0.03, 0.05, 0.03])  # m, radius of the path
 WITHIN = 0.004  # m
 
 
 class Guide(ArmClient):
-    """Leads the tool along a path with chunks, as a policy does that sees where the arm is."""
+    """A policy that moves the tool along a path with chunks, from the measured joints."""
 
     def __init__(self, contract, alive):
         super().__init__(contract, alive=alive)
@@ -67,13 +68,15 @@ class Guide(ArmClient):
     def tool(self):
         return self.kinematics.forward(self.joints[1][:6]).position
 
-    def send(self, place, opening):
-        """One chunk from here on: ``place(seconds)`` (3,) is where the tool is to be [m],
-        ``opening`` that of the gripper.
+    def send(self, position_at, opening):
+        """Send one chunk from the current pose.
+
+        ``position_at(seconds)`` (3,) is the target of the tool [m], ``opening`` that of the
+        gripper.
         """
         (stamp, joints), action = self.joints, self.contract.action
         times = action.step_s * np.arange(1, action.horizon + 1)
-        data = np.array([[*(place(stamp + ahead) - self.tool), opening] for ahead in times])
+        data = np.array([[*(position_at(stamp + ahead) - self.tool), opening] for ahead in times])
         self.sequence += 1
         identity = {
             "policy_id": "guide",
@@ -87,11 +90,11 @@ class Guide(ArmClient):
             )
         )
 
-    def lead(self, place, seconds, opening):
-        """Chunk after chunk for a time, then wait until the executor holds and the arm stands."""
+    def follow_path(self, position_at, seconds, opening):
+        """Send chunks for a time, then wait until the executor holds and the arm is stationary."""
         end = self.joints[0] + seconds
         while self.joints[0] < end:
-            self.send(place, opening)
+            self.send(position_at, opening)
             due = self.joints[0] + REPLAN_S
             self.wait_until(lambda due=due: self.joints[0] >= due, PATIENCE_S, "time stands still")
         self.wait_until(
@@ -99,19 +102,19 @@ class Guide(ArmClient):
             PATIENCE_S,
             "the executor did not hold",
         )
-        stood = [self.joints]
+        stopped_at = [self.joints]
 
-        def stands():
-            if np.abs(self.joints[1] - stood[0][1]).max() > 1e-4:
-                stood[0] = self.joints
-            return self.joints[0] - stood[0][0] > 0.3
+        def is_stationary():
+            if np.abs(self.joints[1] - stopped_at[0][1]).max() > 1e-4:
+                stopped_at[0] = self.joints
+            return self.joints[0] - stopped_at[0][0] > 0.3
 
-        self.wait_until(stands, PATIENCE_S, "the arm did not come to rest")
+        self.wait_until(is_stationary, PATIENCE_S, "the arm did not come to rest")
 
 
 @pytest.fixture
-def begin(ros_domain, tmp_path):
-    """Starts arm and executor with an output; gives a guide."""
+def start_guide(ros_domain, tmp_path):
+    """Start arm and executor with an output; return a guide."""
     running = []
 
     def start(output, **command):
@@ -150,11 +153,11 @@ def begin(ros_domain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", COMMANDS)
-def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, output):
-    guide = begin(output, **COMMANDS[output])
+def test_the_tool_reaches_the_end_of_the_path_and_the_gripper_is_closed(start_guide, output):
+    guide = start_guide(output, **COMMANDS[output])
     start, beginning = guide.tool, guide.joints[0]
 
-    def place(now):
+    def position_at(now):
         phase = min((now - beginning) / PATH_S, 1.0)
         return start + SWING * [
             np.sin(2 * np.pi * phase),
@@ -162,8 +165,8 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
             np.sin(np.pi * phase),
         ]
 
-    guide.lead(place, PATH_S + 0.6, opening=0.0)
-    end = place(beginning + 2 * PATH_S)
+    guide.follow_path(position_at, PATH_S + 0.6, opening=0.0)
+    end = position_at(beginning + 2 * PATH_S)
     assert np.linalg.norm(end - start) > 0.05
     error = np.linalg.norm(guide.tool - end)
     print(
@@ -172,36 +175,38 @@ def test_the_tool_ends_where_the_chunks_led_it_and_the_gripper_is_closed(begin, 
     )
     assert error < WITHIN
     assert guide.joints[1][-1] < 0.002  # closed
-    assert guide.executor.chunks_accepted >= 5  # of about a dozen: it was led, chunk after chunk
+    assert guide.executor.chunks_accepted >= 5  # of about a dozen: the arm followed several chunks
 
 
 @pytest.mark.slow
-def test_a_gripper_with_an_action_closes_and_opens(begin):
+def test_a_gripper_with_an_action_closes_and_opens(start_guide):
     pytest.importorskip(
         "control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2"
     )
-    guide = begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
-    place = guide.tool
+    guide = start_guide(
+        "joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION
+    )
+    tool = guide.tool
     for opening, position in ((0.0, 0.0), (1.0, 0.035), (0.0, 0.0)):
-        guide.lead(lambda _: place, 0.6, opening)
+        guide.follow_path(lambda _: tool, 0.6, opening)
         assert guide.joints[1][-1] == pytest.approx(position, abs=0.002)
     assert "Traceback" not in guide.log.read_text()
 
 
 def set_moving(guide):
-    """Until the arm moves along y, at 0.12 m/s."""
+    """Send chunks until the arm moves along y at 0.12 m/s."""
     start = guide.tool
 
-    def moves():
+    def is_moving():
         return np.linalg.norm(guide.tool - start) > 0.01
 
-    def try_to_move():  # as a policy would, again and again: a busy machine may miss a chunk
-        place, now = guide.tool, guide.joints[0]
-        guide.send(lambda later: place + [0.0, 0.12 * (later - now), 0.0], 1.0)
+    def try_to_move():  # resend as a policy does: a busy machine may lose a chunk
+        tool, now = guide.tool, guide.joints[0]
+        guide.send(lambda later: tool + [0.0, 0.12 * (later - now), 0.0], 1.0)
         guide.wait_until(
-            lambda: guide.joints[0] > now + REPLAN_S or moves(), PATIENCE_S, "time stands still"
+            lambda: guide.joints[0] > now + REPLAN_S or is_moving(), PATIENCE_S, "time stands still"
         )
-        return moves()
+        return is_moving()
 
     assert any(try_to_move() for _ in range(20)), guide.executor.reason
 
@@ -212,8 +217,8 @@ def executor_of(guide):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["forward_command", "servo_twist"])
-def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, output):
-    guide = begin(output, **COMMANDS[output])
+def test_an_executor_that_stalled_does_not_jump_when_it_resumes(start_guide, output):
+    guide = start_guide(output, **COMMANDS[output])
     set_moving(guide)
     pid = executor_of(guide)
     os.kill(pid, signal.SIGSTOP)
@@ -222,7 +227,7 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
         guide.wait_until(lambda: guide.joints[0] > frozen + 1.0, PATIENCE_S, "time stands still")
     finally:
         os.kill(pid, signal.SIGCONT)
-    stood, way = guide.tool, []
+    stopped_at, distances = guide.tool, []
     guide.wait_until(
         lambda: guide.executor.state == ExecutorStatus.HOLDING,
         PATIENCE_S,
@@ -230,25 +235,27 @@ def test_an_executor_that_stood_still_does_not_leap_when_it_goes_on(begin, outpu
     )
     woke = guide.joints[0]
     guide.wait_until(
-        lambda: way.append(np.linalg.norm(guide.tool - stood)) or guide.joints[0] > woke + 1.0,
+        lambda: (
+            distances.append(np.linalg.norm(guide.tool - stopped_at))
+            or guide.joints[0] > woke + 1.0
+        ),
         PATIENCE_S,
         "time stands still",
     )
     assert (
-        max(way) < 0.02
-        # at 0.1 m/s a leap over the second that it missed would be 0.1; a busy machine stretches
-        # the stop
+        max(distances) < 0.02
+        # at 0.1 m/s, jumping over the lost second would be 0.1 m; a busy machine lengthens the stop
     )
     print(guide.executor.reason)
     assert "this process was suspended" in guide.executor.reason
-    guide.lead(lambda _: stood + [0.0, 0.0, 0.03], 1.2, 1.0)  # and it can go on
-    np.testing.assert_allclose(guide.tool, stood + [0.0, 0.0, 0.03], atol=WITHIN)
+    guide.follow_path(lambda _: stopped_at + [0.0, 0.0, 0.03], 1.2, 1.0)  # and the arm can continue
+    np.testing.assert_allclose(guide.tool, stopped_at + [0.0, 0.0, 0.03], atol=WITHIN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["forward_command", "servo_pose"])
-def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_ends(begin, output):
-    guide = begin(output, **COMMANDS[output])
+def test_a_signal_stops_a_streamed_arm_before_the_executor_ends(start_guide, output):
+    guide = start_guide(output, **COMMANDS[output])
     set_moving(guide)
     trace = []
     guide._node.create_subscription(
@@ -260,7 +267,7 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
     os.kill(executor_of(guide), signal.SIGINT)
     with pytest.raises(
         ArmClientError, match="the graph ended"
-    ):  # a node that ends stops the rest: the arm's process too
+    ):  # a node that ends stops the other processes, the arm's too
         guide.wait_until(lambda: False, PATIENCE_S, "the executor goes on")
     limits = np.array([joint.acceleration for joint in guide.contract.joints])
     slowing = np.abs(np.diff(np.array(trace)[::5], axis=0)) / 0.05
@@ -271,9 +278,9 @@ def test_a_signal_brings_an_arm_that_is_streamed_to_to_rest_before_the_executor_
 @pytest.mark.skipif(
     importlib.util.find_spec("control_msgs") is not None, reason="control_msgs is installed"
 )
-def test_a_gripper_action_that_is_not_installed_ends_the_graph_with_one_sentence(begin):
+def test_a_missing_gripper_action_package_ends_the_graph_with_one_sentence(start_guide):
     with pytest.raises(ArmClientError, match="the graph ended with exit code 1") as ended:
-        begin("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
+        start_guide("joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION)
     assert "parallel_gripper needs the ROS package control_msgs" in str(
         ended.value
     ) and "Traceback" not in str(ended.value)

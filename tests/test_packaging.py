@@ -1,5 +1,6 @@
-"""What a package imports is declared: by a rosdep key or a ROS package in package.xml, or in its
-requirements.txt.
+"""Tests that packages declare their imports.
+
+A declaration is a rosdep key or a ROS package in package.xml, or a line of requirements.txt.
 """
 
 import re
@@ -28,12 +29,12 @@ DISTRIBUTIONS = {
     "pin": "pinocchio",
     "mcap-ros2-support": "mcap_ros2",
 }  # name on PyPI: module, where they differ
-NEEDS_NEWER = {  # rosdep key: the wheel that works beside NumPy 2, which `pin` needs
+NEEDS_NEWER = {  # rosdep key: the wheel that works with NumPy 2, which `pin` needs
     "python3-matplotlib": "matplotlib>=3.9",
     "python3-opencv": "opencv-python-headless>=4.10",
     "python3-transforms3d": "transforms3d>=0.4.2",
 }
-SUBMODULES = {"rosbags.image": "rosbags-image"}  # module: a distribution of its own
+SUBMODULES = {"rosbags.image": "rosbags-image"}  # module: a separate distribution
 ONLY_TESTS = {"pytest", "hypothesis"}  # of ros_testing.py and hypothesis_profile.py
 
 
@@ -47,7 +48,7 @@ def requirements(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
-def test_what_is_imported_is_declared(package):
+def test_imports_are_declared(package):
     used = {
         name.partition(".")[0]
         for module, path in MODULES.items()
@@ -64,8 +65,8 @@ def test_what_is_imported_is_declared(package):
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
-def test_what_tests_import_is_declared(package):
-    """`colcon test` on a user's machine has what rosdep and requirements.txt install."""
+def test_imports_of_tests_are_declared(package):
+    """`colcon test` on a user's machine has only what rosdep and requirements.txt install."""
     keys = {element.text for element in manifest(package) if element.tag.endswith("depend")}
     required = {*requirements(package)}
     for before in PYTHON_PACKAGES[: PYTHON_PACKAGES.index(package)]:
@@ -78,9 +79,10 @@ def test_what_tests_import_is_declared(package):
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
-def test_what_is_compiled_for_numpy_1_is_required_anew(package):
-    """In a virtual environment with system site packages NumPy 2 stands beside Ubuntu 24.04's
-    OpenCV, Matplotlib and transforms3d, which fail there.
+def test_packages_compiled_for_numpy_1_are_required_again(package):
+    """Ubuntu 24.04's OpenCV, Matplotlib and transforms3d fail with NumPy 2.
+
+    A virtual environment with system site packages has both.
     """
     lines = (ROOT / package / "requirements.txt").read_text(encoding="utf-8").splitlines()
     required = {line.partition("#")[0].strip() for line in lines}
@@ -89,8 +91,8 @@ def test_what_is_compiled_for_numpy_1_is_required_anew(package):
     assert required >= {NEEDS_NEWER[key] for key in keys & set(NEEDS_NEWER)}
 
 
-def test_the_page_on_installation_installs_every_file_of_requirements():
-    """Beside an installed ROS 2 all of them are needed but the wheels and the documentation."""
+def test_the_installation_page_installs_every_requirements_file():
+    """An installed ROS 2 needs all of them except the wheels and the documentation."""
     page = (ROOT / "sf_bringup/doc/install.md").read_text(encoding="utf-8")
     for path in (ROOT / "docker").glob("requirements-*.txt"):
         is_needed = path.stem.removeprefix("requirements-") not in (
@@ -103,7 +105,7 @@ def test_the_page_on_installation_installs_every_file_of_requirements():
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
-def test_what_is_required_is_pinned_for_the_embedded_default(package):
+def test_requirements_are_pinned_for_the_embedded_default(package):
     pinned = (ROOT / "docker/constraints.txt").read_text(encoding="utf-8")
     assert not [name for name in requirements(package) if f"\n{name}==" not in pinned]
 
@@ -133,9 +135,7 @@ def test_rosdep_keys_are_known(package):
 
 
 def test_tests_of_a_package_need_no_other_folder():
-    """`colcon test` runs them in a workspace that has the packages and nothing else of this
-    repository.
-    """
+    """`colcon test` runs them in a workspace with the packages alone."""
     system = {
         path.stem for path in (ROOT / "tests").iterdir() if path.suffix == ".py" or path.is_dir()
     }
@@ -148,9 +148,7 @@ def test_tests_of_a_package_need_no_other_folder():
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
-def test_a_package_that_was_used_from_its_sources_can_be_built_again(
-    package, tmp_path, monkeypatch
-):
+def test_a_package_used_from_its_sources_can_be_rebuilt(package, tmp_path, monkeypatch):
     """Python leaves `__pycache__` beside the shared files; setuptools cannot copy a folder."""
     copy = shutil.copytree(
         ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("policies", "__pycache__")

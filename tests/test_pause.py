@@ -1,6 +1,4 @@
-"""Pause and resume with the shipped policy and real processes: the arm stands, keeps its task, and
-finishes it.
-"""
+"""Test pause and resume with the shipped policy and real processes."""
 
 import re
 
@@ -16,11 +14,14 @@ from sf_policy_node.ros_testing import PATIENCE_S
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 SEED = 990_001
-MOVING, STILL = 0.02, 0.001  # of the tool between two reports of the simulator, 0.1 s apart [m]
+MOVING, STILL = (
+    0.02,
+    0.001,
+)  # motion of the tool between two reports of the simulator, 0.1 s apart [m]
 
 
 class Arm:
-    """What the arm does, by the simulator's ground truth."""
+    """The motion of the arm by the simulator's ground truth."""
 
     def __init__(self, client):
         self.client = client
@@ -29,14 +30,14 @@ class Arm:
     def tool(self):
         return np.array([self.client.task.tool.x, self.client.task.tool.y, self.client.task.tool.z])
 
-    def moves(self, seconds):
-        """How far the tool gets in simulated seconds [m]."""
+    def distance_moved(self, seconds):
+        """Return the distance that the tool moves in simulated seconds [m]."""
         start = self.tool
         self.client.let_pass(seconds)
         return float(np.linalg.norm(self.tool - start))
 
 
-def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domain, tmp_path):
+def test_a_paused_arm_is_stationary_and_a_resumed_one_finishes_its_task(ros_domain, tmp_path):
     contract = load_contract(find_robot("sim_arm"))
     with GraphProcess(["robot:=sim_arm", "policy:=nano"], tmp_path / "graph.log") as graph:
         client = ArmClient(contract, alive=graph.check)
@@ -65,12 +66,12 @@ def test_a_paused_arm_stands_still_and_a_resumed_one_finishes_its_task(ros_domai
                 PATIENCE_S,
                 "the executor did not stop",
             )
-            while arm.moves(0.2) > STILL:
+            while arm.distance_moved(0.2) > STILL:
                 assert client.simulated_time < asked + contract.budgets.hold_s, (
                     "the arm still moves"
                 )
             epoch, chunks = client.executor.epoch, client.executor.chunks_accepted
-            assert arm.moves(2.0) < STILL and client.executor.chunks_accepted == chunks
+            assert arm.distance_moved(2.0) < STILL and client.executor.chunks_accepted == chunks
             assert client.feedback.state == "paused" and not client.finished(handle)
 
             client.pause(False)

@@ -1,6 +1,4 @@
-"""The record journey as a person has it: one command in a terminal, single keys, and an episode
-that trains; a real terminal (pty).
-"""
+"""Tests of the record journey in a real terminal (pty): one command, keys, a trainable episode."""
 
 import subprocess
 import sys
@@ -19,7 +17,7 @@ COMMAND = [sys.executable, "-m", "sf_bringup.record"]
 
 @pytest.fixture
 def start(ros_domain, tmp_path):
-    """Starts the record journey in a terminal of its own."""
+    """Start the record journey in its own terminal."""
     words = [
         "robot:=sim_arm",
         "task:=pick the red cube",
@@ -40,10 +38,10 @@ def start(ros_domain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_one_person_records_labels_and_undoes(start, tmp_path):
+def test_an_operator_records_labels_and_undoes(start, tmp_path):
     terminal = start()
     terminal.wait_for("READY", PATIENCE_S)
-    terminal.wait_for(r"camera skew \d+ ms")  # both cameras deliver
+    terminal.wait_for(r"camera skew \d+ ms")  # both cameras publish
     terminal.press(" ")
     terminal.wait_for("GET READY")
     terminal.wait_for(r"RECORDING   ([2-9]|\d\d)\.")
@@ -72,7 +70,7 @@ def test_one_person_records_labels_and_undoes(start, tmp_path):
     assert read_labels(bag).outcome == "discarded"
 
 
-def test_without_a_terminal_it_says_what_is_wrong_and_helps():
+def test_without_a_terminal_the_message_names_the_error_and_the_cure():
     done = subprocess.run(
         [*COMMAND, "robot:=ur55"], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )

@@ -1,5 +1,6 @@
-"""The policy that ships for two Piper arms: it fits the robot, picks the named cube with the arm
-that reaches it, and moves both arms at once.
+"""Tests of the shipped policy for two Piper arms.
+
+It fits the robot, picks the named cube with the arm that reaches it, and moves both arms at once.
 """
 
 import json
@@ -16,7 +17,7 @@ from sf_training.simulation.rollout import run_episode
 CONFIG = Path(__file__).parents[1] / "sf_bringup/config"
 CONTRACT = load_contract(CONFIG / "robots/piper_pair.yaml")
 CHECKPOINT = CONFIG / "policies" / shipped_policy("piper_pair")
-FIRST_SEED = 960_000  # neither in the demonstrations nor in the published evaluations
+FIRST_SEED = 960_000  # not in the demonstrations, not in the published evaluations
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def sim():
     simulated.close()
 
 
-def test_it_is_small_and_says_how_it_was_made():
+def test_the_checkpoint_is_small_and_has_its_training_record():
     assert sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file()) < 8e6
     config = json.loads((CHECKPOINT / "config.json").read_text())
     assert config["contract_hash"] == CONTRACT.hash
@@ -39,14 +40,14 @@ def test_it_is_small_and_says_how_it_was_made():
     assert config["training"]["cpu_s"] < 40 * 60
 
 
-def test_it_picks_the_named_cube_with_the_arm_that_reaches_it(policy, sim):
+def test_the_arm_that_reaches_the_named_cube_picks_it(policy, sim):
     seeds = range(FIRST_SEED, FIRST_SEED + 4)
     results = [run_episode(sim, policy, seed, cubes=2 + seed % 2) for seed in seeds]
     assert sum(result.success for result in results) >= 3
     assert not any(result.wrong_object or result.wrong_arm for result in results)
 
 
-def test_it_picks_two_named_cubes_with_both_arms_at_once(policy, sim):
+def test_both_arms_pick_two_named_cubes_at_once(policy, sim):
     seed = next(
         seed
         for seed in range(FIRST_SEED + 100, FIRST_SEED + 200)
@@ -57,7 +58,7 @@ def test_it_picks_two_named_cubes_with_both_arms_at_once(policy, sim):
     assert result.success and held == {"left", "right"}
 
 
-def test_a_chunk_that_moves_a_tool_too_fast_is_slowed_and_not_refused(policy, sim):
-    """Slowed a third time, joints that lag behind each other made this tool faster again."""
+def test_a_chunk_that_moves_a_tool_too_fast_is_slowed_not_refused(policy, sim):
+    """Regression: slowing a third time made this tool faster, because joints lag differently."""
     result = run_episode(sim, policy, 950_013, cubes=2)
     assert result.refused <= 2 and result.success

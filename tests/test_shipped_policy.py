@@ -1,6 +1,4 @@
-"""The checkpoint that ships: it fits the shipped robot, picks what it is asked for, and understands
-other words.
-"""
+"""Tests of the shipped checkpoint: robot, picks and instructions."""
 
 import json
 from pathlib import Path
@@ -31,7 +29,7 @@ def sim():
     simulated.close()
 
 
-def test_it_is_small_and_says_how_it_was_made():
+def test_the_checkpoint_is_small_and_has_its_training_record():
     assert sum(path.stat().st_size for path in NANO.rglob("*") if path.is_file()) < 15e6
     training = json.loads((NANO / "config.json").read_text())["training"]
     assert training["command"].startswith("train --data")
@@ -39,7 +37,7 @@ def test_it_is_small_and_says_how_it_was_made():
     assert training["settings"]["seed"] == 0
 
 
-def test_it_picks_the_named_cube(policy, sim):
+def test_the_policy_picks_the_named_cube(policy, sim):
     results = [
         run_episode(sim, policy, seed, cubes=2 + seed % 2) for seed in range(960_000, 960_006)
     ]
@@ -47,7 +45,7 @@ def test_it_picks_the_named_cube(policy, sim):
     assert not any(result.wrong_object for result in results)
 
 
-def test_the_flow_policy_picks_the_named_cube_continuing_its_chunks_late(sim):
+def test_the_flow_policy_picks_the_named_cube_with_real_time_chunking(sim):
     flow = Policy.load(CONFIG / "policies/nano_flow", contract=CONTRACT, device="cpu")
     assert flow.join is Join.RTC
     results = [
@@ -69,7 +67,7 @@ def test_the_instruction_decides_which_cube_is_picked(policy, sim):
 @pytest.mark.parametrize(
     "wording", ["grab the crimson block", "please take the red block", "pick up the crimson cube"]
 )
-def test_other_words_mean_the_same(policy, sim, wording):
+def test_other_wordings_pick_the_same_cube(policy, sim, wording):
     seed = next(
         seed
         for seed in range(960_200, 960_300)

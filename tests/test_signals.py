@@ -1,5 +1,6 @@
-"""The terminal and ``ros2 launch`` both pass a Ctrl-C on: a node hears it twice, and still ends in
-order.
+"""Tests of signals.
+
+The terminal and ``ros2 launch`` both forward Ctrl-C, so a node receives it twice.
 """
 
 import signal
@@ -19,7 +20,7 @@ SPECS = {spec.name: spec for spec in arm_graph(robot="sim_arm", policy="none")}
 
 
 @pytest.mark.parametrize("name", sorted(READY))
-def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
+def test_a_node_that_receives_many_signals_exits_with_zero(name, ros_domain):
     process = subprocess.Popen(
         command_line(SPECS[name]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -38,9 +39,7 @@ def test_a_node_that_hears_many_signals_ends_with_zero(name, ros_domain):
 
 
 def test_a_node_has_no_tcp_transport(ros_domain):
-    """With that one a node which ends while others send sometimes never does, and no signal helps
-    (docker/README.md).
-    """
+    """With TCP, a node that ends while others send sometimes hangs (docker/README.md)."""
     process = subprocess.Popen(
         command_line(SPECS["sim_arm"]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,5 +1,6 @@
-"""With real processes and the simulated arm: a gamepad leads it, takes over from a policy and is
-recorded; an episode is replayed.
+"""Tests of teleoperation and replay with real processes and the simulated arm.
+
+A gamepad moves the arm, takes over from a policy and is recorded; an episode is replayed.
 """
 
 import itertools
@@ -44,10 +45,10 @@ NOBODY, POLICY, PERSON, REPLAY = (
 
 
 class Operator(ArmClient):
-    """A person with a gamepad who watches the arm. The pad repeats what it says 50 times a second.
+    """An operator with a gamepad who watches the arm.
 
-    On a busy machine even that may fall silent for a moment: as told to, the person then lets go
-    and presses again.
+    The pad repeats its state 50 times a second. On a busy machine even that may stop for a moment:
+    as instructed, the operator then releases the switch and presses it again.
     """
 
     def __init__(self, contract, alive):
@@ -69,10 +70,10 @@ class Operator(ArmClient):
         )
         self._node.create_subscription(String, "/teleoperation/state", self._on_state, LATCHED)
         self._joy = self._node.create_publisher(Joy, "/joy", 10)
-        self._node.create_timer(0.02, self._say)
+        self._node.create_timer(0.02, self._publish_pad)
 
     def hold(self, *buttons, **axes):
-        """What the hands do from now on: buttons that are down, axes as ``axis1=0.5``."""
+        """Set the state of the pad: buttons that are down, axes as ``axis1=0.5``."""
         self.buttons = [int(index in buttons) for index in range(15)]
         self.axes = [axes.get(f"axis{index}", 0.0) for index in range(6)]
 
@@ -84,7 +85,7 @@ class Operator(ArmClient):
         )
 
     def record(self, instruction):
-        """Begin an episode, once the recorder has heard the instruction."""
+        """Start an episode once the recorder has received the instruction."""
         publisher = self._node.create_publisher(String, "/instruction", LATCHED)
         publisher.publish(String(data=instruction))
         client = self._node.create_client(Trigger, "/recorder/start")
@@ -112,24 +113,24 @@ class Operator(ArmClient):
     def tool(self):
         return self.kinematics.forward(self.joints[1][:6]).position
 
-    def stands(self):
+    def wait_until_stationary(self):
         """Wait until no joint has moved for 0.3 s of simulated time."""
         stood = [self.joints]
 
-        def still():
+        def is_stationary():
             if np.abs(self.joints[1] - stood[0][1]).max() > 2e-4:
                 stood[0] = self.joints
             return self.joints[0] - stood[0][0] > 0.3
 
-        self.wait_until(still, PATIENCE_S, "the arm did not come to rest")
+        self.wait_until(is_stationary, PATIENCE_S, "the arm did not come to rest")
 
-    def _say(self):
+    def _publish_pad(self):
         if self.obedient and "press it again" in self.says and not self._open_for:
             self._open_for = 25
         self._open_for = max(0, self._open_for - 1)
         buttons = [0] * 15 if self._open_for > 15 else self.buttons
         if self.plugged:
-            hand = 1.0 - 0.01 * random.random()  # which no hand holds quite still
+            hand = 1.0 - 0.01 * random.random()  # noise of a hand on the stick
             self._joy.publish(Joy(axes=[hand * axis for axis in self.axes], buttons=buttons))
 
     def _on_joints(self, message):
@@ -140,8 +141,8 @@ class Operator(ArmClient):
         self.says = message.data
 
 
-def leap(track, contract):
-    """The fastest that a joint of the arm moved, as a share of its limit."""
+def peak_speed(track, contract):
+    """Return the peak speed of the arm's joints as a share of their limits."""
     limits = np.array([joint.velocity for joint in contract.joints])
     moves = [
         np.abs(now[1] - before[1])[:6] / ((now[0] - before[0]) * limits)
@@ -167,9 +168,7 @@ def end(process):
 
 @pytest.fixture
 def stage(ros_domain, tmp_path):
-    """Starts the arm, the executor, teleoperation and what is asked for besides; gives the
-    operator.
-    """
+    """Start the arm, the executor, teleoperation and requested extras; return the operator."""
     running = []
 
     def begin(*words):
@@ -208,7 +207,7 @@ def stage(ros_domain, tmp_path):
         stop()
 
 
-def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or_the_cable_is_out(
+def test_the_arm_moves_only_while_the_dead_man_switch_is_held_and_received(
     stage,
 ):
     operator = stage()
@@ -230,31 +229,31 @@ def test_the_arm_moves_while_the_switch_is_held_and_rests_when_the_hand_opens_or
 
     operator.hold(axis0=1.0)
     operator.wait_until(
-        lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the open hand"
+        lambda: operator.source == NOBODY,
+        PATIENCE_S,
+        "the executor did not notice the released switch",
     )
-    operator.stands()
-    count, place = len(operator.commands), operator.tool
+    operator.wait_until_stationary()
+    count, position = len(operator.commands), operator.tool
     operator.let_pass(1.0)
-    assert len(operator.commands) == count and np.linalg.norm(operator.tool - place) < 1e-3
+    assert len(operator.commands) == count and np.linalg.norm(operator.tool - position) < 1e-3
 
     operator.hold(LEFT_SHOULDER, axis0=-1.0)
     operator.wait_until(
-        lambda: operator.tool[1] < place[1] - 0.02, PATIENCE_S, "the tool did not go right"
+        lambda: operator.tool[1] < position[1] - 0.02, PATIENCE_S, "the tool did not go right"
     )
     operator.plugged = operator.obedient = False
     operator.wait_until(
         lambda: operator.source == NOBODY, PATIENCE_S, "the executor did not notice the cable"
     )
-    operator.stands()
-    operator.plugged = True  # the switch is still down: it must be pressed anew
+    operator.wait_until_stationary()
+    operator.plugged = True  # the switch is still down: it must be released and pressed again
     count = len(operator.commands)
     operator.let_pass(1.0)
     assert len(operator.commands) == count and "press it again" in operator.says
 
 
-def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may_go_on(
-    stage, tmp_path
-):
+def test_a_takeover_is_recorded_and_the_policy_waits_until_control_returns(stage, tmp_path):
     operator = stage(f"record:={tmp_path / 'episodes'}")
     policy = start([str(SCRIPTED_POLICY)])
     stage.also(policy)
@@ -270,7 +269,7 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
     begun, known = operator.joints[0], len(operator.track)
     operator.hold(LEFT_SHOULDER, axis0=0.8)
     operator.wait_until(lambda: operator.source == PERSON, PATIENCE_S, "the person was not let in")
-    assert leap(operator.track[known:], operator.contract) < 1.2, "a takeover is no leap"
+    assert peak_speed(operator.track[known:], operator.contract) < 1.2, "a takeover is no leap"
     operator.let_pass(1.0)
     operator.wait_until(
         lambda: len(operator.commands) > 30, PATIENCE_S, "teleoperation sends no commands"
@@ -282,7 +281,7 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
         PATIENCE_S,
         "the executor did not pause",
     )
-    operator.stands()
+    operator.wait_until_stationary()
     chunks = operator.executor.chunks_accepted
     operator.let_pass(1.0)
     assert operator.executor.chunks_accepted == chunks and operator.source == NOBODY, (
@@ -320,13 +319,12 @@ def test_a_takeover_is_recorded_frame_by_frame_and_the_policy_waits_until_it_may
         for source, before in zip(in_charge, [None, *in_charge], strict=False)
         if source != before
     ] == [POLICY, PERSON, POLICY]
-    # All of the person's commands are in the bag, and between the first and the last of them nobody
-    # else was in charge.
+    # The bag has all of the operator's commands, and no other source between the first and last.
     stamps = 1e-9 * taught.stamps
     received = np.array([to_seconds(message.header.stamp) for message in operator.commands])
     assert len(received) > 30 and np.abs(received[:, None] - stamps).min(axis=1).max() < 1e-6
     assert stamps[0] > begun - 0.2 and stamps[-1] < released + 0.5, (
-        "commands before the hand took the arm, or after it let go"
+        "commands before the takeover or after the release"
     )
     times = 1e-9 * hand_over.stamps[order]
     during = {
@@ -360,17 +358,20 @@ def replay(episode, report, *words):
     )
 
 
-def distance(place, line):
-    """From a place to a line through places, which a busy machine sees rarely [m]."""
+def distance_to_path(position, line):
+    """Return the distance of a position to a polyline of positions [m]."""
     begin, end = np.array(line[:-1]), np.array(line[1:])
     along = end - begin
-    share = ((place - begin) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-12)
-    return np.linalg.norm(begin + np.clip(share, 0.0, 1.0)[:, None] * along - place, axis=1).min()
+    share = ((position - begin) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-12)
+    return np.linalg.norm(
+        begin + np.clip(share, 0.0, 1.0)[:, None] * along - position, axis=1
+    ).min()
 
 
 def stall(operator, process, seconds=0.0):
-    """The process stands still until the arm brakes, and for ``seconds`` [wall time] at least;
-    gives for how long.
+    """Stop the process until the arm brakes and for ``seconds`` [wall time] at least.
+
+    Returns how long it was stopped.
     """
     begun = time.monotonic()
     process.send_signal(signal.SIGSTOP)
@@ -388,7 +389,7 @@ def ended(operator, process, seconds=PATIENCE_S):
     return process.returncode, process.stdout.read()
 
 
-def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tmp_path):
+def test_an_episode_is_replayed_until_the_operator_takes_over(stage, tmp_path):
     operator = stage(f"record:={tmp_path / 'episodes'}")
     operator.reset(SEED)
     operator.record("go left and come back")
@@ -403,12 +404,12 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
         operator.wait_until(lambda goal=goal: at(goal), PATIENCE_S, "the tool did not get there")
     operator.hold()
     operator.wait_until(
-        lambda: operator.source == NOBODY, PATIENCE_S, "the hand was not seen to open"
+        lambda: operator.source == NOBODY, PATIENCE_S, "the released switch was not seen"
     )
-    operator.stands()
+    operator.wait_until_stationary()
     operator.call("/recorder/stop")
     (episode,) = find_episodes(tmp_path / "episodes")
-    assert max(np.linalg.norm(place - begin) for place in path) > 0.06
+    assert max(np.linalg.norm(position - begin) for position in path) > 0.06
 
     seen, report = [], tmp_path / "report.json"
     process = replay(episode, report, "--speed", "1.0", "--approach", "0.3")
@@ -425,18 +426,18 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     found = json.loads(report.read_text())
     assert found["finished"] and found["tool"]["rms"] < 0.05, (
         found
-    )  # loose: on a busy machine commands come late
+    )  # loose: on a busy machine commands arrive late
     assert "tracking error" in said
-    # The tool passed everywhere the person had led it.
-    assert max(distance(place, seen) for place in path) < 0.02
-    operator.stands()
+    # The tool passed all positions of the teleoperated path.
+    assert max(distance_to_path(position, seen) for position in path) < 0.02
+    operator.wait_until_stationary()
     assert operator.source == NOBODY
 
     process = replay(episode, report, "--speed", "0.1")
     stage.also(process)
     operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not begin")
     stood = stall(operator, process)
-    if stood < 0.9:  # on a busy machine it may have been longer
+    if stood < 0.9:  # on a busy machine it may take longer
         operator.wait_until(
             lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not go on"
         )
@@ -446,7 +447,7 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     code, said = ended(operator, process)
     assert code == 1 and "this process stalled for" in said, said
     assert stood >= 0.9 or json.loads(report.read_text())["silences"] >= 1
-    operator.stands()
+    operator.wait_until_stationary()
 
     process = replay(episode, report, "--speed", "0.1")
     stage.also(process)
@@ -458,7 +459,7 @@ def test_an_episode_is_replayed_and_a_person_who_takes_the_arm_ends_it(stage, tm
     assert operator.source == PERSON
 
 
-def test_a_replay_ends_with_one_sentence_where_it_cannot_be(ros_domain, tmp_path):
+def test_an_impossible_replay_ends_with_one_sentence(ros_domain, tmp_path):
     process = replay(tmp_path / "nothing", tmp_path / "report.json")
     said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 2 and "does not exist" in said and "Traceback" not in said

@@ -1,4 +1,4 @@
-"""The link between two namespaces delays and loses what it should; the figures count holds."""
+"""Tests of the link between two namespaces (delay, loss) and of the figures (holds)."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ can_make_hosts = os.geteuid() == 0 and Path("/dev/net/tun").exists() and shutil.
 
 
 def socket_in(namespace: str) -> socket.socket:
-    """Return a UDP socket that lives in a network namespace."""
+    """Return a UDP socket in a network namespace."""
     found = []
 
     def make() -> None:

@@ -1,5 +1,7 @@
-"""The graph as processes (``up``): it answers over ROS, ends in order, and says who broke it. Twin
-of ``test_arm_launch.py``.
+"""Tests of the graph as processes (``up``).
+
+The graph answers over ROS, ends in order, and names the process that failed. Twin of
+``test_arm_launch.py``.
 """
 
 import os
@@ -23,7 +25,7 @@ NODES = ("sim_arm", "chunk_executor")
 
 @pytest.fixture
 def graph(ros_domain, tmp_path):
-    """The arm and the executor, without a policy, once both answer."""
+    """Start the arm and the executor without a policy; wait until both answer."""
     with GraphProcess(["robot:=sim_arm", "policy:=none"], tmp_path / "graph.log") as graph:
         client = ArmClient(load_contract(find_robot("sim_arm")), alive=graph.check)
         try:
@@ -35,7 +37,7 @@ def graph(ros_domain, tmp_path):
 
 
 def pids(graph):
-    """Process id of each node, from what ``up`` prints."""
+    """Return the process id of each node from the output of ``up``."""
     return {
         name: int(pid)
         for name, pid in re.findall(r"(\w+) started \(pid=(\d+)\)", graph.log.read_text())
@@ -59,7 +61,7 @@ def test_ctrl_c_ends_all_nodes_in_order(graph):
 
 
 @pytest.mark.slow
-def test_the_shipped_policy_comes_up_with_its_instruction_and_ends_in_order(ros_domain, tmp_path):
+def test_the_shipped_policy_starts_with_its_instruction_and_ends_in_order(ros_domain, tmp_path):
     with GraphProcess(
         ["robot:=sim_arm", "policy:=nano", "seed:=7", "instruction:=pick the red cube"],
         tmp_path / "graph.log",
@@ -94,7 +96,7 @@ def test_sigterm_ends_all_nodes_too(graph):
 
 
 @pytest.mark.parametrize("victim", NODES)
-def test_a_node_that_dies_stops_the_rest_and_is_named(graph, victim):
+def test_a_node_that_dies_stops_the_others_and_is_named(graph, victim):
     family = psutil.Process(graph.pid).children(recursive=True)
     os.kill(pids(graph)[victim], signal.SIGKILL)
     assert graph.wait(PATIENCE_S) == 1
@@ -103,7 +105,7 @@ def test_a_node_that_dies_stops_the_rest_and_is_named(graph, victim):
     assert f"{victim} was ended by SIGKILL, so everything was stopped; its last lines:" in text
 
 
-def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, tmp_path):
+def test_a_node_that_cannot_start_stops_the_others_with_its_sentence(ros_domain, tmp_path):
     contract = tmp_path / "arm.yaml"
     contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
     (tmp_path / "sim_arm.urdf").write_text(
@@ -125,7 +127,7 @@ def test_a_node_that_cannot_start_stops_the_rest_with_its_sentence(ros_domain, t
         ("speed:=2", "up: 'speed:=2' is not an argument"),
     ],
 )
-def test_unknown_names_are_one_sentence_and_start_nothing(word, says):
+def test_unknown_names_give_one_sentence_and_start_nothing(word, says):
     done = subprocess.run(
         [sys.executable, "-m", "sf_bringup.up", word],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Programs in pseudo-terminals, as an operator has them: what they show, and keys for them."""
+"""Run programs in pseudo-terminals: read their screen and press keys, as an operator does."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from sf_policy_node.ros_testing import PATIENCE_S
 
 
 class Terminal:
-    """A program in a terminal of its own: what it shows, and keys for it."""
+    """A program in its own pseudo-terminal."""
 
     def __init__(self, command):
         self._pid, self._file = pty.fork()
         if self._pid == 0:
             os.environ.update(TERM="xterm-256color", COLUMNS="160", LINES="50")
             os.execvp(command[0], command)
-        os.set_inheritable(self._file, False)  # else the next terminal keeps this one open
+        os.set_inheritable(
+            self._file, False
+        )  # otherwise the next terminal inherits the descriptor and keeps this one open
         self._shown, self.code = "", None
 
     def wait_for(self, pattern, timeout=PATIENCE_S):
@@ -54,8 +56,9 @@ class Terminal:
         self.code = 0
 
     def press_until(self, key, pattern, patience=12.0):
-        """Press a key, and once more where nothing happens: a recorder on a busy computer refuses a
-        press until it has answered the one before.
+        """Press a key, and repeat it until the pattern appears.
+
+        A recorder on a busy computer refuses a key until it has answered the one before.
         """
         for _ in range(5):
             self.press(key)
@@ -83,13 +86,14 @@ class Terminal:
         if ready:
             try:
                 self._shown += os.read(self._file, 65536).decode(errors="replace")
-            except OSError:  # the other side is gone
+            except OSError:  # the program has closed its side
                 time.sleep(0.05)
 
 
 def processes_of(directory):
-    """Processes that were started for episodes in a directory, wherever their parents are now: id
-    and command line.
+    """Return processes started for episodes in a directory: id and command line.
+
+    Reparented processes are included.
     """
     found = {}
     for folder in Path("/proc").iterdir():
