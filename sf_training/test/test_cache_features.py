@@ -1,10 +1,13 @@
 """`cache`: the teacher's features are computed once, in the place where `train` looks for them."""
 
+import shutil
+
 import pytest
 from safetensors.torch import save_file
 from seeded_weights import vggt_weights
 from synthetic_episodes import tiny_contract, write_episode
 
+from sf_training.recording.labels import add_label
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.training.cache_features import main
 from sf_training.training.loop.run import _TIMED_STEPS
@@ -45,8 +48,8 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
         and "10 frames of 2 cameras, 6x6 patches, 16 channels" in said
     )
     assert "licence of its weights: Somebody's licence" in said
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
-    assert before
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.features")}
+    assert len(before) == 2
 
     assert main(teacher(place)) == 0  # there is nothing left to do
     run = [
@@ -63,8 +66,47 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
     ]
     assert train(teacher(place, *run)) == 0
     assert [path.name for path in (place / "bags/.cache").glob("features-*")] == [folder.name]
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.features")} == before
     assert (place / "nano/model.safetensors").exists()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Number of frames in each call of the teacher."""
+    found = []
+    features = VggtTeacher.features
+    monkeypatch.setattr(
+        VggtTeacher,
+        "features",
+        lambda self, images, present=None: (
+            found.append(len(images)) or features(self, images, present)
+        ),
+    )
+    return found
+
+
+@pytest.mark.parametrize("channels", [[], ["--teacher-channels", "0"]])
+def test_one_more_episode_costs_its_own_frames_alone(place, ran, channels, capsys):
+    """Nor does a new name of a folder or a new instruction cost anything."""
+
+    def frames_computed() -> int:
+        ran.clear()
+        assert main(teacher(place, *channels)) == 0
+        return sum(ran)
+
+    assert frames_computed() == (10 if channels else 2 * 10)  # once to find the channels
+    write_episode(place / "bags", tiny_contract(), "a_third", frames=3)
+    assert frames_computed() == 3
+    assert "13 frames of 2 cameras" in capsys.readouterr().out
+    (place / "bags/episode_1").rename(place / "bags/0_first")
+    add_label(place / "bags/0_first", instruction="lift the cube")
+    assert frames_computed() == 0
+    (folder,) = (place / "bags/.cache").glob("features-*")
+    file = max(folder.glob("*.features"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert frames_computed() == 5
+    shutil.rmtree(place / "bags/0_first")
+    assert frames_computed() == 0
 
 
 @pytest.mark.parametrize(
@@ -89,17 +131,8 @@ def test_what_cannot_be_kept_is_one_sentence(place, options, message):
     assert said.startswith("cache: ") and message in said and len(said.splitlines()) == 1
 
 
-def test_without_a_cache_the_time_of_the_teacher_is_measured(place, monkeypatch):
+def test_without_a_cache_the_time_of_the_teacher_is_measured(place, ran):
     """The same batch is measured several times; each time counts what a training step pays."""
-    ran = []
-    features = VggtTeacher.features
-    monkeypatch.setattr(
-        VggtTeacher,
-        "features",
-        lambda self, images, present=None: (
-            ran.append(len(images)) or features(self, images, present)
-        ),
-    )
     run = [
         "--out",
         str(place / "nano"),

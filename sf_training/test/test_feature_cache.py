@@ -2,8 +2,7 @@
 training.
 """
 
-import os
-from collections.abc import Callable
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,9 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
 from seeded_weights import vggt_weights
 
-from sf_training.spatial_forcing import feature_cache
 from sf_training.spatial_forcing.alignment import AlignmentConfig
-from sf_training.spatial_forcing.cache_format import FORMATS, CosineError, decode, encode
-from sf_training.spatial_forcing.feature_cache import FeatureCache
+from sf_training.spatial_forcing.cache_format import FORMATS, cosine_errors, decode, encode
+from sf_training.spatial_forcing.feature_cache import FeatureCache, locked_folder
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.spatial_forcing.vision_targets import open_teacher, vision_targets
@@ -40,99 +38,124 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
 
 
-def interrupt() -> None:
-    raise KeyboardInterrupt
+def opened(folder: Path | None, form: str = "float16", episodes=(("a", FRAMES),)) -> FeatureCache:
+    return FeatureCache(folder, episodes, SHAPE[1:], 1, form)
 
 
-def fill(
-    cache: FeatureCache, values: np.ndarray, stop: int = 99, end: Callable[[], object] = interrupt
-) -> list[slice]:
-    """The parts that were asked for."""
+def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99) -> list[int]:
+    """Compute what is missing, one frame at a time; return these frames."""
     asked = []
 
-    def compute(part):
-        if part.start >= stop:
-            end()
-        asked.append(part)
-        return [(values[part], np.linalg.norm(values[part].astype(np.float64), axis=-1))]
+    def compute(frames):
+        if frames[0] >= stop:
+            raise KeyboardInterrupt
+        asked.extend(frames.tolist())
+        return [(values[frames], np.linalg.norm(values[frames].astype(np.float64), axis=-1))]
 
-    cache.fill(compute, 1, lambda _: None)
+    missing = cache.check(lambda _: None)
+    cache.fill(missing, compute, 1, lambda _: None)
     return asked
 
 
+@pytest.mark.parametrize("folder", ["memory", "disk"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_form_keeps_the_angles_and_says_how_well(form, tmp_path):
+def test_a_form_keeps_the_angles_and_says_how_well(form, folder, tmp_path):
     values = features()
-    cache = FeatureCache(tmp_path, {"teacher": "any"}, SHAPE, 1, form)
+    cache = opened(tmp_path if folder == "disk" else None, form)
     fill(cache, values)
     (layer,) = cache.load()
     assert layer.shape == SHAPE and len(layer) == FRAMES
     lost = 1 - cosines(layer[:], values)
     assert lost.max() < WORST[form]
-    assert cache.error.tokens == lost.size
-    assert cache.error.mean == pytest.approx(lost.mean(), rel=1e-3, abs=1e-12)
-    assert cache.error.most == pytest.approx(lost.max(), rel=1e-3, abs=1e-12)
-    opened = FeatureCache(tmp_path, {"teacher": "any"}, SHAPE, 1, form)
-    assert (opened.done, opened.error) == (FRAMES, cache.error)
-    np.testing.assert_array_equal(opened.load()[0][np.array([4, 1])], layer[:][[4, 1]])
+    assert cache.mean_error == pytest.approx(lost.mean(), rel=1e-3, abs=1e-12)
+    assert cache.largest_error == pytest.approx(lost.max(), rel=1e-3, abs=1e-12)
+    np.testing.assert_array_equal(layer[np.array([4, 1])], layer[:][[4, 1]])
+    np.testing.assert_array_equal(layer[3], layer[:][3])
+    if folder == "disk":
+        again = opened(tmp_path, form)
+        assert fill(again, values) == []
+        assert (again.mean_error, again.largest_error) == (cache.mean_error, cache.largest_error)
+        np.testing.assert_array_equal(again.load()[0][:], layer[:])
 
 
 def test_int8_takes_about_half_of_the_room(tmp_path):
     sizes = {}
     for form in FORMATS:
-        cache = FeatureCache(tmp_path, {}, SHAPE, 1, form)
+        (tmp_path / form).mkdir()
+        cache = opened(tmp_path / form, form)
         fill(cache, features())
-        sizes[form] = sum(path.stat().st_size for path in cache.folder.glob("*.npy"))
-        assert sizes[form] - cache.nbytes < 300  # headers
+        sizes[form] = sum(path.stat().st_size for path in (tmp_path / form).iterdir())
+        assert sizes[form] - cache.nbytes == 4 * FRAMES  # checksums
     assert sizes["bfloat16"] == sizes["float16"]
     assert sizes["int8"] < 0.55 * sizes["float16"]
 
 
-def test_forms_do_not_read_each_others_caches(tmp_path):
-    for form in FORMATS:
-        cache = FeatureCache(tmp_path, {}, SHAPE, 1, form)
-        assert cache.done == 0
-        fill(cache, features())
-    assert len(list(tmp_path.glob("features-*"))) == len(FORMATS)
+def test_each_form_and_teacher_has_a_folder_and_says_what_it_holds(tmp_path):
+    names = []
+    for key in ({"teacher": "a"}, {"teacher": "b"}, {"teacher": "a", "format": "int8"}):
+        with locked_folder(tmp_path, key) as folder:
+            assert json.loads((folder / "key.json").read_text()) == key
+            names.append(folder.name)
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_resumed_cache_is_the_same_and_so_is_its_error(form, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "_SAVE_EVERY", 2)
-    whole = FeatureCache(None, {}, SHAPE, 1, form)
-    fill(whole, features())
-    child = os.fork()
-    if not child:
-        fill(
-            FeatureCache(tmp_path, {}, SHAPE, 1, form), features(), stop=5, end=lambda: os._exit(9)
-        )
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    again = FeatureCache(tmp_path, {}, SHAPE, 1, form)
-    assert again.done == 4  # the fifth frame was not saved yet, and its error does not count twice
-    assert [part.start for part in fill(again, features())] == [4, 5]
-    np.testing.assert_array_equal(again.load()[0][:], whole.load()[0][:])
-    assert again.error.tokens == whole.error.tokens
-    assert again.error.mean == pytest.approx(whole.error.mean)
-
-
-def test_what_is_interrupted_keeps_every_frame_that_was_computed(tmp_path):
+def test_a_computation_that_is_interrupted_continues_at_the_next_frame(form, tmp_path):
+    complete = opened(None, form)
+    fill(complete, features())
     with pytest.raises(KeyboardInterrupt):
-        fill(FeatureCache(tmp_path, {}, SHAPE, 1, "int8"), features(), stop=5)
-    again = FeatureCache(tmp_path, {}, SHAPE, 1, "int8")
-    assert (again.done, again.error.tokens) == (5, 5 * 2 * 3 * 3)
-    assert [part.start for part in fill(again, features())] == [5]
+        fill(opened(tmp_path, form), features(), stop=4)
+    again = opened(tmp_path, form)
+    assert fill(again, features()) == [4, 5]
+    np.testing.assert_array_equal(again.load()[0][:], complete.load()[0][:])
+    assert again.mean_error == pytest.approx(complete.mean_error)
 
 
-def test_slow_frames_are_saved_as_they_come(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "_SAVE_AFTER_S", 0.0)
-    seen = []
-    fill(
-        FeatureCache(tmp_path, {}, SHAPE, 1),
-        features(),
-        stop=5,
-        end=lambda: seen.append(FeatureCache(tmp_path, {}, SHAPE, 1).done),
-    )
-    assert seen == [5]
+def test_another_episode_costs_its_own_frames_alone(tmp_path):
+    values = np.random.default_rng(1).normal(size=(9, *SHAPE[1:])).astype(np.float32)
+    fill(opened(tmp_path, episodes=[("a", 2), ("b", 3)]), values)
+    order = [5, 6, 7, 8, 0, 1, 2, 3, 4]  # the new episode comes first
+    more = opened(tmp_path, episodes=[("new", 4), ("a", 2), ("b", 3)])
+    assert fill(more, values[order]) == [0, 1, 2, 3]
+    found = more.load()[0]
+    np.testing.assert_array_equal(found[:], values[order].astype(np.float16))
+    np.testing.assert_array_equal(found[np.array([8, 3, 4])], found[:][[8, 3, 4]])
+    assert fill(opened(tmp_path, episodes=[("b", 3)]), values) == []
+
+
+def test_a_damaged_episode_is_computed_again_and_the_others_are_not(tmp_path):
+    values, episodes = features(), [("a", 2), ("b", 4)]
+    fill(opened(tmp_path, episodes=episodes), values)
+    file = tmp_path / "b.features"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4 + 10] ^= 1  # one bit in the second of its four frames
+    file.write_bytes(content)
+    cache = opened(tmp_path, episodes=episodes)
+    assert fill(cache, values) == [3]
+    np.testing.assert_array_equal(cache.load()[0][:], values.astype(np.float16))
+    for lost in (1, 100):
+        file.write_bytes(file.read_bytes()[:-lost])
+        assert fill(opened(tmp_path, episodes=episodes), values) == [2, 3, 4, 5]
+    (tmp_path / "a.features").unlink()
+    assert fill(opened(tmp_path, episodes=episodes), values) == [0, 1]
+
+
+def test_what_is_damaged_while_training_is_one_sentence(tmp_path):
+    cache = opened(tmp_path)
+    fill(cache, features())
+    (tmp_path / "a.features").unlink()
+    with pytest.raises(
+        TeacherError, match="cached features of 2 frames are damaged or were removed; start again"
+    ):
+        cache.load()[0][np.array([1, 3])]
+
+
+def test_equal_episodes_are_computed_once(tmp_path):
+    values = np.tile(features()[:3], (2, 1, 1, 1, 1))
+    for folder in (None, tmp_path):
+        cache = opened(folder, episodes=[("a", 3), ("a", 3)])
+        assert fill(cache, values) == [0, 1, 2]
+        np.testing.assert_array_equal(cache.load()[0][:], values.astype(np.float16))
 
 
 def test_runs_that_start_together_find_the_channels_once(tmp_path):
@@ -153,17 +176,6 @@ def test_runs_that_start_together_find_the_channels_once(tmp_path):
         fitted = list(pool.map(run, range(2)))
     np.testing.assert_array_equal(*fitted)
     assert sum(seen) == 2 * 20  # once to find the channels, once for all
-
-
-def test_a_missing_file_of_scales_is_told(tmp_path):
-    cache = FeatureCache(tmp_path, {}, SHAPE, 1, "int8")
-    fill(cache, features())
-    (cache.folder / "layer_0_scale.npy").unlink()
-    with pytest.raises(
-        TeacherError,
-        match=r"cached features cannot be read .*layer_0_scale.npy.*; delete this folder",
-    ):
-        _ = FeatureCache(tmp_path, {}, SHAPE, 1, "int8").done
 
 
 @settings(max_examples=100, deadline=None)
@@ -195,10 +207,9 @@ def test_bfloat16_rounds_as_torch_does():
 
 def test_a_token_of_zeros_loses_nothing():
     values = np.zeros((2, 8), np.float32)
-    error = CosineError()
     for form in FORMATS:
-        error.add(values, decode(encode(values, form), form), np.linalg.norm(values, axis=-1))
-    assert (error.mean, error.most, error.tokens) == (0.0, 0.0, 6)
+        stored = decode(encode(values, form), form)
+        assert not cosine_errors(values, stored, np.linalg.norm(values, axis=-1)).any()
 
 
 def test_channels_and_form_together_are_measured_against_the_whole_targets(tmp_path):
@@ -230,7 +241,7 @@ def test_channels_and_form_together_are_measured_against_the_whole_targets(tmp_p
         targets(form="int8").layers[0][np.array([3, 0])], int8.layers[0][:][[3, 0]]
     )
     (mean,) = targets(form="int8", control="mean").layers
-    np.testing.assert_allclose(mean[0], whole.layers[0].mean(0, dtype=np.float64), atol=5e-3)
+    np.testing.assert_allclose(mean[0], whole.layers[0][:].mean(0, dtype=np.float64), atol=5e-3)
 
 
 def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
@@ -254,7 +265,7 @@ def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
             return pixels[frames]
 
     bags = Bags()
-    options = {"cache": tmp_path / "cache", "digest": "the bags' checksums"}
+    options = {"cache": tmp_path / "cache", "episodes": [("one", 2), ("other", 3)]}
     (layer,) = vision_targets(teacher, bags, (1, 2), AlignmentConfig(), **options).layers
     assert layer.shape == (5, 1, 1, 2, 64)
     assert bags.read == 5

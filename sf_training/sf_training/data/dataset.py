@@ -46,6 +46,7 @@ class EpisodeInfo:
         checksum: SHA-256 of its files.
         frames: number of its observations.
         seconds: time from the first to the last observation.
+        image_digest: hash of everything that its prepared images depend on.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EpisodeInfo:
     checksum: str
     frames: int
     seconds: float = 0.0
+    image_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ def load_dataset(
         ),
         **_labels(indices, idle_s),
         episodes=[
-            _information(reader, index) for reader, index in zip(readers, indices, strict=True)
+            _information(reader, index, images_key(image_size, fit))
+            for reader, index in zip(readers, indices, strict=True)
         ],
         digest=hashlib.sha256(json.dumps(digest_parts).encode()).hexdigest()[:16],
         left_out=left_out,
@@ -221,7 +224,10 @@ def load_dataset(
     )
 
 
-def _information(reader: EpisodeReader, index: EpisodeIndex) -> EpisodeInfo:
+def _information(reader: EpisodeReader, index: EpisodeIndex, prepared: str) -> EpisodeInfo:
+    """Return the information on an episode; ``prepared`` is the key of how images are prepared."""
+    images = hashlib.sha256(f"{reader.checksum} {prepared} ".encode())
+    images.update(np.ascontiguousarray(index.colour).data)
     return EpisodeInfo(
         name=reader.name,
         path=str(reader.path),
@@ -231,6 +237,7 @@ def _information(reader: EpisodeReader, index: EpisodeIndex) -> EpisodeInfo:
         checksum=reader.checksum,
         frames=len(index.stamps),
         seconds=float(np.ptp(index.stamps)),
+        image_digest=images.hexdigest()[:24],
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,38 +15,7 @@ largest one.
 FORMATS = get_args(CacheFormat)
 
 
-@dataclass(frozen=True)
-class CompactArray:
-    """Features (F, ..., C) that are decoded when read: ``array[frames]`` returns float32.
-
-    Attributes:
-        parts: encoded arrays, frames first; see :func:`encode`.
-        format: of the parts.
-    """
-
-    parts: tuple[np.ndarray, ...]
-    format: CacheFormat
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the decoded features."""
-        return self.parts[0].shape
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the encoded arrays."""
-        return sum(part.nbytes for part in self.parts)
-
-    def __len__(self) -> int:
-        return len(self.parts[0])
-
-    def __getitem__(self, frames: Any) -> np.ndarray:
-        return decode(tuple(np.asarray(part[frames]) for part in self.parts), self.format)
-
-
-def empty_parts(
-    shape: tuple[int, ...], form: CacheFormat
-) -> list[tuple[tuple[int, ...], np.dtype]]:
+def parts_of(shape: tuple[int, ...], form: CacheFormat) -> list[tuple[tuple[int, ...], np.dtype]]:
     """Return shape and dtype of the encoded arrays of features with ``shape``."""
     if form == "int8":
         return [(shape, np.dtype(np.int8)), (shape[:-1], np.dtype(np.float16))]
@@ -83,39 +51,16 @@ def decode(parts: Sequence[np.ndarray], form: CacheFormat) -> np.ndarray:
     return values * parts[1][..., None].astype(np.float32) if form == "int8" else values
 
 
-@dataclass
-class CosineError:
-    """1 - cosine between original and stored features, over tokens.
+def cosine_errors(values: np.ndarray, stored: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Return 1 - cosine (...) between original and stored features; 0 for a token of zeros.
 
-    Attributes:
-        total: sum.
-        most: maximum.
-        tokens: number of tokens.
+    Args:
+        values: features (..., C), or their projection on the stored directions.
+        stored: the same after encoding and decoding.
+        norms: (...) norms of the original features.
     """
-
-    total: float = 0.0
-    most: float = 0.0
-    tokens: int = 0
-
-    @property
-    def mean(self) -> float:
-        """Mean over tokens; 0 before the first one."""
-        return self.total / max(self.tokens, 1)
-
-    def add(self, values: np.ndarray, stored: np.ndarray, norms: np.ndarray) -> None:
-        """Add tokens.
-
-        Args:
-            values: features (..., C), or their projection on the stored directions.
-            stored: the same after encoding and decoding.
-            norms: (...) norms of the original features.
-        """
-        product = np.einsum("...c,...c->...", values, stored, dtype=np.float64)
-        length = norms.astype(np.float64) * np.sqrt(
-            np.einsum("...c,...c->...", stored, stored, dtype=np.float64)
-        )
-        # A token of zeros has no error.
-        error = 1.0 - np.divide(product, length, out=np.ones_like(product), where=length > 0)
-        self.total += float(error.sum())
-        self.most = max(self.most, float(error.max(initial=0.0)))
-        self.tokens += error.size
+    product = np.einsum("...c,...c->...", values, stored, dtype=np.float64)
+    length = norms.astype(np.float64) * np.sqrt(
+        np.einsum("...c,...c->...", stored, stored, dtype=np.float64)
+    )
+    return 1.0 - np.divide(product, length, out=np.ones_like(product), where=length > 0)

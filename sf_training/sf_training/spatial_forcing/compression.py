@@ -5,7 +5,9 @@ The feature cache measures the cosine that is lost.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,20 @@ SAMPLE = 128  # frames from which the directions are computed
 
 @dataclass(frozen=True)
 class Compression:
-    """An orthonormal basis (C, channels) for each teacher layer."""
+    """An orthonormal basis (C, channels) for each teacher layer.
+
+    Attributes:
+        frames: number of frames of the data from which a sample was taken.
+    """
 
     bases: tuple[np.ndarray, ...]
+    frames: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Hash of the bases."""
+        content = b"".join(np.ascontiguousarray(basis).tobytes() for basis in self.bases)
+        return hashlib.sha256(content).hexdigest()
 
     def __call__(self, layers: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Project targets (..., C) of each layer to (..., channels), float32."""
@@ -37,6 +50,9 @@ class Compression:
     ) -> Compression:
         """Compute the bases, or read those that an earlier call saved in ``file``.
 
+        Saved bases also serve other data: all episodes in one cache have the same directions.
+        Damaged ones are computed again.
+
         Directions are eigenvectors of the uncentred second moment X^T X over tokens X (N, C),
         because the loss compares angles at the origin.
 
@@ -45,23 +61,29 @@ class Compression:
             frames: number of frames of the data.
             channels: number of directions.
         """
-        if file is not None and file.is_file():
-            with np.load(file) as saved:
-                return Compression(
-                    tuple(saved[f"layer_{number}"] for number in range(len(saved.files)))
-                )
+        if file is not None and (known := _saved(file)):
+            return known
         sample = np.unique(np.linspace(0, frames - 1, min(SAMPLE, frames)).astype(int))
         found = Compression(
-            tuple(_directions(_tokens(layer), channels) for layer in compute(sample))
+            tuple(_directions(_tokens(layer), channels) for layer in compute(sample)), frames
         )
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".new.npz")
-            np.savez(
-                temporary, **{f"layer_{number}": basis for number, basis in enumerate(found.bases)}
-            )
+            named = {f"layer_{number}": basis for number, basis in enumerate(found.bases)}
+            np.savez(temporary, frames=frames, **named)
             os.replace(temporary, file)
         return found
+
+
+def _saved(file: Path) -> Compression | None:
+    """Read saved bases; None if there are none, or they are damaged."""
+    try:
+        with np.load(file) as saved:
+            names = [f"layer_{number}" for number in range(len(saved.files) - 1)]
+            return Compression(tuple(saved[name] for name in names), int(saved["frames"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def _tokens(layer: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Cache of prepared teacher features: computed once, saved on disk in a compact format.
 
-An interrupted computation continues where it stopped; training maps the files into memory.
+One folder for each teacher and its settings holds one file for each episode, named after the
+episode's content. An interrupted computation continues where it stopped, and another episode costs
+its own frames alone.
 """
 
 from __future__ import annotations
@@ -9,226 +11,268 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from sf_training.data.record_file import RecordFile
 from sf_training.spatial_forcing.cache_format import (
     CacheFormat,
-    CompactArray,
-    CosineError,
+    cosine_errors,
     decode,
-    empty_parts,
     encode,
+    parts_of,
 )
 from sf_training.spatial_forcing.teachers import TeacherError
 
-_STATE = "state.json"
-_SAVE_EVERY = 256  # frames
-_SAVE_AFTER_S = 30.0
+_CHECKED_AT_ONCE = 64  # frames
+_ERRORS = 3  # float64 at the end of a record: sum and maximum of 1 - cosine, number of tokens
 
-Compute = Callable[[slice], Sequence[tuple[np.ndarray, np.ndarray]]]
-"""Maps a slice of frames to, for each layer, the features (n, ..., C) float32 and the norms (n,
-...) of the original ones.
+Compute = Callable[[np.ndarray], Sequence[tuple[np.ndarray, np.ndarray]]]
+"""Maps n frames to, for each layer, the features (n, ..., C) float32 and the norms (n, ...) of the
+original ones.
 """
 
 
-class FeatureCache:
-    """One folder for each combination of data, teacher and settings.
+class _Records(Protocol):
+    """Records of one episode; see :class:`~sf_training.data.record_file.RecordFile`."""
+
+    def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray: ...
+
+    def write(self, numbers: np.ndarray, records: np.ndarray) -> None: ...
+
+
+class _InMemory:
+    def __init__(self, count: int, size: int) -> None:
+        self._records, self._missing = np.empty((count, size), np.uint8), np.ones(count, bool)
+
+    def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        out[rows] = self._records[numbers]
+        return self._missing[numbers]
+
+    def write(self, numbers: np.ndarray, records: np.ndarray) -> None:
+        self._records[numbers], self._missing[numbers] = records, False
+
+
+@contextmanager
+def locked_folder(root: Path | None, key: dict) -> Iterator[Path | None]:
+    """Make the folder of some features and hold its lock; another run that needs them waits.
 
     Args:
-        root: folder of all caches; None keeps everything in memory.
-        key: everything on which the features depend, as plain values.
-        shape: of one layer's features, frames first.
+        root: folder of all caches; None yields None.
+        key: everything except the images on which the features depend, as plain values.
+
+    Raises:
+        TeacherError: the folder cannot be written.
+    """
+    if root is None:
+        yield None
+        return
+    text = json.dumps(key, sort_keys=True, indent=1)
+    folder = Path(root) / f"features-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        if not (folder / "key.json").exists():  # for people; the folder's name is its hash
+            (folder / "key.json").write_text(text + "\n")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+class FeatureCache:
+    """Features of the F frames of a data set.
+
+    Args:
+        folder: from :func:`locked_folder`; None keeps everything in memory.
+        episodes: content digest and number of frames of each episode, in the order of the frames.
+        shape: of the features of one frame and layer.
         layers: number of layers.
         form: storage format.
     """
 
     def __init__(
         self,
-        root: Path | None,
-        key: dict,
+        folder: Path | None,
+        episodes: Sequence[tuple[str, int]],
         shape: tuple[int, ...],
         layers: int,
-        form: CacheFormat = "float16",
+        form: CacheFormat,
     ) -> None:
-        self._key = json.loads(json.dumps(key | {"format": form}))
-        digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = None if root is None else Path(root) / f"features-{digest}"
-        self.error = CosineError()
-        self._shape, self._form, self._layers = shape, form, layers
-        self._parts = empty_parts(shape, form)
-        self._memory: list[list[np.ndarray]] = []
+        self._folder, self._shape, self._form, self.layers = folder, shape, form, layers
+        self._parts = parts_of(shape, form)
+        sizes = [int(np.prod(part)) * dtype.itemsize for part, dtype in self._parts]
+        self._ends = np.cumsum(sizes)
+        self._size = int(self._ends[-1]) + 8 * _ERRORS
+        self._starts = np.cumsum([0, *(frames for _, frames in episodes)])
+        self._frames = [frames for _, frames in episodes]
+        known: dict[str, _Records] = {}
+        self._repeats = np.zeros(len(self), bool)  # frames of an episode that occurs before
+        for number, (digest, frames) in enumerate(episodes):
+            if digest in known:
+                self._repeats[self._starts[number] : self._starts[number + 1]] = True
+            else:
+                count = layers * frames
+                known[digest] = (
+                    _InMemory(count, self._size)
+                    if folder is None
+                    else RecordFile(folder / f"{digest}.features", count, self._size)
+                )
+        self._records = [known[digest] for digest, _ in episodes]
+        self._errors = np.zeros((layers, len(self), _ERRORS))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one layer's features, frames first."""
+        return (len(self), *self._shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all features, on disk or in memory."""
-        return self._layers * sum(
-            int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._parts
-        )
+        return len(self) * self.layers * self._size
 
     @property
-    def done(self) -> int:
-        """Number of frames with features.
+    def mean_error(self) -> float:
+        """Mean of 1 - cosine between original and stored features.
 
-        Raises:
-            TeacherError: the folder is of other features, or damaged.
+        Over the tokens of all frames that are checked or computed.
         """
-        if self.folder is None:
-            return self._shape[0] if self._memory else 0
-        state = self.folder / _STATE
-        if not state.exists():
-            return 0
-        try:
-            found = json.loads(state.read_text())
-            fits = found["key"] == self._key and all(
-                array.shape == shape and array.dtype == dtype
-                for arrays in self._mapped("r")
-                for array, (shape, dtype) in zip(arrays, self._parts, strict=True)
-            )
-            done, self.error = int(found["frames"]), CosineError(**found["cosine_error"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TeacherError(
-                f"{self.folder}: cached features cannot be read ({error}); delete this folder"
-            ) from None
-        if not fits:
-            raise TeacherError(
-                f"{self.folder}: cached features of other data or another teacher; delete this"
-                " folder"
-            )
-        return done
+        total, _, tokens = self._errors.sum((0, 1))
+        return float(total / max(tokens, 1.0))
 
-    def fill(self, compute: Compute, batch: int, progress: Callable[[int], None]) -> None:
-        """Compute the missing features, and measure the error of the format.
+    @property
+    def largest_error(self) -> float:
+        """Maximum of 1 - cosine, as :attr:`mean_error`."""
+        return float(self._errors[..., 1].max(initial=0.0))
 
-        Call it in :meth:`locked`.
+    def check(self, progress: Callable[[int], None]) -> np.ndarray:
+        """Read all frames; return those (n,) whose features are missing or damaged.
 
         Args:
-            batch: frames in a slice.
-            progress: called with the number of frames done.
+            progress: called with the number of frames that are checked.
+        """
+        missing = np.zeros(len(self), bool)
+        for start in range(0, len(self), _CHECKED_AT_ONCE):
+            frames = np.arange(start, min(start + _CHECKED_AT_ONCE, len(self)))
+            frames = frames[~self._repeats[frames]]
+            for layer in range(self.layers):
+                records, absent = self._read(layer, frames)
+                missing[frames] |= absent
+                self._errors[layer, frames[~absent]] = self._errors_of(records[~absent])
+            progress(start + len(frames))
+        self._errors[:, missing] = 0.0
+        return np.flatnonzero(missing)
+
+    def fill(
+        self, frames: np.ndarray, compute: Compute, batch: int, progress: Callable[[int], None]
+    ) -> None:
+        """Compute the features of some frames; each batch is saved when it is computed.
+
+        Args:
+            frames: (n,) ascending indices.
+            batch: number of frames that are computed at once.
+            progress: called with the number of frames that are computed.
 
         Raises:
             TeacherError: the disk is full, or the folder cannot be written.
         """
-        if self.folder is None:
-            self._memory = [
-                [np.empty(shape, dtype) for shape, dtype in self._parts]
-                for _ in range(self._layers)
-            ]
-            self._compute(self._memory, 0, compute, batch, progress, lambda done: None)
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            done = self.done
-            if not (self.folder / _STATE).exists():
-                self._reserve()
-            arrays = self._mapped("r+")
+        for start in range(0, len(frames), batch):
+            part = frames[start : start + batch]
+            for layer, (values, norms) in enumerate(compute(part)):
+                records = self._encoded(values, norms)
+                self._errors[layer, part] = self._errors_of(records)
+                for records_file, numbers, rows in self._located(layer, part):
+                    try:
+                        records_file.write(numbers, records[rows])
+                    except OSError as error:
+                        raise _unwritable(self._folder, error) from None
+            progress(start + len(part))
 
-            def save(frames: int) -> None:
-                for array in (array for parts in arrays for array in parts):
-                    array.flush()
-                self._note(frames)
+    def load(self) -> tuple[StoredLayer, ...]:
+        """Return the features of each layer."""
+        return tuple(StoredLayer(self, layer) for layer in range(self.layers))
 
-            self._compute(arrays, done, compute, batch, progress, save)
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the folder: another run that needs the same features waits for them.
+    def read(self, layer: int, frames: np.ndarray) -> np.ndarray:
+        """Return the features (n, ...) of some frames: float16 as stored, else float32.
 
         Raises:
-            TeacherError: the folder cannot be written.
+            TeacherError: they were damaged or removed.
         """
-        if self.folder is None:
-            yield
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise self._unwritable(error) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        records, absent = self._read(layer, frames)
+        if absent.any():
+            raise TeacherError(
+                f"{self._folder or 'features'}: cached features of {absent.sum()} frames are"
+                " damaged or were removed; start again to compute them"
+            )
+        parts = self._decoded_parts(records)
+        return parts[0] if self._form == "float16" else decode(parts, self._form)
 
-    def load(self) -> tuple[np.ndarray | CompactArray, ...]:
-        """Return the features of each layer, mapped read-only; ``layer[frames]`` reads frames."""
-        arrays = self._memory if self.folder is None else self._mapped("r")
-        if self._form == "float16":
-            return tuple(parts[0] for parts in arrays)
-        return tuple(CompactArray(tuple(parts), self._form) for parts in arrays)
+    def _read(self, layer: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        records = np.empty((len(frames), self._size), np.uint8)
+        absent = np.ones(len(frames), bool)
+        for records_file, numbers, rows in self._located(layer, frames):
+            absent[rows] = records_file.read(numbers, rows, records)
+        return records, absent
 
-    def _compute(
-        self,
-        arrays: list[list[np.ndarray]],
-        done: int,
-        compute: Compute,
-        batch: int,
-        progress: Callable,
-        save: Callable,
-    ) -> None:
-        frames, saved, at = self._shape[0], done, time.monotonic()
-        try:
-            while done < frames:
-                part = slice(done, min(done + batch, frames))
-                found = [
-                    (values, norms, encode(values, self._form)) for values, norms in compute(part)
-                ]
-                for parts, (*_, encoded) in zip(arrays, found, strict=True):
-                    for array, stored in zip(parts, encoded, strict=True):
-                        array[part] = stored
-                for values, norms, encoded in found:
-                    self.error.add(values, decode(encoded, self._form), norms)
-                done = part.stop
-                progress(done)
-                if done - saved >= _SAVE_EVERY or time.monotonic() - at > _SAVE_AFTER_S:
-                    save(done)
-                    saved, at = done, time.monotonic()
-        finally:  # also at Ctrl-C: a frame may take minutes
-            if done > saved:
-                save(done)
+    def _located(
+        self, layer: int, frames: np.ndarray
+    ) -> Iterator[tuple[_Records, np.ndarray, np.ndarray]]:
+        """Yield the records of each episode, the numbers in them, and the rows of ``frames``."""
+        episodes = np.searchsorted(self._starts, frames, side="right") - 1
+        for episode in np.unique(episodes).tolist():
+            rows = np.flatnonzero(episodes == episode)
+            numbers = layer * self._frames[episode] + frames[rows] - self._starts[episode]
+            yield self._records[episode], numbers, rows
 
-    def _paths(self) -> list[list[Path]]:
-        names = [("", "_scale")[number] for number in range(len(self._parts))]
-        return [
-            [self.folder / f"layer_{layer}{name}.npy" for name in names]
-            for layer in range(self._layers)
-        ]
-
-    def _mapped(self, mode: str) -> list[list[np.ndarray]]:
-        return [[np.load(path, mmap_mode=mode) for path in paths] for paths in self._paths()]
-
-    def _reserve(self) -> None:
-        """Allocate the files: writing to a mapped file on a full disk would kill the process."""
-        files = [
-            (path, *part)
-            for paths in self._paths()
-            for path, part in zip(paths, self._parts, strict=True)
-        ]
-        for path, shape, dtype in files:
-            np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-            try:
-                with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError:
-                for other, *_ in files:
-                    other.unlink(missing_ok=True)
-                raise
-        self._note(0)
-
-    def _unwritable(self, error: OSError) -> TeacherError:
-        cure = "free disk space" if error.errno == errno.ENOSPC else "check its permissions"
-        return TeacherError(f"{self.folder}: features cannot be saved ({error.strerror}); {cure}")
-
-    def _note(self, frames: int) -> None:
-        temporary = self.folder / (_STATE + ".new")
-        temporary.write_text(
-            json.dumps({"key": self._key, "frames": frames, "cosine_error": asdict(self.error)})
+    def _encoded(self, values: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        """Return the records (n, bytes) of features."""
+        encoded = encode(values, self._form)
+        count = len(values)
+        lost = cosine_errors(values, decode(encoded, self._form), norms).reshape(count, -1)
+        errors = np.stack([lost.sum(1), lost.max(1), np.full(count, lost.shape[1])], 1)
+        return np.concatenate(
+            [
+                np.ascontiguousarray(array).reshape(count, -1).view(np.uint8)
+                for array in (*encoded, errors)
+            ],
+            axis=1,
         )
-        os.replace(temporary, self.folder / _STATE)
+
+    def _decoded_parts(self, records: np.ndarray) -> tuple[np.ndarray, ...]:
+        begins = [0, *self._ends[:-1].tolist()]
+        return tuple(
+            np.ascontiguousarray(records[:, begin:end]).view(dtype).reshape(-1, *shape)
+            for begin, end, (shape, dtype) in zip(begins, self._ends, self._parts, strict=True)
+        )
+
+    def _errors_of(self, records: np.ndarray) -> np.ndarray:
+        """Return sum, maximum and number of tokens (n, 3)."""
+        return np.ascontiguousarray(records[:, self._ends[-1] :]).view(np.float64)
+
+
+class StoredLayer:
+    """Features of one layer (F, ..., C), read from the cache: ``layer[frames]``."""
+
+    def __init__(self, cache: FeatureCache, layer: int) -> None:
+        self._cache, self._layer, self.shape = cache, layer, cache.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        frames = np.arange(len(self))[index]
+        found = self._cache.read(self._layer, frames.ravel())
+        return found.reshape(*frames.shape, *self.shape[1:])
+
+
+def _unwritable(folder: Path | None, error: OSError) -> TeacherError:
+    cure = "free disk space" if error.errno == errno.ENOSPC else "check its permissions"
+    return TeacherError(f"{folder}: features cannot be saved ({error.strerror}); {cure}")

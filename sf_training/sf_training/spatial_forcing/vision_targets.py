@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,10 +28,14 @@ from sf_training.spatial_forcing import (
     vision,
 )
 from sf_training.spatial_forcing.alignment import AlignmentConfig, prepare_target
-from sf_training.spatial_forcing.cache_format import CacheFormat, CompactArray
+from sf_training.spatial_forcing.cache_format import CacheFormat
 from sf_training.spatial_forcing.compression import Compression
 from sf_training.spatial_forcing.depth_anything3 import DepthAnything3Teacher
-from sf_training.spatial_forcing.feature_cache import FeatureCache
+from sf_training.spatial_forcing.feature_cache import (
+    FeatureCache,
+    StoredLayer,
+    locked_folder,
+)
 from sf_training.spatial_forcing.hf_teacher import HfTeacher
 from sf_training.spatial_forcing.teachers import TeacherError, random_code, rgb_features
 from sf_training.spatial_forcing.vggt_teacher import SIDE, VggtTeacher
@@ -40,6 +45,7 @@ from sf_training.spatial_forcing.weights import open_weights
 Control = Literal["none", "mean", "random", "rgb"]
 _SAMPLE = 1024  # frames for the statistics of the rgb control
 _PIXELS = 4 * 518 * 518  # of a teacher's batch
+_GROWTH = 4  # of the data since the channels were chosen, from which on it is mentioned
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Targets:
 
     Attributes:
         layers: (F, V, rows, columns, C) for each teacher layer; ``layer[frames]`` reads frames. A
-            layer may be mapped from disk, encoded, computed when read, or one repeated frame.
+            layer may be read from disk, computed when read, or one repeated frame.
         prepared: whether they are resized to the student's grid and include the position embedding.
         cosine: mean cosine between full and stored targets over all tokens; below 1 by the loss of
             compression and format.
@@ -57,7 +63,7 @@ class Targets:
         folder: of the cache; None where in memory.
     """
 
-    layers: tuple[np.ndarray | CompactArray | LiveLayer, ...]
+    layers: tuple[np.ndarray | StoredLayer | LiveLayer, ...]
     prepared: bool = False
     cosine: float = 1.0
     lowest_cosine: float = 1.0
@@ -109,7 +115,7 @@ def vision_targets(
     channels: int = 0,
     form: CacheFormat = "float16",
     control: Control = "none",
-    digest: str | None = None,
+    episodes: Sequence[tuple[str, int]] | None = None,
     cache: Path | None = None,
     live: bool = False,
     area: np.ndarray | None = None,
@@ -129,7 +135,8 @@ def vision_targets(
         form: storage format, see :data:`CacheFormat`.
         control: ``mean`` repeats the mean of the teacher's targets; ``rgb`` and ``random`` have its
             width and do not run it.
-        digest: changes with the images; None computes one from all images.
+        episodes: digest of the images and number of frames of each episode, in the order of the
+            frames; features are cached by episode. None: one episode, whose images are hashed.
         cache: folder of caches; None keeps everything in memory.
         live: store nothing and run the teacher each time a frame is read, for data whose features
             do not fit on the disk.
@@ -169,29 +176,63 @@ def vision_targets(
             tuple(LiveLayer(computed, number, shape) for number in range(layers)), prepared=True
         )
     bars = None if area is None else hashlib.sha256(np.packbits(area).tobytes()).hexdigest()
-    key = _key(source, images, size, config, digest) | {
+    key = {
+        "shape": images.shape[1:],
+        "teacher": source.identity,
+        "grid": size,
+        "position": [config.position_scale, config.position],
+        "resize": config.resize,
         "channels": width,
+        "format": form,
         "white": bars,
         "made_by": _made_by(),
     }
-    store = FeatureCache(cache, key, shape, layers, form)
-    with store.locked():
+    episodes = [(_digest(images), len(images))] if episodes is None else episodes
+    with locked_folder(cache, key) as folder:
         if width < source.feature_size:
-            file = None if cache is None else store.folder / "basis.npz"
-            with status(console, "teacher: principal directions") if console else nullcontext():
-                computed.compression = Compression.fit(computed.full, len(images), width, file)
-        if store.done < len(images):
-            with ProgressBar(
-                "teacher features", TimeElapsedColumn(), console=console, disable=console is None
-            ) as bar:
-                task = bar.add_task("", total=len(images), completed=store.done)
-                store.fill(computed.stored, batch, lambda done: bar.update(task, completed=done))
+            computed.compression = _fitted(computed, len(images), width, folder, console)
+            episodes = [
+                (_hash(digest + computed.compression.digest), count) for digest, count in episodes
+            ]
+        store = FeatureCache(folder, episodes, shape[1:], layers, form)
+        with _bar(console, "checking cached features", len(images)) as advance:
+            missing = store.check(advance)
+        if len(missing):
+            with _bar(console, "teacher features", len(missing)) as advance:
+                store.fill(missing, computed.stored, batch, advance)
     found = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
     return Targets(
-        found, True, 1.0 - store.error.mean, 1.0 - store.error.most, store.nbytes, store.folder
+        found, True, 1.0 - store.mean_error, 1.0 - store.largest_error, store.nbytes, folder
     )
+
+
+@contextmanager
+def _bar(console: Console | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show progress; yield the function that takes the number of frames done."""
+    columns = TimeElapsedColumn()
+    with ProgressBar(title, columns, console=console, disable=console is None) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _fitted(
+    computed: _Computed, frames: int, width: int, folder: Path | None, console: Console | None
+) -> Compression:
+    """Return the principal directions that the cache has, or compute them."""
+    with status(console, "teacher: principal directions") if console else nullcontext():
+        found = Compression.fit(
+            computed.full, frames, width, None if folder is None else folder / "basis.npz"
+        )
+    if console and frames > _GROWTH * found.frames:
+        console.print(
+            f"{folder}: the {width} channels were chosen from {found.frames} frames, and the data"
+            f" have {frames} now; delete this folder to choose them again",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return found
 
 
 class LiveLayer:
@@ -256,12 +297,12 @@ class _Computed:
         ]
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
-    def stored(self, part: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+    def stored(self, frames: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return compressed features of each layer, and the norms of the full ones.
 
         See :data:`feature_cache.Compute`.
         """
-        found = self.full(np.arange(part.start, part.stop))
+        found = self.full(frames)
         norms = [
             np.sqrt(np.einsum("...c,...c->...", layer, layer, dtype=np.float64)) for layer in found
         ]
@@ -330,35 +371,24 @@ def _repeated(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(frame.astype(np.float16).reshape(1, *shape[1:]), shape)
 
 
-def _mean(layer: np.ndarray | CompactArray) -> np.ndarray:
+def _mean(layer: np.ndarray | StoredLayer) -> np.ndarray:
     total = np.zeros(layer.shape[1:])
     for start in range(0, len(layer), 256):
         total += layer[start : start + 256].sum(0, dtype=np.float64)
     return total / len(layer)
 
 
-def _key(
-    source: Teacher,
-    images: np.ndarray,
-    grid: tuple[int, int],
-    config: AlignmentConfig,
-    digest: str | None,
-) -> dict:
-    if digest is None:
-        content = hashlib.sha256()
-        for start in range(0, len(images), 256):
-            content.update(
-                np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data
-            )
-        digest = content.hexdigest()
-    return {
-        "images": digest,
-        "shape": images.shape,
-        "teacher": source.identity,
-        "grid": grid,
-        "position": [config.position_scale, config.position],
-        "resize": config.resize,
-    }
+def _digest(images: np.ndarray) -> str:
+    content = hashlib.sha256()
+    for start in range(0, len(images), 256):
+        content.update(
+            np.ascontiguousarray(images[np.arange(start, min(start + 256, len(images)))]).data
+        )
+    return content.hexdigest()[:24]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _made_by() -> str:
@@ -407,13 +437,14 @@ class _Colours:
             layers,
         )
         self.feature_size, self.pixels = width, images.shape[-2] * images.shape[-1]
-        self.identity = f"rgb {width} of {layers}"
         frames = np.linspace(0, len(images) - 1, min(_SAMPLE, len(images))).astype(int)
         sample = images[frames].reshape(-1, *images.shape[2:])
         if present is not None:
             sample = sample[present[frames].ravel()]
         values = rgb_features(sample, self._patch, width).reshape(-1, width)
         self._centre, self._spread = values.mean(0), values.std(0) + 1e-4
+        statistics = _hash(repr((self._centre.tolist(), self._spread.tolist())))
+        self.identity = f"rgb {width} of {layers}, {statistics}"
 
     def features(
         self, images: torch.Tensor, present: torch.Tensor | None = None

@@ -50,7 +50,7 @@ def alignment_targets(
         "area": area,
         "channels": settings.channels,
         "control": settings.control,
-        "digest": data.digest or None,
+        "episodes": [(each.image_digest, each.frames) for each in data.sources] or None,
         "present": data.present,
         "console": console,
     }
