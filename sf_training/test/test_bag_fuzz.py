@@ -9,11 +9,31 @@ import shutil
 
 import numpy as np
 import pytest
-from foreign_recordings import contract, entry, recording, text, write_bag, write_mcap
+from foreign_recordings import (
+    BEGIN,
+    FLOATS,
+    GRIPPER,
+    LEADER,
+    STATES,
+    S,
+    changed,
+    contract,
+    entry,
+    make,
+    merged,
+    pose,
+    pose_at,
+    recording,
+    text,
+    without,
+    write_bag,
+    write_mcap,
+)
 from mcap.writer import CompressionType, IndexType
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from synthetic_episodes import tiny_contract, write_episode
 
+from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.data.bag_files import BagError
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import EpisodeReader
@@ -24,8 +44,29 @@ from sf_training.recording import messages
 from sf_training.view.episode import load as view_episode
 
 TRIED = int(os.environ.get("SF_FUZZ", "210"))
-ROBOT = contract()
-ENTRIES = [*recording(0.4), entry("/instruction", messages.STRING, 0.5, text("stack the bowls"))]
+ROBOT = contract(topics={GRIPPER: "/teleop/joint_command"})
+
+
+def with_effort(each):
+    """A joint state with efforts."""
+    each.content.effort = np.arange(7.0)
+    return each.content
+
+
+ENTRIES = [
+    *changed(recording(0.4), STATES, with_effort),
+    entry("/instruction", messages.STRING, 0.5, text("stack the bowls")),
+]
+KINEMATICS = Kinematics(ROBOT)
+TOOL_ENTRIES = merged(
+    without(ENTRIES, LEADER),
+    [
+        entry(LEADER, messages.POSE, k / 25, pose(BEGIN + k * S // 25, tool))
+        for k in range(10)
+        for tool in [KINEMATICS.forward(pose_at(k / 25)[:6])]
+    ],
+    [entry(GRIPPER, FLOATS, k / 25, make(FLOATS, 0.02)) for k in range(10)],
+)
 PLAIN = {"compression": CompressionType.NONE, "enable_crcs": False}
 
 
@@ -37,6 +78,7 @@ def folder_of(path):
 MAKERS = {
     "mcap": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, **PLAIN)),
     "zstd": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, chunk_size=6000)),
+    "tool": lambda out: folder_of(write_mcap(out / "a.mcap", TOOL_ENTRIES, **PLAIN)),
     "no index": lambda out: folder_of(
         write_mcap(out / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=6000, **PLAIN)
     ),
@@ -93,7 +135,7 @@ def read_everything(path, robot):
     for read in (
         lambda: np.asarray(load_dataset([path], robot, size=8, workers=1, progress=False).images),
         lambda: view_episode(EpisodeReader(path, robot)),
-        lambda: stretches(EpisodeReader(path, robot), 10, "commanded", 2, 0.5),
+        lambda: stretches(EpisodeReader(path, robot), 10, "commanded", 2, 0.5, effort=True),
     ):
         try:
             read()

@@ -115,7 +115,8 @@ def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str)
     ):
         steps = np.diff(knots.values)
         far = np.abs(steps) > NEAR_SHARE * width
-        swings = far[1:] & far[:-1] & (steps[1:] * steps[:-1] < 0)
+        signs = np.sign(steps)
+        swings = far[1:] & far[:-1] & (signs[1:] * signs[:-1] < 0)
         if len(swings) >= 8 and swings.mean() > SWINGS:
             values = knots.values[int(np.flatnonzero(swings)[0]) :][:2]
             raise BagError(

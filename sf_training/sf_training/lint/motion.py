@@ -177,8 +177,9 @@ def _jumps(
     if len(moments) < 2:
         return 0, ""
     limits = _velocities(contract)
-    speed = np.abs(np.diff(samples, axis=0)) / (np.diff(moments) * 1e-9)[:, None]
-    ratio = np.nan_to_num(speed / limits)
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged positions
+        speed = np.abs(np.diff(samples, axis=0)) / (np.diff(moments) * 1e-9)[:, None]
+        ratio = np.nan_to_num(speed / limits)
     row, column = np.unravel_index(np.argmax(ratio), ratio.shape)
     unit = _units(contract)[column]
     seconds = (moments[row + 1] - start) * 1e-9
