@@ -140,3 +140,46 @@ def test_unknown_names_give_one_sentence_and_start_nothing(word, says):
         and "Traceback" not in done.stderr
         and "started" not in done.stdout
     )
+
+
+# `up` with two shells in place of an executor with a rest pose and a driver; each writes its end.
+FINISHING = """
+import sys
+from sf_bringup import up
+from sf_bringup.graph import NodeSpec
+NODE = "trap 'sleep %s; echo %s INT >> log; exit 0' INT; trap 'echo %s HUP >> log; exit 0' HUP; "
+NODE += "echo ready; while :; do sleep 0.02; done"
+SECONDS = {"executor": sys.argv[1], "driver": "0"}
+up.command_line = lambda spec: ["sh", "-c", NODE % (SECONDS[spec.name], spec.name, spec.name)]
+manager = up.NodeManager()
+for name in SECONDS:
+    manager.add_node(NodeSpec("", "", name, finishes=name == "executor"), up.start_environment())
+sys.exit(manager.run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "log"),
+    [
+        ([signal.SIGINT], ["executor INT", "driver INT"]),
+        ([signal.SIGHUP], ["executor HUP", "driver INT"]),
+        ([signal.SIGINT, signal.SIGINT], ["driver INT", "executor INT"]),
+    ],
+)
+def test_an_executor_with_a_rest_pose_ends_before_its_drivers(numbers, log, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FINISHING, "1"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(2):
+            while "ready" not in process.stdout.readline():
+                pass
+        for number in numbers:
+            process.send_signal(number)
+            while f"{signal.Signals(number).name} received" not in process.stdout.readline():
+                if number == signal.SIGHUP:  # the terminal is gone
+                    break
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+    assert (tmp_path / "log").read_text().splitlines() == log

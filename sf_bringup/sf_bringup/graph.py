@@ -49,10 +49,9 @@ class NodeSpec:
     name: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
-    # A managed node; those of this workspace configure and activate themselves (parameter
-    # autostart).
-    lifecycle: bool = False
+    lifecycle: bool = False  # managed; ours activate themselves (parameter autostart)
     essential: bool = True  # when it ends, the others are stopped
+    finishes: bool = False  # moves the arm before it ends, and needs the other nodes for that
     namespace: str = ""  # empty takes ROS_NAMESPACE
     ros_arguments: tuple[str, ...] = ()
 
@@ -233,7 +232,8 @@ def _moving_nodes(
             " fast as possible"
         )
     executor = {"shadow": False, "join": "policy"} if executor is None else executor
-    nodes = [make_spec(journeys.CHUNK_EXECUTOR, {**robot.common, **executor})]
+    spec = make_spec(journeys.CHUNK_EXECUTOR, {**robot.common, **executor})
+    nodes = [replace(spec, finishes=any(arm.rest for arm in robot.contract.arms.values()))]
     if robot.is_simulated:
         arm = {
             "contract": str(robot.contract_path),

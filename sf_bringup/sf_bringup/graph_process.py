@@ -14,7 +14,7 @@ from pathlib import Path
 from sf_bringup.arm_client import ArmClientError
 from sf_bringup.guardian import STARTER
 
-_STOP_S = 25.0  # longer than `up` takes to end its nodes by force
+_STOP_S = 45.0  # longer than `up` takes to end its nodes by force
 _TAIL = 12  # lines of the log in an error message
 
 

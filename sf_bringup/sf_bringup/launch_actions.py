@@ -32,6 +32,7 @@ from launch_ros.actions import LifecycleNode, Node
 from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean
 from sf_bringup.journeys import (
     CHECKS_SECOND_START,
+    CHUNK_EXECUTOR,
     GLOBAL_TOPICS,
     JOURNEYS,
     Executable,
@@ -39,6 +40,7 @@ from sf_bringup.journeys import (
 )
 
 _SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
+_FINISH_S = "25"  # longer than the executor takes to move the arm to its rest pose
 _GRAPH_S = 120.0  # on a busy machine
 # Exit codes of a node that was stopped; the last two if SIGINT came while Python still imported it.
 _IN_ORDER = (0, 130, -signal.SIGINT)
@@ -94,7 +96,7 @@ def _action(node: Executable) -> Node:
         "ros_arguments": ["--log-level", LaunchConfiguration("log_level")],
         "condition": IfCondition(LaunchConfiguration(_configuration(f"{node.name}.starts"))),
         "output": "screen",
-        "sigterm_timeout": _SIGTERM_AFTER_S,
+        "sigterm_timeout": _FINISH_S if node.name == CHUNK_EXECUTOR.name else _SIGTERM_AFTER_S,
         "sigkill_timeout": _SIGKILL_AFTER_S,
         "on_exit": _end_with_failure if node.essential else None,
     }

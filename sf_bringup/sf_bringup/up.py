@@ -30,6 +30,7 @@ from sf_bringup.guardian import MARK, STOPPING, start_guardian, when_starter_end
 from sf_bringup.one_graph import only_graph
 from sf_bringup.second_start import refuse_second_start
 
+FINISH_S = 25.0  # longer than the executor takes to move the arm to its rest pose
 LAST_LINES = 8  # of the output of a node that has ended, printed again at the end
 
 
@@ -82,6 +83,9 @@ class NodeManager(Manager):
         self._printer_with_tails = _TailPrinter(output)
         super().__init__(self._printer_with_tails)
         self._essential: list[str] = []
+        self._finishing: list[str] = []
+        self._hurry = threading.Event()
+        self._is_attended = True
         self.ended: str | None = None  # the node that ended by itself
         self.killed: list[str] = []  # nodes that had to be killed
 
@@ -90,6 +94,8 @@ class NodeManager(Manager):
         # With exec the node replaces the shell, so that the process id is that of the node.
         if spec.essential:
             self._essential.append(spec.name)
+        if spec.finishes:
+            self._finishing.append(spec.name)
         self.add_process(spec.name, f"exec {shlex.join(command_line(spec))}", env=dict(environment))
 
     def run(self) -> int:
@@ -97,8 +103,8 @@ class NodeManager(Manager):
         stopped them, else 1.
         """
         # SIGHUP: a closed terminal also stops the nodes.
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        signal.signal(signal.SIGHUP, lambda *_: self._end_unattended())
+        when_starter_ends(self._end_unattended)
         self.loop()
         if self.ended is not None:
             code = self._processes[self.ended]["returncode"]
@@ -115,6 +121,11 @@ class NodeManager(Manager):
             return 1
         return 0
 
+    def _end_unattended(self) -> None:
+        """Stop all nodes when nobody may be watching the arm: it only stops."""
+        self._is_attended = False
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def _any_stopped(self) -> bool:
         """Return whether to stop all processes, for honcho, whose own version also counts nodes
         that are not essential, such as RViz.
@@ -126,8 +137,13 @@ class NodeManager(Manager):
         )
 
     def terminate(self) -> None:
-        """Stop all nodes, in a thread: with SIGINT, then SIGTERM, then SIGKILL if still needed."""
+        """Stop all nodes, in a thread: with SIGINT, then SIGTERM, then SIGKILL if still needed.
+
+        On request, an executor that moves the arm to its rest pose ends before the other nodes. A
+        second request ends that motion.
+        """
         if self._terminating:
+            self._hurry.set()
             return
         self._terminating = True
         self.ended = next(
@@ -141,26 +157,37 @@ class NodeManager(Manager):
         """
 
     def _stop_all(self) -> None:
-        pause = threading.Event()
+        if self.ended is None and self._is_attended:
+            self._stop(self._finishing, signal.SIGINT, FINISH_S, self._hurry)
+        else:  # the executor stops the arm where it is
+            self._stop(self._finishing, signal.SIGHUP, STOPPING[0][1], self._hurry)
         for number, patience in STOPPING:
-            waited, signalled = 0.0, set()
-            while waited < patience:
-                left = [
-                    (name, process.get("pid"))
-                    for name, process in self._processes.items()
-                    if "returncode" not in process
-                ]
-                if not left:
-                    return
-                for name, pid in left:
-                    # A process without an id is still being started.
-                    if pid is not None and name not in signalled:
-                        signalled.add(name)
-                        if number == signal.SIGKILL:
-                            self.killed.append(name)
-                        _signal_group(pid, number)
-                pause.wait(0.05)
-                waited += 0.05
+            self._stop(list(self._processes), number, patience, threading.Event())
+
+    def _stop(
+        self, names: Sequence[str], number: int, patience: float, hurry: threading.Event
+    ) -> None:
+        """Signal nodes and wait until they have ended, ``patience`` [s] is over or ``hurry`` is
+        set.
+        """
+        waited, signalled = 0.0, set()
+        while waited < patience and not hurry.is_set():
+            left = [
+                (name, self._processes[name].get("pid"))
+                for name in names
+                if "returncode" not in self._processes[name]
+            ]
+            if not left:
+                return
+            for name, pid in left:
+                # A process without an id is still being started.
+                if pid is not None and name not in signalled:
+                    signalled.add(name)
+                    if number == signal.SIGKILL:
+                        self.killed.append(name)
+                    _signal_group(pid, number)
+            hurry.wait(0.05)
+            waited += 0.05
 
 
 class _TailPrinter(Printer):

@@ -55,7 +55,7 @@ def test_the_arm_goes_home_inside_the_limits_and_keeps_its_grip(away):
     assert place[ARM] == pytest.approx(HOME[ARM], abs=2e-3) and place[6] == AWAY[6]
     assert (speed == 0.0).all() and not away.violations()
     assert away.executor.situation.state is State.HOLDING
-    assert "at home" in away.executor.status.reason
+    assert "home pose" in away.executor.status.reason
 
 
 def test_no_joint_is_faster_than_a_third_of_its_top_speed(away):
@@ -71,10 +71,10 @@ def test_no_joint_is_faster_than_a_third_of_its_top_speed(away):
 def test_the_way_home_ends_an_instruction_until_there_is_a_new_one(bench):
     keep_moving(bench, 0.6)
     bench.executor.go_home(bench.clock)
-    with pytest.raises(ChunkRefused, match=r"sent home.*give an instruction again"):
+    with pytest.raises(ChunkRefused, match=r"home pose.*give an instruction again"):
         bench.send(bench.chunk(FORWARD))
     lead(bench, 20.0)
-    with pytest.raises(ChunkRefused, match="sent home"):
+    with pytest.raises(ChunkRefused, match="home pose"):
         bench.send(bench.chunk(FORWARD))
     bench.send(bench.chunk(FORWARD, epoch=2))
     bench.run(1.0)

@@ -38,6 +38,11 @@ def test_nothing_moves_an_arm_that_is_stopped_inactive_or_at_an_unknown_position
             assert now.source is NOBODY, now
 
 
+def test_only_homing_moves_an_arm_whose_executor_ends():
+    moving = {now.source for now in situations() if now.ending}
+    assert moving == {NOBODY, ControlSource.HOME}
+
+
 def test_only_a_chunk_or_a_joint_command_starts_a_motion():
     for now, event, step in ALL:
         if step.situation.source not in (NOBODY, now.source):
@@ -53,6 +58,8 @@ def test_only_a_chunk_or_a_joint_command_starts_a_motion():
         ("active", True, Event.ACTIVATED),
         ("latched", True, Event.EMERGENCY_STOP),
         ("settling", True, Event.CLOCK_SET_IN_MOTION),
+        ("ending", True, Event.SHUTDOWN),
+        ("ending", False, Event.ACTIVATED),
     ],
 )
 def test_each_condition_changes_by_one_event_alone(flag, value, event):
@@ -76,6 +83,7 @@ def test_the_emergency_stop_works_in_every_situation():
 def test_chunks_observed_before_an_interruption_are_refused_after_it():
     fresh = {
         Event.ACTIVATED,
+        Event.SHUTDOWN,
         Event.PAUSED,
         Event.RESUMED,
         Event.RESET,

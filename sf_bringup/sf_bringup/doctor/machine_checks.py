@@ -10,6 +10,7 @@ from sf_policy_node.contract import Contract, ContractError
 from sf_policy_node.motion.arm.collision import CollisionModel
 from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import require_limits
+from sf_policy_node.motion.homing import check_rest_poses
 
 _LITTLE_DISK_GB, _NO_DISK_GB = 20.0, 2.0
 
@@ -19,6 +20,7 @@ def check_contract(contract: Contract) -> Iterator[Finding]:
     try:
         kinematics_of(contract)
         require_limits(contract)
+        check_rest_poses(contract)
         model = CollisionModel.of(contract)
     except ContractError as error:
         yield failed("contract", str(error), "change the contract or its URDF as the sentence says")
@@ -37,10 +39,11 @@ def check_contract(contract: Contract) -> Iterator[Finding]:
 
 def check_machine(contract: Contract, seen: Seen) -> Iterator[Finding]:
     """Yield clock, disk, GPU and versions."""
-    if seen.has_clock:
-        yield warned(
-            "clock", "time is simulated (/clock)", "on a real arm, stop who publishes /clock"
-        )
+    if seen.has_clock and seen.is_simulated:
+        yield passed("clock", "simulated (/clock), as the robot is")
+    elif seen.has_clock:
+        cure = "stop the node that publishes /clock; give sim:=true if the robot is simulated"
+        yield warned("clock", "time is simulated (/clock)", cure)
     else:
         yield passed("clock", "this machine's")
     text = f"{seen.free_disk_gb:.0f} GB free at {seen.disk}"

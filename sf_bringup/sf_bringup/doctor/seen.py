@@ -73,6 +73,7 @@ class Seen:
     controller_refusal: str = ""  # why the controller would not follow, by its parameters
     controller_remarks: list[str] = field(default_factory=list)
     has_clock: bool = False
+    is_simulated: bool = False  # the user started the robot in simulation
     seconds: float = 0.0
     free_disk_gb: float = 0.0
     disk: str = ""

@@ -41,7 +41,8 @@ def check_arms(arms: Mapping[str, Arm]) -> None:
     check_distinct("joints", [joint for arm in arms.values() for joint in arm.command_joints])
     for name, arm in arms.items():
         _check_gripper_command(arm, arm_key(arms, name, "command.gripper"))
-        _check_home(arm, arm_key(arms, name, "home"))
+        _check_pose(arm, arm.home, arm_key(arms, name, "home"))
+        _check_pose(arm, arm.rest, arm_key(arms, name, "rest"))
     for key in ("output", "rate_hz"):
         values = {str(getattr(arm.command, key)): name for name, arm in arms.items()}
         if len(values) > 1:
@@ -76,14 +77,14 @@ def _check_gripper_command(arm: Arm, key: str) -> None:
         )
 
 
-def _check_home(arm: Arm, key: str) -> None:
-    if arm.home is None:
+def _check_pose(arm: Arm, pose: Sequence[float] | None, key: str) -> None:
+    if pose is None:
         return
-    if len(arm.home) != len(arm.joints):
+    if len(pose) != len(arm.joints):
         raise ValueError(
-            f"{key}: has {len(arm.home)} values; give one for each of {', '.join(arm.joint_names)}"
+            f"{key}: has {len(pose)} values; give one for each of {', '.join(arm.joint_names)}"
         )
-    for joint, value in zip(arm.joints, arm.home, strict=True):
+    for joint, value in zip(arm.joints, pose, strict=True):
         if not joint.lower <= value <= joint.upper:
             raise ValueError(
                 f"{key}: {joint.name} at {value:g} is outside its limits {joint.lower:g} to"

@@ -266,6 +266,12 @@ class Arm(Section):
     home: list[Finite] | None = Field(
         None, description="its joints where it rests; links may touch there"
     )
+    rest: list[Finite] | None = Field(
+        None,
+        description=(
+            "its joints where it lies safely without power; the executor moves there before it ends"
+        ),
+    )
     command: Command = Field(description="of this arm; none: the common one")
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 SCHEMA_VERSION = 2
 ONLY_ARM = "arm"  # name of the arm of an upgraded contract
-ARM_KEYS = ("tool_frame", "joints", "gripper", "workspace", "home", "command")
+ARM_KEYS = ("tool_frame", "joints", "gripper", "workspace", "home", "rest", "command")
 
 
 def upgraded(data: Mapping[str, object]) -> tuple[dict[str, object], bool]:

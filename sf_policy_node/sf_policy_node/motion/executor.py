@@ -19,7 +19,7 @@ from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
-from sf_policy_node.motion.homing import Homing
+from sf_policy_node.motion.homing import Homing, Pose
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
@@ -28,12 +28,17 @@ from sf_policy_node.motion.state_machine import (
     Event,
     Situation,
     State,
-    may_be_teleoperated,
     may_go_home,
     transition,
 )
 from sf_policy_node.motion.status import ExecutorStatus, StatusLog
-from sf_policy_node.motion.supervisor import AGAIN, CONTROLLED_BY, Supervisor
+from sf_policy_node.motion.supervisor import (
+    AGAIN,
+    CONTROLLED_BY,
+    NOT_ACTIVE,
+    SHUTTING_DOWN,
+    Supervisor,
+)
 from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
@@ -107,7 +112,7 @@ class ChunkExecutor:
         self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
         self._workspace = workspace
         self.homing: Homing | None = None
-        """The motion to the home pose that is in progress; None: there is none."""
+        """The motion to the home or rest pose that is in progress; None: there is none."""
 
     # ---- lifecycle, pause and emergency stop ----
 
@@ -126,6 +131,17 @@ class ChunkExecutor:
         """Forbid motion and return a stop to send; a latched emergency stop remains latched."""
         now, sent = (self._guard.clock.now, None) if now is None else self._supervisor.advance(now)
         return self._supervisor.apply(Event.DEACTIVATED, now) or sent
+
+    def shut_down(self, now: float) -> Trajectory | None:
+        """Forbid every motion but that to the rest pose, and return a stop to send.
+
+        Raises:
+            MotionRefused: the executor is not active.
+        """
+        if not self._supervisor.situation.active:
+            raise MotionRefused(NOT_ACTIVE)
+        now, sent = self._supervisor.advance(now)
+        return self._supervisor.apply(Event.SHUTDOWN, now, SHUTTING_DOWN) or sent
 
     def pause(self, paused: bool, now: float) -> Trajectory | None:
         """Pause or resume, and return a stop to send; None if the arm was not moving.
@@ -255,7 +271,7 @@ class ChunkExecutor:
             if jump := self._guard.clock.jump(now):
                 raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
             now = self._guard.clock.advance(now)
-            self._check_follows_chunks(now)
+            self._supervisor.check_follows_chunks(now)
             chunk = self.frames.in_base(chunk)
             self._policy.check(chunk, now)
             ended = self._supervisor.out_of_motion(now)
@@ -320,7 +336,7 @@ class ChunkExecutor:
             raise MotionRefused("an operator teleoperates the arm and has priority over a replay")
         if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused("the executor is paused")
-        self._check_may_move()
+        self._supervisor.check_may_move(source)
         start = self._guard.start(now)
         self._supervisor.leaders[source].check(target, start.position, now)
         if before is not source:
@@ -340,13 +356,14 @@ class ChunkExecutor:
         self._supervisor.stop_watch.end()
         return trajectory
 
-    def go_home(self, now: float, arms: Collection[str] = ()) -> None:
-        """Start homing: plan the motion to the home pose; :meth:`continue_homing` executes it.
+    def go_home(self, now: float, arms: Collection[str] = (), pose: Pose = Pose.HOME) -> None:
+        """Start homing: plan the motion to a pose; :meth:`continue_homing` executes it.
 
         Homing ends the policy's instruction and yields to an operator, a pause and every stop.
 
         Args:
             arms: names of the arms that move; empty: all.
+            pose: after :meth:`shut_down` only the rest pose.
 
         Raises:
             MotionRefused: the arm may not move, or the motion would break a limit or collide;
@@ -354,19 +371,21 @@ class ChunkExecutor:
         """
         if self._score is not None:
             raise MotionRefused(_IN_SHADOW_MODE)
-        self._check_may_move()
+        self._supervisor.check_may_move(ControlSource.HOME)
         situation = self._supervisor.situation
+        if situation.ending and pose is not Pose.REST:
+            raise MotionRefused(SHUTTING_DOWN)
         if situation.paused:
             raise MotionRefused("the executor is paused; resume it first")
         if not may_go_home(situation):
             raise MotionRefused(f"{CONTROLLED_BY[situation.source]}; wait until that has ended")
         now = self._guard.clock.advance(now)
         start = self._guard.start(now)
-        self.homing = Homing(self.contract, self._workspace, start.position, arms, start.time)
-        self._policy.block(f"the arm was sent home; {AGAIN}")
+        self.homing = Homing(self.contract, self._workspace, start.position, arms, start.time, pose)
+        self._policy.block(f"the arm was sent to its {pose} pose; {AGAIN}")
 
     def continue_homing(self, now: float) -> Trajectory | None:
-        """Return the next trajectory of the motion to the home pose.
+        """Return the next trajectory of the motion to the home or rest pose.
 
         Must be called several times within ``budgets.teleop_age_s``, until :attr:`homing` is None.
         In the call that ends homing, a stop or None is returned.
@@ -382,7 +401,7 @@ class ChunkExecutor:
             if homing.has_started and not has_control:
                 raise MotionRefused(self._log.status.reason or "the arm was stopped")
             if has_control and homing.has_arrived(*self._guard.path.state(now)):
-                return self.end_homing(now, "the arm is at home; waiting for a new chunk")
+                return self.end_homing(now, f"the arm is in its {homing.pose} pose")
             if homing.is_overdue(now):
                 raise MotionRefused("the arm did not arrive in time; find out what slows it down")
             trajectory = self.on_teleoperation(now, *homing.target(now), now, source)
@@ -399,6 +418,10 @@ class ChunkExecutor:
         if self._supervisor.situation.source is not ControlSource.HOME:
             return sent
         return self._supervisor.apply(Event.LEADER_SILENT, now, reason)
+
+    def is_stationary(self, now: float) -> bool:
+        """Return whether no motion is commanded and fresh joint states show a stationary arm."""
+        return not self._guard.moving(now) and self._guard.monitor.is_stationary(now)
 
     def is_too_late(self, now: float) -> bool:
         """Return whether the last trajectory would arrive after the time at which it starts."""
@@ -475,23 +498,3 @@ class ChunkExecutor:
             status.shadow_error_rms, status.shadow_error_max = self._score.rms, self._score.largest
             status.shadow_rows = self._score.rows
         return status
-
-    # ---- checks ----
-
-    def _check_may_move(self) -> None:
-        situation = self._supervisor.situation
-        if situation.latched:
-            raise MotionRefused("the emergency stop is latched")
-        if not situation.active:
-            raise MotionRefused("the executor is not active")
-        if not may_be_teleoperated(situation):
-            raise MotionRefused("the arm has not been stationary since the clock jumped")
-
-    def _check_follows_chunks(self, now: float) -> None:
-        self._check_may_move()
-        if problem := self._guard.monitor.problem(now):
-            raise ChunkRefused(problem)
-        if self._supervisor.situation.is_teleoperated:
-            raise ChunkRefused(CONTROLLED_BY[self._supervisor.situation.source])
-        if self._supervisor.situation.paused:
-            raise ChunkRefused("the executor is paused")

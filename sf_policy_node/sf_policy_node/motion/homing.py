@@ -1,35 +1,45 @@
-"""Plans homing: a slow motion to the home pose of the contract, straight in joint space."""
+"""Plans homing: a slow motion to the home or rest pose of the contract, straight in joint space."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import StrEnum
 
 import numpy as np
 
-from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.contract import ColumnKind, Contract, ContractError
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.arm.workspace import ToolBox, Workspace
 from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 
 _SHARE = 0.25  # share of the joints' top speed and acceleration that is used
 _LONGER, _TRIES = 1.4, 8  # the duration is increased until the tool keeps its speed limit
-_ARRIVED = 1e-3  # rad or m within which the arm is at home
+_ARRIVED = 1e-3  # rad or m within which the arm is in the pose
 _STATIONARY = 0.01  # share of the joints' top speed below which the arm is stationary
 _LATE_S = 2.0  # besides twice the planned duration: how late the arm may arrive
 
 
+class Pose(StrEnum):
+    """A pose that the contract names for an arm; the values are keys of ``arms.NAME``."""
+
+    HOME = "home"
+    REST = "rest"
+
+
 class Homing:
-    """One motion to the home pose: targets (J,) over time for
+    """One motion to a pose of the contract: targets (J,) over time for
     :meth:`ChunkExecutor.continue_homing`.
 
     Args:
         start: commanded joints (J,) in the order of ``contract.command_joints``.
         arms: names of the arms that move; empty: all. Other arms and all grippers do not move.
         began: time of the start [s].
+        pose: which pose of the contract.
 
     Raises:
-        MotionRefused: an arm is unknown or has no home pose, or the motion leaves the workspace box
+        MotionRefused: an arm is unknown or has no such pose, or the motion leaves the workspace box
             or collides.
     """
 
@@ -40,14 +50,16 @@ class Homing:
         start: np.ndarray,
         arms: Collection[str],
         began: float,
+        pose: Pose = Pose.HOME,
     ) -> None:
         limits = JointLimits.of(contract)
         self._velocity = limits.velocity
         self._start, self._began = start.copy(), began
         self.has_started = False
         """Whether the arm has been commanded to move."""
-        self._home = _home_pose(contract, limits, start, arms)
-        distance = np.abs(self._home - start)
+        self.pose = pose
+        self._target = _target(contract, limits, start, arms, pose)
+        distance = np.abs(self._target - start)
         # A quintic over a distance d in T [s] has the peak velocity 1.875 d / T and the peak
         # acceleration 5.774 d / T^2.
         self._seconds = max(
@@ -65,22 +77,27 @@ class Homing:
         velocities[-1] = 0.0
         if problem := find_violation(Motion(period, positions, velocities), limits, workspace):
             raise MotionRefused(
-                f"the motion to the home pose is not possible: {problem}; move the arm by hand or"
+                f"the motion to the {pose} pose is not possible: {problem}; move the arm by hand or"
                 " by teleoperation"
             )
+
+    @property
+    def seconds(self) -> float:
+        """The planned duration [s]."""
+        return self._seconds
 
     def target(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the target positions and velocities (J,) at ``now`` [s]."""
         return self._at(now - self._began)
 
     def has_arrived(self, position: np.ndarray, velocity: np.ndarray) -> bool:
-        """Return whether the commanded state (J,) is the home pose, almost stationary."""
+        """Return whether the commanded state (J,) is the pose, almost stationary."""
         slow = (np.abs(velocity) <= _STATIONARY * self._velocity).all()
         return bool(slow) and self.distance(position) <= _ARRIVED
 
     def distance(self, commanded: np.ndarray) -> float:
-        """Return the largest distance of a commanded joint (J,) from home [rad or m]."""
-        return float(np.abs(self._home - commanded).max())
+        """Return the largest distance of a commanded joint (J,) from the pose [rad or m]."""
+        return float(np.abs(self._target - commanded).max())
 
     def is_overdue(self, now: float) -> bool:
         """Return whether the arm should have arrived before ``now`` [s]."""
@@ -100,25 +117,44 @@ class Homing:
         coordination of arm movements", 1985).
         """
         u = min(max(elapsed / self._seconds, 0.0), 1.0)
-        distance = self._home - self._start
+        distance = self._target - self._start
         share = u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
         rate = 30.0 * u**2 * (1.0 - u) ** 2 / self._seconds
         return self._start + share * distance, rate * distance
 
 
-def _home_pose(
-    contract: Contract, limits: JointLimits, start: np.ndarray, arms: Collection[str]
+def check_rest_poses(contract: Contract) -> None:
+    """Check that the tool is inside its workspace box in every rest pose.
+
+    Raises:
+        ContractError: it is outside; a shutdown could not move the arm there.
+    """
+    arms = {name: arm.rest for name, arm in contract.arms.items() if arm.rest is not None}
+    kinematics = kinematics_of(contract) if arms else {}
+    for name, rest in arms.items():
+        box = ToolBox(contract, name, kinematics[name])
+        outside = float(box.excess(box.tool_positions_of_arm(np.array([rest])))[0])
+        if outside > 0.0:
+            raise ContractError(
+                f"{contract.key_of(name, 'rest')}: has the tool {1e3 * outside:.0f} mm outside"
+                " workspace; choose a pose inside it, or widen workspace"
+            )
+
+
+def _target(
+    contract: Contract, limits: JointLimits, start: np.ndarray, arms: Collection[str], pose: Pose
 ) -> np.ndarray:
-    """Return the target joints (J,): the home pose of ``arms``, ``start`` for all other joints."""
+    """Return the target joints (J,): the pose of ``arms``, ``start`` for all other joints."""
     if unknown := sorted(set(arms) - set(contract.arms)):
         raise MotionRefused(
             f"arms: there is no {unknown[0]}; name one of {', '.join(contract.arms)}"
         )
-    pose = start.copy()
+    target = start.copy()
     for name, arm in contract.arms.items():
         if arms and name not in arms:
             continue
-        if arm.home is None:
-            raise MotionRefused(f"arm {name} has no home pose; add home to the contract")
-        pose[contract.columns.commands.indices(ColumnKind.JOINT, arm=name)] = arm.home
-    return limits.inside(pose)
+        joints = arm.home if pose is Pose.HOME else arm.rest
+        if joints is None:
+            raise MotionRefused(f"arm {name} has no {pose} pose; add {pose} to the contract")
+        target[contract.columns.commands.indices(ColumnKind.JOINT, arm=name)] = joints
+    return limits.inside(target)

@@ -28,6 +28,7 @@ class State(Enum):
     PAUSED = auto()
     BLOCKED = auto()
     SETTLING = auto()
+    ENDING = auto()
     STOPPED = auto()
 
 
@@ -36,6 +37,7 @@ class Event(Enum):
 
     ACTIVATED = auto()
     DEACTIVATED = auto()
+    SHUTDOWN = auto()
     PAUSED = auto()
     RESUMED = auto()
     EMERGENCY_STOP = auto()
@@ -96,6 +98,7 @@ class Situation:
         paused: only an operator may move the arm.
         blocked: chunks need a new instruction, and a leader must release its dead-man switch first.
         settling: the clock jumped during a motion, and the arm has not been stationary since.
+        ending: the process ends on request; only homing (to the rest pose) may move the arm.
         source: the source that controls the arm.
     """
 
@@ -104,6 +107,7 @@ class Situation:
     paused: bool = False
     blocked: bool = False
     settling: bool = False
+    ending: bool = False
     source: ControlSource = ControlSource.NOBODY
 
     @property
@@ -119,6 +123,8 @@ class Situation:
             return State.PAUSED
         if self.settling:
             return State.SETTLING
+        if self.ending:
+            return State.ENDING
         return State.BLOCKED if self.blocked else State.HOLDING
 
     @property
@@ -174,9 +180,13 @@ def transition(now: Situation, event: Event) -> Step:
     match event:
         case Event.ACTIVATED:
             forget = frozenset({Memory.MOTION, Memory.ORDER})
-            return Step(replace(still, active=True, paused=False), Stop.NONE, forget, True)
+            activated = replace(still, active=True, paused=False, ending=False)
+            return Step(activated, Stop.NONE, forget, True)
         case Event.DEACTIVATED:
             return Step(replace(still, active=False), brake, _MOTION)
+        case Event.SHUTDOWN:
+            _require(now.active, now, event)
+            return Step(replace(still, ending=True), brake, _MOTION, True)
         case Event.PAUSED | Event.RESUMED:
             _require(now.active, now, event)
             paused = event is Event.PAUSED
@@ -240,13 +250,18 @@ def may_follow_chunks(now: Situation) -> bool:
 
 def may_be_teleoperated(now: Situation) -> bool:
     """Return whether an operator may move the arm."""
-    return now.active and not now.latched and not now.settling
+    return may_move(now) and not now.ending
 
 
 def may_go_home(now: Situation) -> bool:
     """Return whether homing may start: neither an operator nor a replay controls the arm."""
     other = now.source in (ControlSource.TELEOPERATION, ControlSource.REPLAY)
-    return may_be_teleoperated(now) and not now.paused and not other
+    return may_move(now) and not now.paused and not other
+
+
+def may_move(now: Situation) -> bool:
+    """Return whether any source may move the arm."""
+    return now.active and not now.latched and not now.settling
 
 
 def _require(holds: bool, now: Situation, event: Event) -> None:

@@ -40,6 +40,7 @@ _REPORTED = {
     State.HOLDING: ExecutorState.HOLDING,
     State.BLOCKED: ExecutorState.HOLDING,
     State.SETTLING: ExecutorState.HOLDING,
+    State.ENDING: ExecutorState.HOLDING,
     State.FOLLOWING: ExecutorState.EXECUTING,
     State.TELEOPERATION: ExecutorState.TELEOPERATION,
     State.REPLAY: ExecutorState.TELEOPERATION,

@@ -11,11 +11,20 @@ from collections.abc import Sequence
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.leader import LeaderWatch
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.findings import Deviation, Fault
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
-from sf_policy_node.motion.state_machine import Event, Memory, Situation, State, Stop, transition
+from sf_policy_node.motion.state_machine import (
+    Event,
+    Memory,
+    Situation,
+    State,
+    Stop,
+    may_move,
+    transition,
+)
 from sf_policy_node.motion.status import REPLAY_SILENT, StatusLog
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.types import ControlSource, Trajectory
@@ -23,7 +32,7 @@ from sf_policy_node.motion.types import ControlSource, Trajectory
 CONTROLLED_BY = {
     ControlSource.TELEOPERATION: "an operator teleoperates the arm",
     ControlSource.REPLAY: "an episode is replayed",
-    ControlSource.HOME: "the arm moves to its home pose",
+    ControlSource.HOME: "the arm moves to its home or rest pose",
 }
 """The sources of joint commands, with the reason while they control the arm."""
 _RELEASED = {
@@ -39,6 +48,7 @@ _FAULTS = {
     Fault.SENSOR: Event.SENSOR_FAULT,
 }
 AGAIN = "give an instruction again"
+NOT_ACTIVE, SHUTTING_DOWN = "the executor is not active", "the executor is shutting down"
 STATE_REASONS = {
     State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
     State.INACTIVE: "not active",
@@ -98,6 +108,36 @@ class Supervisor:
             self._policy.accept_from = now
         self.report(reason)
         return trajectory
+
+    def check_may_move(self, source: ControlSource) -> None:
+        """Check that a source may move the arm now.
+
+        Raises:
+            MotionRefused: it may not.
+        """
+        situation = self.situation
+        if situation.latched:
+            raise MotionRefused("the emergency stop is latched")
+        if not situation.active:
+            raise MotionRefused(NOT_ACTIVE)
+        if situation.ending and source is not ControlSource.HOME:
+            raise MotionRefused(SHUTTING_DOWN)
+        if not may_move(situation):
+            raise MotionRefused("the arm has not been stationary since the clock jumped")
+
+    def check_follows_chunks(self, now: float) -> None:
+        """Check that a chunk may move the arm now.
+
+        Raises:
+            MotionRefused, ChunkRefused: it may not.
+        """
+        self.check_may_move(ControlSource.POLICY)
+        if problem := self._guard.monitor.problem(now):
+            raise ChunkRefused(problem)
+        if self.situation.is_teleoperated:
+            raise ChunkRefused(CONTROLLED_BY[self.situation.source])
+        if self.situation.paused:
+            raise ChunkRefused("the executor is paused")
 
     def _end_motion(self, stop: Stop, now: float, deviation: Deviation | None) -> Trajectory | None:
         match stop:

@@ -38,6 +38,8 @@ from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.home_action import HomeAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
 from sf_policy_node.nodes.outputs import make_output
+from sf_policy_node.nodes.pose_motion import PoseMotion
+from sf_policy_node.nodes.rest_motion import RestMotion
 from sf_policy_node.nodes.static_frames import listen
 from sf_policy_node.nodes.surroundings import Rivals, Unmatched
 from sf_policy_node.perception.joint_states import JointStates
@@ -134,7 +136,9 @@ class ChunkExecutorNode(ManagedNode):
             (SetBool, "~/pause", self._on_pause),
         ):
             self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
-        self._home = HomeAction(self, self._motion, self._cannot_send, self._send)
+        pose_motion = PoseMotion(self, self._motion, self._cannot_send, self._send)
+        self._home = HomeAction(self, pose_motion)
+        self._rest = RestMotion(self, self._motion, pose_motion, self._send)
         # The watchdog runs on real time: it must not pause together with a simulated clock.
         real_time = Clock(clock_type=ClockType.STEADY_TIME)
         period = (
@@ -170,6 +174,12 @@ class ChunkExecutorNode(ManagedNode):
             "active" + (", in shadow mode: nothing is sent" if self._shadow else "")
         )
         self._report_change()
+
+    def finish(self) -> bool:
+        self._home.abort("the executor is shutting down")
+        if not self._shadow:
+            self._rest.begin()
+        return not self._rest.is_over
 
     def stop(self) -> None:
         stop = self._motion.deactivate(self.now())
@@ -343,6 +353,7 @@ class ChunkExecutorNode(ManagedNode):
         self._cycles.note(time.monotonic())
         self._send(self._motion.tick(self.now()))
         self._home.step()
+        self._rest.step()
         if self._output.streams and self.running:  # after that, the output's flush() sends the stop
             self._output.stream(self._motion.setpoint(self.now()))
         self._report_change()

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from sf_msgs.action import GoHome
-from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.homing import Pose
 from sf_policy_node.motion.refusals import MotionRefused
-from sf_policy_node.motion.types import Trajectory
 from sf_policy_node.nodes.lifecycle import ManagedNode
+from sf_policy_node.nodes.pose_motion import PoseMotion
 
-_PERIOD_S = 0.05  # between two trajectories of the motion
 _FEEDBACK_S = 0.5
 
 
 class HomeAction:
-    """Serves the action; one goal at a time.
+    """Serves the action; one goal at a time."""
 
-    Args:
-        motion: plans the motion; see :meth:`ChunkExecutor.go_home`.
-        refusal: returns why the controller cannot be commanded now; empty when it can.
-        send: publishes a trajectory.
-    """
-
-    def __init__(
-        self,
-        node: ManagedNode,
-        motion: ChunkExecutor,
-        refusal: Callable[[], str],
-        send: Callable[[Trajectory | None], None],
-    ) -> None:
-        self._node, self._motion, self._refusal, self._send = node, motion, refusal, send
+    def __init__(self, node: ManagedNode, motion: PoseMotion) -> None:
+        self._node, self._motion = node, motion
         self._goal: ServerGoalHandle | None = None
-        # When the goal began, when the last trajectory and the last feedback were sent [s].
-        self._begun = self._continued = self._reported = 0.0
+        self._begun = self._reported = 0.0  # when the goal began and the last feedback was sent [s]
         server = ActionServer(
             node,
             GoHome,
@@ -54,42 +39,35 @@ class HomeAction:
         """Continue the motion; must be called at every tick of the executor."""
         if self._goal is None:
             return
-        now = self._node.now()
         if self._goal.is_cancel_requested:
-            self._send(self._motion.end_homing(now, "stopped: the client cancelled homing"))
+            self._motion.end("stopped: the client cancelled homing")
             self._finish(False, "cancelled")
-        elif time.monotonic() - self._continued >= _PERIOD_S:
-            self._continued = time.monotonic()
-            self._continue(now)
-
-    def _continue(self, now: float) -> None:
+            return
         try:
-            if refusal := self._refusal():
-                raise MotionRefused(refusal)
-            trajectory = self._motion.continue_homing(now)
-            arrived = self._motion.homing is None
-            if not arrived and self._motion.is_too_late(self._node.now()):
-                self._motion.withdraw_teleoperation()
-                return  # the next trajectory follows soon
+            arrived = self._motion.step()
         except MotionRefused as error:
-            self._send(self._motion.end_homing(now, f"homing stopped: {error}"))
             self._finish(False, str(error))
             return
-        self._send(trajectory)
         if arrived:
             self._finish(True, "at home")
-        elif time.monotonic() - self._reported >= _FEEDBACK_S and self._motion.path is not None:
+        elif (
+            time.monotonic() - self._reported >= _FEEDBACK_S
+            and (distance := self._motion.distance) is not None
+        ):
             self._reported = time.monotonic()
-            distance = self._motion.homing.distance(self._motion.path.state(now)[0])
             self._goal.publish_feedback(GoHome.Feedback(distance=distance))
+
+    def abort(self, reason: str) -> None:
+        """Stop the arm and end the goal, if there is one."""
+        if self._goal is not None:
+            self._motion.end(f"homing stopped: {reason}")
+            self._finish(False, reason)
 
     def _on_goal(self, handle: ServerGoalHandle) -> None:
         try:
             if self._goal is not None:
                 raise MotionRefused("the arm already moves to its home pose")
-            if refusal := self._refusal():
-                raise MotionRefused(refusal)
-            self._motion.go_home(self._node.now(), handle.request.arms)
+            self._motion.begin(Pose.HOME, handle.request.arms)
         except MotionRefused as error:
             result = GoHome.Result(success=False, message=str(error))
             self._node.get_logger().warning(f"refused to go home: {error}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import signal
 import sys
 import time
@@ -33,6 +34,8 @@ _LAST_ANSWERS_S = 0.1  # time to answer clients that wait for a result when the 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Python handles a signal only after the executor returns from waiting in C.
 _SIGNAL_CHECK_S = 0.2
+# The terminal and `ros2 launch` both send SIGINT for one Ctrl-C.
+_AGAIN_S = 1.0
 
 
 class ManagedNode(LifecycleNode):
@@ -135,6 +138,12 @@ class ManagedNode(LifecycleNode):
     def start(self) -> None:
         """Start to work; called on activation."""
 
+    def finish(self) -> bool:
+        """Continue what an active node does before it ends on request, and return whether there is
+        more to do; called between callbacks, until it returns False.
+        """
+        return False
+
     def stop(self) -> None:
         """Stop to work; called on deactivation, and when an active node is shut down."""
 
@@ -210,21 +219,24 @@ class ManagedNode(LifecycleNode):
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:
     """Run one node until SIGINT, SIGTERM or SIGHUP and return the exit code of the process.
 
-    It is 0, or 1 when ``autostart`` failed or the node gave up. Signals are not handled by rclpy,
-    which would close the context before the node could send a last command.
+    The code is 0, or 1 when ``autostart`` failed or the node gave up. After SIGINT or SIGTERM the
+    node may finish its work (:meth:`ManagedNode.finish`); a second signal ends it at once. Signals
+    are not handled by rclpy, which would close the context before the node could send a last
+    command.
     """
-    stopping = False
+    requests: list[tuple[int, float]] = []
 
     def on_signal(number: int, frame) -> None:
-        nonlocal stopping
         if not spinning:
             raise SystemExit(0)
-        stopping = True
+        if not requests or number != signal.SIGINT or time.monotonic() > requests[-1][1] + _AGAIN_S:
+            requests.append((number, time.monotonic()))
 
     spinning = False
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT:  # nohup
             signal.signal(number, on_signal)
+    starter = os.getppid()
     end_with_starter()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
@@ -244,7 +256,11 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
         # milliseconds during a motion.
         gc.freeze()
         spinning = True
-        while not stopping and not node.has_given_up:
+        while not requests and not node.has_given_up:
+            spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
+        # A closed terminal and a starter that has ended are no requests: nobody may be watching.
+        requested = requests and requests[0][0] != signal.SIGHUP and os.getppid() == starter
+        while requested and len(requests) == 1 and node.running and node.finish():
             spinner.spin_once(timeout_sec=_SIGNAL_CHECK_S)
         node.halt()
         until = time.monotonic() + _LAST_ANSWERS_S

@@ -1,0 +1,200 @@
+"""The rest pose before a shutdown: the arm stops first, moves there inside its limits, and nobody
+else moves it; a second signal, a closed terminal and a stop end it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm
+from node_cases import PATIENCE_S
+from std_msgs.msg import Bool
+from test_home_action import AWAY, Person
+
+from sf_policy_node.contract import ContractError, parse_contract
+from sf_policy_node.motion.homing import Pose, check_rest_poses
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.state_machine import State
+from sf_policy_node.motion.types import ControlSource
+
+REST = [0.0, 0.8, 1.5, 0.8, 0.0, 0.0]
+
+
+def contract_text(**keys):
+    data = yaml.safe_load(CONTRACT_PATH.read_text())
+    data["budgets"]["joint_state_age_s"] = 0.6  # a busy machine is not what is tested here
+    return yaml.safe_dump({**data, "home": HOME[:6].tolist(), "rest": REST, **keys})
+
+
+def changed(**keys):
+    return parse_contract(contract_text(**keys), sim_arm().urdf_xml)
+
+
+def lead(bench, seconds=20.0):
+    for _ in range(round(seconds / 0.05)):
+        bench.post(bench.executor.continue_homing(bench.clock))
+        bench.run(0.05)
+        if bench.executor.homing is None:
+            return
+
+
+# ---- the executor -------------------------------------------------------------------------------
+
+
+def test_a_moving_arm_stops_before_it_moves_to_its_rest_pose():
+    bench = Bench(changed())
+    keep_moving(bench, 0.6)
+    bench.post(bench.executor.shut_down(bench.clock))
+    assert not bench.executor.is_stationary(bench.clock)
+    bench.run(0.8)
+    assert bench.executor.is_stationary(bench.clock)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    bench.executor.go_home(bench.clock, pose=Pose.REST)
+    lead(bench)
+    bench.run(0.3)
+    assert bench.observer.state(bench.now)[0][:6] == pytest.approx(REST, abs=2e-3)
+    assert "rest pose" in bench.executor.status.reason
+    assert not bench.violations()
+
+
+def test_during_a_shutdown_nobody_else_moves_the_arm():
+    bench = Bench(changed())
+    bench.executor.shut_down(bench.clock)
+    assert bench.executor.situation.state is State.ENDING
+    with pytest.raises(ChunkRefused, match="shutting down"):
+        bench.send(bench.chunk(FORWARD))
+    with pytest.raises(MotionRefused, match="shutting down"):
+        bench.executor.go_home(bench.clock)
+    for source in (ControlSource.TELEOPERATION, ControlSource.REPLAY):
+        with pytest.raises(MotionRefused, match="shutting down"):
+            bench.executor.on_teleoperation(bench.now, HOME, np.zeros(7), bench.now, source)
+    bench.executor.activate(bench.now)
+    bench.send(bench.chunk(FORWARD, epoch=2))
+
+
+def test_it_is_refused_where_the_arm_may_not_move_or_the_way_is_not_free():
+    box = {"name": "post", "lower": [0.2, 0.02, 0.0], "upper": [0.4, 0.1, 1.0]}
+    for contract, why in (
+        (changed(collision={"boxes": [box]}), "post"),
+        (changed(rest=None), "add rest to the contract"),
+        (changed(rest=[2.5, 0.4, 1.4, 1.3, 0.0, 0.0]), "workspace"),
+    ):
+        bench = Bench(contract, AWAY)
+        bench.executor.shut_down(bench.clock)
+        with pytest.raises(MotionRefused, match=why):
+            bench.executor.go_home(bench.clock, pose=Pose.REST)
+    bench = Bench(changed(), AWAY)
+    bench.executor.on_emergency_stop(True, bench.clock)
+    bench.executor.shut_down(bench.clock)
+    with pytest.raises(MotionRefused, match="emergency stop"):
+        bench.executor.go_home(bench.clock, pose=Pose.REST)
+
+
+def test_a_rest_pose_outside_the_workspace_is_refused_before_the_arm_moves():
+    check_rest_poses(changed())
+    with pytest.raises(ContractError, match=r"rest: has the tool \d+ mm outside workspace"):
+        check_rest_poses(changed(rest=[2.5, 0.4, 1.4, 1.3, 0.0, 0.0]))
+
+
+def test_contract_refuses_a_rest_pose_beyond_a_limit():
+    with pytest.raises(ContractError, match=r"rest: joint2 at 3 is outside its limits"):
+        changed(rest=[0.0, 3.0, 1.9, 0.3, 0.0, 0.0])
+
+
+# ---- the node -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def person(graph, tmp_path):
+    """Beside the simulated arm, whose contract names a rest pose."""
+    path = tmp_path / "robot.yaml"
+    path.write_text(contract_text())
+    (tmp_path / "sim_arm.urdf").write_text(sim_arm().urdf_xml)
+    return Person(graph, path)
+
+
+def test_node_moves_the_arm_to_its_rest_pose_and_aborts_a_goal_that_runs(person):
+    goal = person.send()
+    person.until(lambda: abs(person.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left")
+    person.until(lambda: not person.executor.node.finish(), "the end of the motion")
+    assert person.result(goal).message == "the executor is shutting down"
+    assert person.executor.arm.joints[:6] == pytest.approx(REST, abs=5e-3)
+    person.executor.node.halt()
+
+
+def test_node_does_not_move_an_arm_after_an_emergency_stop(person):
+    assert person.executor.node.finish()
+    person.until(lambda: abs(person.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left")
+    person.stop.publish(Bool(data=True))
+    person.until(lambda: not person.executor.node.finish(), "the end of the motion")
+    person.wait(0.5)
+    place = person.executor.arm.joints.copy()
+    assert abs(place[0]) > 0.02
+    assert not person.executor.node.finish()
+    person.wait(0.2)
+    assert (person.executor.arm.joints == place).all()
+
+
+# ---- the process --------------------------------------------------------------------------------
+
+NODE = """
+import sys, time
+from sf_policy_node.nodes.lifecycle import ManagedNode, run
+
+class Node(ManagedNode):
+    calls = 0
+    def __init__(self): super().__init__("finisher")
+    def _load_contract(self): return None
+    def set_up(self, contract): pass
+    def start(self): self.timer = self.create_timer(0.1, self.say)
+    def say(self):
+        self.timer.cancel()
+        print("started", flush=True)
+    def finish(self):
+        print("finishing", flush=True)
+        Node.calls += 1
+        return Node.calls < int(sys.argv[1])
+    def stop(self): print("stopped", flush=True)
+
+sys.exit(run(Node))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "calls", "again", "finishes"),
+    [
+        (signal.SIGTERM, 3, 0.0, 3),
+        (signal.SIGINT, 1000, 1.2, None),
+        (signal.SIGHUP, 3, 0.0, 0),
+    ],
+)
+def test_process_finishes_on_request_until_a_second_signal(
+    ros_domain, number, calls, again, finishes
+):
+    process = subprocess.Popen(
+        [sys.executable, "-c", NODE, str(calls)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    try:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        if again:  # both signals of one Ctrl-C count once
+            assert process.stdout.readline() == "finishing\n"
+            process.send_signal(number)
+            time.sleep(again)
+            assert process.poll() is None
+            process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert output.endswith("stopped\n")
+    assert output.count("finishing") == finishes or (finishes is None and again)
