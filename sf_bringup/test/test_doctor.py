@@ -1,9 +1,10 @@
-"""The doctor: five faults planted in a live graph give five cures, and a sound graph is all
-green.
+"""The doctor: a sound graph of every shipped robot has no FAIL, and five faults planted in a live
+graph of two arms give five cures.
 """
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -19,7 +20,13 @@ from sf_bringup.doctor.listen import Listener
 from sf_bringup.doctor.machine_checks import check_machine
 from sf_bringup.doctor.output_checks import check_controller
 from sf_bringup.doctor.seen import Controller, Seen, Stream
-from sf_bringup.doctor.stream_checks import IMAGE, check_cameras, check_joint_states
+from sf_bringup.doctor.stream_checks import (
+    COMPRESSED,
+    IMAGE,
+    JOINT_STATE,
+    check_cameras,
+    check_joint_states,
+)
 from sf_bringup.graph import GRAPHS, find_robot
 from sf_policy_node.contract import Contract, load_contract
 
@@ -35,29 +42,33 @@ HOME = {
 }
 
 
-class Graph:
-    """Drivers and a controller of an arm, in this process; ``faults`` names what is wrong."""
+ROBOTS = sorted(path.stem for path in Path(find_robot("sim_arm")).parent.glob("*.yaml"))
+PAIR = load_contract(find_robot("vx300s_pair"))
 
-    def __init__(self, *faults: str) -> None:
-        self._faults = faults
+
+class Graph:
+    """Drivers and controllers of all arms, in this process; ``faults`` names what is wrong."""
+
+    def __init__(self, contract: Contract, *faults: str) -> None:
+        self._faults, self._contract = faults, contract
         self.node = rclpy.create_node("drivers")
         self._images = []
-        for camera in CONTRACT.cameras:
-            if camera.name == "wrist" and "no wrist camera" in faults:
+        for camera in contract.cameras:
+            if camera is contract.cameras[-1] and "no last camera" in faults:
                 continue
             kind = CompressedImage if "compressed" in faults else Image
             publisher = self.node.create_publisher(kind, camera.topic, qos_profile_sensor_data)
             self._images.append((camera, publisher))
         self._joints = self.node.create_publisher(
-            JointState, CONTRACT.topics.joint_states, qos_profile_sensor_data
+            JointState, contract.topics.joint_states, qos_profile_sensor_data
         )
-        self._stop = self.node.create_publisher(Bool, CONTRACT.topics.emergency_stop, 1)
-        if "nobody listens" not in faults:
-            self.node.create_subscription(
-                JointTrajectory, CONTRACT.command.topic, lambda _: None, 1
-            )
+        self._stop = self.node.create_publisher(Bool, contract.topics.emergency_stop, 1)
+        topics = list(contract.command_groups)
+        for topic in topics[:-1] if "nobody listens to the last arm" in faults else topics:
+            self.node.create_subscription(JointTrajectory, topic, lambda _: None, 1)
         if "second commander" in faults:
-            self._other = self.node.create_publisher(JointTrajectory, CONTRACT.command.topic, 1)
+            self._other = self.node.create_publisher(JointTrajectory, topics[0], 1)
+        self._at_home = middle_of(contract)
         self.node.create_timer(1.0 / 30.0, self._publish_images)
         self.node.create_timer(0.02, self._publish_joints)
         self._executor = SingleThreadedExecutor()
@@ -85,11 +96,24 @@ class Graph:
             publisher.publish(message)
 
     def _publish_joints(self) -> None:
-        prefix = "left_" if "prefix" in self._faults else ""
-        message = JointState(name=[prefix + name for name in HOME], position=list(HOME.values()))
+        prefix = "follower_" if "prefix" in self._faults else ""
+        positions = self._at_home
+        message = JointState(
+            name=[prefix + name for name in positions], position=list(positions.values())
+        )
         if "no stamp" not in self._faults:
             message.header.stamp = self.node.get_clock().now().to_msg()
         self._joints.publish(message)
+
+
+def middle_of(contract: Contract) -> dict[str, float]:
+    """Return joints in the middle of their ranges, with open grippers."""
+    positions = {}
+    for arm in contract.arms.values():
+        positions |= {joint.name: 0.5 * (joint.lower + joint.upper) for joint in arm.joints}
+        if arm.gripper:
+            positions |= dict(zip(arm.gripper.joints, arm.gripper.to_joints(1.0), strict=True))
+    return positions
 
 
 @pytest.fixture
@@ -97,10 +121,10 @@ def examined(ros_domain):
     """A function from faults to the findings of a live graph that has them."""
     rclpy.init()
 
-    def examine(*faults: str):
-        graph, node = Graph(*faults), rclpy.create_node("doctor")
+    def examine(contract: Contract, *faults: str):
+        graph, node = Graph(contract, *faults), rclpy.create_node("doctor")
         try:
-            return command.examine(CONTRACT, Listener(node, CONTRACT).listen(1.0))
+            return command.examine(contract, Listener(node, contract).listen(1.0))
         finally:
             node.destroy_node()
             graph.close()
@@ -110,8 +134,8 @@ def examined(ros_domain):
 
 
 @pytest.mark.ros
-def test_a_sound_graph_has_no_failure(examined):
-    findings = examined()
+def test_a_sound_graph_of_two_arms_has_no_failure(examined):
+    findings = examined(PAIR)
     bad = [finding for finding in findings if finding.level is Level.FAIL]
     # A busy machine may be late with images: that is what the doctor is there to say.
     assert [
@@ -121,33 +145,42 @@ def test_a_sound_graph_has_no_failure(examined):
     assert {
         "contract",
         "joint states",
-        "camera scene",
-        "arm commands",
+        "camera cam_left_wrist",
+        "arm commands of left",
+        "arm commands of right",
         "emergency stop",
     } <= subjects
 
 
 @pytest.mark.ros
-def test_five_planted_faults_give_five_cures(examined):
+def test_five_faults_planted_in_two_arms_give_five_cures(examined):
     findings = examined(
-        "prefix", "wrong size", "no wrist camera", "second commander", "nobody listens"
+        PAIR,
+        "prefix",
+        "wrong size",
+        "no last camera",
+        "second commander",
+        "nobody listens to the last arm",
     )
     failures = {finding.subject: finding for finding in findings if finding.level is Level.FAIL}
-    assert "lacks joint1" in failures["joint states"].seen
-    assert "left_" in failures["joint states"].cure
+    assert "lacks left/waist" in failures["joint states"].seen
+    assert "follower_" in failures["joint states"].cure
     sizes = [finding for finding in findings if "images are" in finding.seen]
     assert sizes[0].seen == "images are 320 x 120, the contract says 320 x 240"
-    assert "width and height of cameras.scene" in sizes[0].cure
-    assert failures["camera wrist"].seen.startswith("nobody publishes /wrist_camera/image_raw")
-    assert "cameras.wrist.topic" in failures["camera wrist"].cure
-    assert "drivers publishes" in failures["who else commands"].seen
-    assert "command.topic" in failures["arm commands"].cure
+    assert "width and height of cameras.cam_high" in sizes[0].cure
+    missing = failures["camera cam_right_wrist"]
+    assert missing.seen.startswith("nobody publishes /cam_right_wrist/image_raw")
+    assert "cameras.cam_right_wrist.topic" in missing.cure
+    rivals = failures["who else commands"]
+    assert "drivers publishes /left_arm_controller/joint_trajectory" in rivals.seen
+    assert "arms.right.command.topic" in failures["arm commands of right"].cure
+    assert "arm commands of left" not in failures
     assert exit_code(findings) == 1
 
 
 @pytest.mark.ros
 def test_another_type_and_missing_stamps_are_named(examined):
-    findings = examined("compressed", "no stamp")
+    findings = examined(CONTRACT, "compressed", "no stamp")
     failures = [finding for finding in findings if finding.level is Level.FAIL]
     camera = next(finding for finding in failures if finding.subject == "camera scene")
     assert "CompressedImage" in camera.seen
@@ -157,6 +190,52 @@ def test_another_type_and_missing_stamps_are_named(examined):
 
 
 # ---- the checks alone ---------------------------------------------------------------------------
+
+
+def sound(contract: Contract) -> Seen:
+    """Return what the doctor sees of drivers and controllers that are as the contract says."""
+    times = [1000.0 + n / 30.0 for n in range(60)]
+    seen = Seen(nodes=["driver"])
+
+    def add(topic: str, kind: str, *, publishers=(), subscribers=(), **rest) -> None:
+        seen.streams[seen.resolve(topic)] = Stream(
+            {kind}, list(publishers), list(subscribers), [], times, times, **rest
+        )
+
+    for camera in contract.cameras:
+        kind = COMPRESSED if camera.transport == "compressed" else IMAGE
+        size = {(camera.width, camera.height)}
+        add(camera.topic, kind, publishers=["driver"], frames={camera.frame}, sizes=size)
+    add(contract.topics.joint_states, JOINT_STATE, publishers=["driver"])
+    add(contract.topics.emergency_stop, "std_msgs/msg/Bool", publishers=["button"])
+    seen.joints.positions = middle_of(contract)
+    seen.joints.times = dict.fromkeys(contract.command_joints, times)
+    seen.controllers = []
+    for topic, joints in contract.command_groups.items():
+        add(topic, "trajectory_msgs/msg/JointTrajectory", subscribers=["controller"])
+        names = tuple(contract.command_joints[joint] for joint in joints)
+        name = seen.resolve(topic).split("/")[-2]
+        seen.controllers.append(Controller(name, "JTC", "active", names))
+    for arm in contract.arms.values():
+        if gripper := arm.command.gripper:
+            seen.services.add(f"{seen.resolve(gripper.topic)}/_action/send_goal")
+    return seen
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_shipped_robot_with_sound_drivers_has_no_failure(robot):
+    contract = load_contract(find_robot(robot))
+    assert failures_of(command.examine(contract, sound(contract))) == []
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_every_arm_of_a_shipped_robot_is_looked_at(robot):
+    contract = load_contract(find_robot(robot))
+    for topic in contract.command_groups:
+        seen = sound(contract)
+        seen.stream(topic).subscribers.clear()
+        [finding] = failures_of(command.examine(contract, seen))
+        assert finding.seen == f"nobody listens on {seen.resolve(topic)}"
 
 
 def camera_stream(offset: float = 0.0, age: float = 0.03, count: int = 60) -> Stream:
@@ -292,6 +371,13 @@ def test_doctor_as_a_node_reads_its_parameters(ros_domain, capfd):
     told = capfd.readouterr().out
     assert "doctor: piper" in told
     assert "/left/joint_states" in told
+
+
+def test_simulated_time_is_right_for_a_simulated_robot_only():
+    for is_simulated, level in ((True, Level.PASS), (False, Level.WARN)):
+        seen = Seen(has_clock=True, is_simulated=is_simulated, free_disk_gb=100.0)
+        [clock] = [each for each in check_machine(CONTRACT, seen) if each.subject == "clock"]
+        assert clock.level is level
 
 
 def test_full_disk_fails_and_json_tells_it():

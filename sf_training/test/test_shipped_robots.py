@@ -1,7 +1,8 @@
-"""Every robot of config/robots: it loads, is simulated, and follows random chunks inside its
-limits.
+"""Every robot of config/robots: its contract loads against its URDF. In simulation it follows
+random chunks inside its limits without a collision, and reaches its home pose.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Chunk
 from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.one_arm import in_base_frame
 
 FOLDER = Path(__file__).parents[2] / "sf_bringup/config/robots"
 ROBOTS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "sim_arm")
 CHUNKS = 6  # per robot; `python3 test_shipped_robots.py` runs 100
 _TICK = 0.01  # s
+_HOMING_S = 0.05  # between two trajectories of homing, as in the executor's node
+_EVERY = 4  # physics steps from one collision check of the observer to the next
 
 
 @cache
@@ -42,13 +46,14 @@ class Follower:
                 self.commands.indices(ColumnKind.JOINT, arm=name),
                 arm.workspace,
             )
-            for name, arm in contract.arms.items()
+            for name, arm in in_base_frame(contract).arms.items()
         ]
         parts = self.sim._parts
         cubes = Box(
             "cubes", (-2.0, -2.0, -2.0), (2.0, 2.0, parts.table + parts.pedestal_height + 0.04)
         )
         self.collisions = CollisionModel.of(contract, boxes=[cubes])
+        self._contact = CollisionModel.of(contract, margin=0.0)
         self.sequence, self.violations = 0, []
         self.setpoints: list[np.ndarray] = []
         self.sim.reset(0)
@@ -82,18 +87,27 @@ class Follower:
             **identity,
         )
         self._send(self.executor.on_chunk(chunk, self.sim.time))
-        for _ in range(
-            round(
-                (contract.action.horizon * contract.action.step_s + contract.budgets.hold_s) / _TICK
-            )
-        ):
+        self._run(contract.action.horizon * contract.action.step_s + contract.budgets.hold_s)
+        self._judge()
+        return self.sim.joint_positions()
+
+    def go_home(self) -> np.ndarray:
+        """Move all arms to their home pose, and return where the arm stands."""
+        self.executor.go_home(self.sim.time)
+        while self.executor.homing is not None:
+            self._send(self.executor.continue_homing(self.sim.time))
+            self._run(_HOMING_S)
+        self._run(0.5)
+        self._judge()
+        return self.sim.joint_positions()
+
+    def _run(self, seconds: float) -> None:
+        for _ in range(round(seconds / _TICK)):
             self._send(self.executor.tick(self.sim.time))
             for _ in range(round(_TICK / ArmSim.TIMESTEP)):
                 self.setpoints.append(self.sim.controller.sample(self.sim.time)[0].copy())
                 self.sim.step()
             self._report()
-        self._judge()
-        return self.sim.joint_positions()
 
     def random_target(self, random: np.random.Generator) -> np.ndarray:
         """A pose not far away that the arm reaches inside box and limits without touching
@@ -147,11 +161,22 @@ class Follower:
                 _inside(kinematics.tool_motion(path[:, columns])[0], box, 2e-3)
                 for kinematics, columns, box in self.arms
             ),
+            "tool speed": all(
+                (_speed(kinematics, path[:, columns]) <= 1.05 * box.tool_speed).all()
+                for kinematics, columns, box in self.arms
+            ),
+            "collision": self._contact.first_collision(path[::_EVERY]) is None,
             "clip": not (
                 self.sim.controller.position_clips.any() or self.sim.controller.velocity_clips.any()
             ),
         }
         self.violations += [name for name, holds in checks.items() if not holds]
+
+
+def _speed(kinematics: Kinematics, path: np.ndarray) -> np.ndarray:
+    """Return the speed of the tool [m/s] between physics steps."""
+    tool, _ = kinematics.tool_motion(path)
+    return np.linalg.norm(np.diff(tool, axis=0), axis=1) / ArmSim.TIMESTEP
 
 
 def _inside(places: np.ndarray, box, room: float) -> bool:
@@ -173,7 +198,7 @@ def test_limits_are_those_of_the_urdf_or_narrower(robot):
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_cameras_see_cubes_and_tool_is_where_the_urdf_says(robot):
     contract = contract_of(robot)
-    small = [camera.model_copy(update={"width": 160, "height": 120}) for camera in contract.cameras]
+    small = [camera.model_copy(update={"width": 240, "height": 180}) for camera in contract.cameras]
     sim = ArmSim(contract.model_copy(update={"cameras": small}))
     try:
         sim.reset(1)
@@ -193,6 +218,26 @@ def test_cameras_see_cubes_and_tool_is_where_the_urdf_says(robot):
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_random_chunks_are_followed_without_a_violation(robot):
     assert follow_chunks(robot, CHUNKS) == (CHUNKS, [])
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_home_pose_is_reached_without_a_violation(robot):
+    contract = contract_of(robot)
+    follower, is_joint = Follower(contract), contract.columns.commands.mask(ColumnKind.JOINT)
+    start = follower.sim.joint_positions()
+    home = np.concatenate([arm.home for arm in contract.arms.values()])
+    assert np.abs(start[is_joint] - home).max() > 0.05
+    np.testing.assert_allclose(follower.go_home()[is_joint], home, atol=0.005)
+    assert follower.violations == []
+
+
+def test_observer_sees_what_breaks_a_limit():
+    follower = Follower(joint_positions(contract_of("piper_pair")))
+    target = follower.random_target(np.random.default_rng(0))
+    follower.limits = replace(follower.limits, velocity=0.1 * follower.limits.velocity)
+    follower._contact = CollisionModel.of(follower.contract, margin=0.3)
+    follower.follow(target)
+    assert {"velocity", "collision"} <= set(follower.violations)
 
 
 def follow_chunks(robot: str, count: int) -> tuple[int, list[str]]:

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from sf_bringup.arguments import (
+    BOOLEANS,
     SIM_ROBOT,
     Argument,
     GraphError,
@@ -25,6 +26,7 @@ from sf_bringup.doctor.output_checks import check_commands, check_controller, ch
 from sf_bringup.doctor.seen import Seen
 from sf_bringup.doctor.stream_checks import check_cameras, check_joint_states
 from sf_bringup.graph import find_robot
+from sf_bringup.simulated_contract import for_simulation
 from sf_bringup.up import usage
 from sf_policy_node.contract import Contract, ContractError, load_contract
 
@@ -32,6 +34,7 @@ _ROS = "--ros-args"
 
 ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
+    Argument("sim", False, "the robot is simulated: it was started with sim:=true", BOOLEANS),
     Argument("patience", 0.0, "how many seconds to wait for drivers that are still starting"),
     Argument("namespace", "", "namespace in which relative topics of the contract resolve"),
     Argument("seconds", 3.0, "how long to listen"),
@@ -78,11 +81,16 @@ def main(words: Sequence[str] | None = None) -> int:
 def _examine_graph(node: Node, values: dict[str, Value]) -> int:
     robot = node.declare_parameter("contract", str(values["robot"])).value
     patience = node.declare_parameter("patience_s", float(values["patience"])).value
-    contract = load_contract(find_robot(robot))
+    path = find_robot(robot)
+    contract = load_contract(path)
+    if values["sim"]:
+        contract = load_contract(for_simulation(path, contract))
+    is_simulated = bool(values["sim"] or node.get_parameter("use_sim_time").value)
     try:
         seen = Listener(node, contract, node.get_namespace()).listen(values["seconds"], patience)
     finally:
         node.destroy_node()
+    seen.is_simulated = is_simulated
     look_at_machine(seen, Path.cwd())
     findings = examine(contract, seen) + list(check_machine(contract, seen))
     if values["json"] == "-":

@@ -18,7 +18,7 @@ from sf_policy_node.contract.columns import ColumnKind
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk
-from sf_training.simulation.one_arm import one_arm
+from sf_training.simulation.one_arm import in_base_frame, one_arm
 from sf_training.simulation.sim_model import Hand
 
 STEP_S = 0.1  # between two steps of the expert
@@ -52,7 +52,8 @@ class ArmExpert:
     """
 
     def __init__(self, contract: Contract, hand: Hand) -> None:
-        own, commands = one_arm(contract, hand.arm), contract.columns.commands
+        contract, commands = in_base_frame(contract), contract.columns.commands
+        own = one_arm(contract, hand.arm)
         if hand.approach is None:
             raise ValueError(
                 f"arms.{hand.arm}: the expert finds no pose with the tool pointing down; check"

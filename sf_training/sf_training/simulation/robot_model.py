@@ -13,7 +13,7 @@ from sf_policy_node.motion.arm.joint_tree import JointTree
 from sf_policy_node.motion.arm.link_geometry import read_shapes
 from sf_training.simulation.camera_mounts import add_camera, workspace_bounds
 from sf_training.simulation.grip import measure_grip
-from sf_training.simulation.one_arm import one_arm
+from sf_training.simulation.one_arm import in_base_frame, one_arm
 from sf_training.simulation.robot_bodies import RobotBodies, tune
 from sf_training.simulation.scene_parts import add_cubes, add_table, set_options
 from sf_training.simulation.sim_model import Hand, SimModel, set_joints
@@ -41,6 +41,7 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
     """
     import mujoco
 
+    contract = in_base_frame(contract)
     robot = pinocchio.buildModelFromXML(contract.urdf_xml)
     tree = JointTree(robot, contract.urdf_xml, contract.command_joints)
     shapes = read_shapes(
