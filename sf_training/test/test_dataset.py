@@ -27,7 +27,6 @@ from sf_policy_node.ros_testing import log_records
 from sf_policy_node.vla.preprocessing import prepare, prepare_depth, prepare_intrinsics
 from sf_training.data.dataset import BagError, load_dataset
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.split import split_episodes
 from sf_training.data.statistics import STD_FLOOR, ColumnStatistics
 from sf_training.recording import messages
 from sf_training.recording.labels import add_label
@@ -373,22 +372,6 @@ def test_bad_episodes_are_named(tmp_path, contract):
         match=r"horizon: expert chunk is ee_delta 7x4 of 0.1 s .*, the contract says ee_delta 8x4",
     ):
         load([horizon], contract)
-
-
-def test_episodes_are_split_whole_and_always_the_same_way():
-    train, validation = split_episodes(20, validation=0.2, seed=3)
-    assert len(validation) == 4 and sorted([*train, *validation]) == list(range(20))
-    assert (
-        split_episodes(20, 0.2, 3)[1].tolist()
-        == validation.tolist()
-        != split_episodes(20, 0.2, 4)[1].tolist()
-    )
-    assert [len(part) for part in split_episodes(1)] == [1, 0] and [
-        len(part) for part in split_episodes(2, 0.01)
-    ] == [1, 1]
-    assert [len(part) for part in split_episodes(5, 0.0)] == [5, 0]
-    with pytest.raises(ValueError, match="at least 1 episode"):
-        split_episodes(0)
 
 
 def test_statistics_survive_json_and_dead_columns():

@@ -12,7 +12,6 @@ from training_process import make_run
 
 from sf_policy_node.vla.normalisation import Columns, Normalisation
 from sf_training.data.bag_files import BagError, find_episodes
-from sf_training.data.split import share_of
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.train import alignment_warnings
 
@@ -124,15 +123,6 @@ def test_settings_out_of_range_are_named(changes, message):
     with pytest.raises(TrainingError) as told:
         Settings(data="d", out="o", **changes)
     assert message in str(told.value)
-
-
-def test_a_smaller_share_is_part_of_a_larger_one():
-    episodes = np.arange(3, 43)
-    small, large = share_of(episodes, 0.05), share_of(episodes, 0.5)
-    assert len(small) == 2 and len(large) == 20 and set(small) < set(large) < set(episodes)
-    assert (
-        share_of(episodes, 1.0).tolist() == episodes.tolist() and len(share_of(episodes, 1e-9)) == 1
-    )
 
 
 def test_episodes_behind_links_are_found_once_and_a_loop_ends(tmp_path):

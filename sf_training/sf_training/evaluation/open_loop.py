@@ -15,7 +15,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.data.opening import VERDICTS
-from sf_training.data.split import split_episodes
+from sf_training.data.split import split_by_order, trained_folders
 from sf_training.evaluation.chunk_errors import (
     BASELINES,
     POLICY,
@@ -56,7 +56,8 @@ def evaluate_open_loop(
     Raises:
         BagError: there are no such episodes, or one cannot be used.
     """
-    verdicts = _training_settings(checkpoint).get("verdicts", VERDICTS)  # as in training
+    settings = _training(checkpoint).get("settings") or {}
+    verdicts = settings.get("verdicts", VERDICTS)  # as in training
     readers, selection = choose(
         checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part
     )
@@ -98,15 +99,20 @@ def choose(
     """Return the episodes to evaluate, and a phrase about them.
 
     Args:
-        part: ``all``; ``held-out``, those that training with this folder held out for validation;
-            ``auto``, the latter when the checkpoint names this folder as its data, else the former.
+        part: ``all``; ``held-out``, those that training held out for validation; ``auto``, the
+            latter when there are any or the checkpoint names this folder as its data, else the
+            former.
 
     Raises:
         BagError: no episode is left.
     """
-    settings = _training_settings(checkpoint)
-    trained_on = settings.get("data")
-    same = trained_on is not None and Path(trained_on).resolve() == bags.resolve()
+    training = _training(checkpoint)
+    settings = training.get("settings") or {}
+    folders = trained_folders(settings)
+    trained_on = " ".join(folders)
+    listed = training.get("held_out_episodes")
+    held_out = [reader for reader in readers if reader.checksum in set(listed or ())]
+    same = bool(held_out) or any(Path(each).resolve() == bags.resolve() for each in folders)
     if part == "all" or (part == "auto" and not same):
         if same:
             return (
@@ -122,18 +128,27 @@ def choose(
             else "the checkpoint does not name its training data"
         )
         return readers, f"all {len(readers)} episodes ({source})"
+    if listed is not None:
+        if not held_out:
+            raise BagError(
+                f"{bags}: none of these {len(readers)} episodes was held out from training; take"
+                " --part all"
+            )
+        return held_out, _held_out_phrase(held_out, readers)
     share = settings.get("validation_share")
     if not share:
         raise BagError(
             f"{checkpoint}/config.json: names no validation_share, so its held-out episodes are not"
             " known; take --part all"
         )
-    held_out = split_episodes(len(readers), float(share), seed=0)[1]
-    if not len(held_out):
+    held_out = [readers[index] for index in split_by_order(len(readers), float(share))[1]]
+    if not held_out:
         raise BagError(f"{bags}: a single episode, so none was held out; take --part all")
-    return [
-        readers[index] for index in held_out
-    ], f"the {len(held_out)} of {len(readers)} episodes that training kept for validation"
+    return held_out, _held_out_phrase(held_out, readers)
+
+
+def _held_out_phrase(held_out: Sequence[EpisodeReader], readers: Sequence[EpisodeReader]) -> str:
+    return f"the {len(held_out)} of {len(readers)} episodes that training kept for validation"
 
 
 def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
@@ -165,12 +180,11 @@ def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
     }
 
 
-def _training_settings(checkpoint: Path) -> dict:
+def _training(checkpoint: Path) -> dict:
+    """Return what a checkpoint says of its training; empty if it says nothing."""
     try:
-        return (
-            json.loads((checkpoint / "config.json").read_text())["training"].get("settings") or {}
-        )
-    except (OSError, ValueError, KeyError, AttributeError):
+        return dict(json.loads((checkpoint / "config.json").read_text())["training"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -25,7 +25,7 @@ from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_chec
 from sf_training.config_file import parse, print_settings
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, find_episodes
-from sf_training.data.split import split_episodes
+from sf_training.data.split import split_by_order, split_episodes, trained_folders
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
 from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
 from sf_training.spatial_forcing.frozen_tokens import (
@@ -160,7 +160,11 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
         **image_options,
     )
     share = _share(arguments, training)
-    fitted, held_out = split_episodes(len(dataset.episodes), share, seed=0)
+    identities = [episode.checksum for episode in dataset.episodes]
+    listed = all("held_out_episodes" in entry for entry in training)
+    fitted, held_out = (
+        split_episodes(identities, share) if listed else split_by_order(len(identities), share)
+    )
     if not len(held_out):
         raise ProbeError(
             f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some for fitting"
@@ -206,15 +210,15 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
             np.nan,
         ),
     )
-    bench = _Bench(arguments, task, train, test, report)
+    bench = _Bench(arguments, task, train, test, report, identities)
     bench.constants()
     for name, label, tokens in _sources(
         arguments, checkpoints, training, layer, train, test, dataset.instructions, console
     ):
         bench.evaluate(name, label, *tokens, console)
-    others = {str(entry.get("settings", {}).get("data")) for entry in training} - {
-        str(arguments.data)
-    }
+    others = {
+        folder for entry in training for folder in trained_folders(entry.get("settings", {}))
+    } - {str(arguments.data)}
     if others:
         console.print(
             f"note: trained on {', '.join(sorted(others))}, not {arguments.data}: the policy"
@@ -234,6 +238,7 @@ class _Bench:
         train: Frames,
         test: Frames,
         report: ProbeReport,
+        identities: Sequence[str],
     ) -> None:
         self._arguments, self._task, self._train, self._test, self._report = (
             arguments,
@@ -244,7 +249,9 @@ class _Bench:
         )
         self._residuals = task.residuals(train.cells).astype(np.float32)
         episodes = np.unique(train.episodes)
-        _, chosen = split_episodes(len(episodes), _SELECTION, seed=1)
+        _, chosen = split_episodes(
+            [identities[number] for number in episodes], _SELECTION, purpose="selection"
+        )
         self._selection = np.isin(train.episodes, episodes[chosen])
 
     def constants(self) -> None:

@@ -148,10 +148,9 @@ def _train(
     with accelerator.main_process_first():  # one process prepares the data, the others read them
         data = training_data(settings, student, recorded, console)
         targets = alignment_targets(settings, data, student, recorded, console)
-    train_episodes, validation_episodes = split_episodes(
-        int(data.episodes.max()) + 1, settings.validation_share, seed=0
-    )
-    train_episodes = share_of(train_episodes, settings.share)
+    identities = [source.checksum for source in data.sources]
+    train_episodes, validation_episodes = split_episodes(identities, settings.validation_share)
+    train_episodes = share_of(train_episodes, identities, settings.share)
     labels, held_out = data.labels_of(train_episodes), data.labels_of(validation_episodes)
     if not len(labels) or not len(held_out):
         raise TrainingError(

@@ -7,6 +7,7 @@ process with the full batch, and a resumed run gives the same result as an unint
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,8 @@ class TrainingRun:
             settings, self.training, self._average, self.optimizers, accelerator
         )
         self._motion_columns = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
+        trained = hashlib.sha256(np.ascontiguousarray(labels, np.int64).data).hexdigest()[:16]
+        self._data_digest = f"{data.digest} {trained}"
         self.step = 0
         self.cpu_s = 0.0
         self.begin, self._wall_s_before = time.monotonic(), 0.0
@@ -341,7 +344,7 @@ class TrainingRun:
             "sampler": self._sampler_state,
             "noise": self._noise.get_state(),
         }
-        self._state.save(path, self.data.digest, progress)
+        self._state.save(path, self._data_digest, progress)
 
     def load_state(self, path: Path) -> bool:
         """Resume from the file of :meth:`save_state`; return False where there is none.
@@ -349,7 +352,7 @@ class TrainingRun:
         Raises:
             TrainingError: it is damaged, or is of a run with other settings or data.
         """
-        progress = self._state.restore(path, self.data.digest)
+        progress = self._state.restore(path, self._data_digest)
         if progress is None:
             return False
         self.step, self.cpu_s = progress["step"], progress["cpu_s"]

@@ -290,6 +290,12 @@ class TrainingLoop:
             )
             raise TrainingError(f"{error}; {cure}") from None
 
+    def _held_out_episodes(self) -> list[str]:
+        """Return the SHA-256 of the episodes for validation."""
+        data = self._run.data
+        episodes = np.unique(data.episodes[data.label_frame[self._held_out]])
+        return [data.sources[number].checksum for number in episodes] if data.sources else []
+
     def _facts(self) -> dict:
         run, batch = self._run, self._run.batches.labels
         speed = {name: round(value, 2) for name, value in self._speed.items()}
@@ -299,6 +305,7 @@ class TrainingLoop:
             "command": self._command,
             "settings": _as_saved(self._settings),
             "data_hash": _data_hash(run.data),
+            "held_out_episodes": self._held_out_episodes(),
             "steps": run.step,
             "cpu_s": round(run.cpu_s, 1),
             "wall_s": round(run.wall_s, 1),
