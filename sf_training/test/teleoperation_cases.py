@@ -22,8 +22,12 @@ PERIOD = 0.02
 
 
 @cache
+def robot(name):
+    return load_contract(CONFIG / "robots" / f"{name}.yaml")
+
+
 def sim_arm():
-    return load_contract(CONFIG / "robots" / "sim_arm.yaml")
+    return robot("sim_arm")
 
 
 @cache
@@ -70,8 +74,8 @@ class Hand:
 class Pad(Hand):
     """A gamepad, or anything else behind one Joy topic."""
 
-    def __init__(self, name="gamepad", axes=6, buttons=15, **changes):
-        super().__init__(shipped(name, **changes))
+    def __init__(self, name="gamepad", axes=6, buttons=15, *, arms=None, measured=HOME, **changes):
+        super().__init__(shipped(name, **changes), arms, measured)
         self.axes, self.buttons = [0.0] * axes, [0] * buttons
         self.topic = self.session.device.dead_man.topic
         self.grip = self.session.device.dead_man.button

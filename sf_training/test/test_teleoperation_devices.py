@@ -15,6 +15,7 @@ from teleoperation_cases import (
     Hand,
     Pad,
     kinematics,
+    robot,
     shipped,
     sim_arm,
     written,
@@ -30,7 +31,8 @@ JOINTS = sim_arm().command_joints
 
 @pytest.mark.parametrize("path", sorted(DEVICES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_devices_fit_the_shipped_robot(path):
-    TeleoperationSession(sim_arm(), load_device(path))
+    contract = robot("piper_pair") if path.stem == "leader_arms" else sim_arm()
+    TeleoperationSession(contract, load_device(path))
 
 
 def test_a_stick_moves_the_tool_straight_at_the_speed_of_the_device():

@@ -91,7 +91,7 @@ def test_what_the_arm_was_sent_counts_more_and_a_grip_is_kept(tmp_path):
     assert recorded_motion(reader, "measured").positions[7, 6] == 0.02
 
 
-def write_trajectory(writer, sent):
+def write_trajectory(writer, sent, topic=CONTRACT.command.topic):
     types = messages.typestore().types
     point, duration = (
         types["trajectory_msgs/msg/JointTrajectoryPoint"],
@@ -120,7 +120,7 @@ def write_trajectory(writer, sent):
         header=header, joint_names=list(sent.joint_names), points=points
     )
     writer.write(
-        absolute(CONTRACT.command.topic),
+        absolute(topic),
         messages.typestore().serialize_cdr(message, messages.JOINT_TRAJECTORY),
         at,
     )
@@ -270,7 +270,7 @@ def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error()
     assert ended is None
     assert report["delay_s"] == pytest.approx(0.2, abs=0.021)
     assert report["joints"]["joint1"]["rms"] == pytest.approx(0.001, abs=5e-4)
-    assert report["joints"]["joint2"]["max"] < 2e-3 and report["tool"]["max"] < 3e-3
+    assert report["joints"]["joint2"]["max"] < 2e-3 and report["tools"]["arm"]["max"] < 3e-3
 
 
 def test_an_arm_that_is_held_fast_ends_the_replay():

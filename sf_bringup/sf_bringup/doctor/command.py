@@ -35,7 +35,7 @@ _ROS = "--ros-args"
 ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
     Argument("sim", False, "the robot is simulated: it was started with sim:=true", BOOLEANS),
-    Argument("patience", 0.0, "how many seconds to wait for drivers that are still starting"),
+    Argument("patience", 5.0, "how many seconds to wait for drivers that are still starting"),
     Argument("namespace", "", "namespace in which relative topics of the contract resolve"),
     Argument("seconds", 3.0, "how long to listen"),
     Argument(

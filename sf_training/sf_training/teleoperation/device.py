@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sf_policy_node.contract import Contract, Finite, Name, Positive, Topic
+from sf_policy_node.contract import Contract, Finite, JointName, Name, Positive, Topic
 
 Index = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(gt=0, le=1)]
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 # Commands per budgets.teleop_age_s, so that one lost message does not count as a release.
 _COMMANDS_MIN = 3.0
+_FURTHEST = "no takeover while a joint is further from its leader than this [rad, m]"
 
 
 class DeviceError(ValueError):
@@ -91,16 +92,29 @@ class LeaderGripper(_Strict):
         return self
 
 
-class Leader(_Strict):
-    """A second arm whose joints the arm follows."""
+class LeaderPart(_Strict):
+    """The leader of one arm: a second arm whose joints the arm follows."""
+
+    topic: Topic
+    joints: dict[JointName, LeaderJoint] = Field(
+        description="for every joint of the arm in the contract, without its gripper"
+    )
+    gripper: LeaderGripper | None = None
+
+
+class Leader(LeaderPart):
+    """The leader of a robot with one arm."""
 
     kind: Literal["leader_arm"]
-    topic: Topic
-    joints: dict[Name, LeaderJoint] = Field(description="for every arm joint of the contract")
-    gripper: LeaderGripper | None = None
-    furthest: Positive | None = Field(
-        0.8, description="no takeover while a joint is further from its leader than this [rad, m]"
-    )
+    furthest: Positive | None = Field(0.8, description=_FURTHEST)
+
+
+class Leaders(_Strict):
+    """A leader for each arm of a robot."""
+
+    kind: Literal["leader_arms"]
+    arms: dict[Name, LeaderPart] = Field(min_length=1, description="for every arm of the contract")
+    furthest: Positive | None = Field(0.8, description=_FURTHEST)
 
 
 class Axis(_Strict):
@@ -171,7 +185,10 @@ class Device(_Strict):
     schema_version: Literal[1]
     name: Annotated[str, Field(min_length=1)]
     dead_man: Switch
-    motion: Annotated[Leader | Stick | Twist, Field(discriminator="kind")]
+    motion: Annotated[Leader | Leaders | Stick | Twist, Field(discriminator="kind")]
+    arm: Name | None = Field(
+        None, description="that a stick, twist and buttons move; none: the only arm"
+    )
     rate_hz: Annotated[float, Field(ge=20, le=500)] = Field(
         50.0, description="commands per second while the switch is held"
     )
@@ -196,7 +213,9 @@ class Device(_Strict):
 
     @model_validator(mode="after")
     def _check_gripper(self) -> Device:
-        if isinstance(self.motion, Leader) and self.gripper:
+        if self.is_leader and self.arm is not None:
+            raise ValueError("arm: leaders move all arms; remove it")
+        if self.is_leader and self.gripper:
             raise ValueError(
                 "gripper: a leader arm moves the gripper with motion.gripper; remove the buttons"
             )
@@ -208,24 +227,17 @@ class Device(_Strict):
         Raises:
             DeviceError: it does not.
         """
-        robot = contract.robot
-        if isinstance(self.motion, Leader):
-            joints = set(contract.arm_joints)
-            if missing := sorted(joints - self.motion.joints.keys()):
+        arms = self.leaders(contract) if self.is_leader else dict.fromkeys([self.arm_of(contract)])
+        for name, leader in arms.items():
+            if leader is not None:
+                self._check_leader(contract, name, leader)
+            moves_gripper = self.gripper if leader is None else leader.gripper
+            if moves_gripper and contract.arms[name].gripper is None:
+                which = contract.robot if len(contract.arms) == 1 else f"arm {name}"
                 raise DeviceError(
-                    f"{self.name}: motion.joints lacks {', '.join(missing)} of {robot}; give the"
-                    " leader joint of each"
+                    f"{self.name}: moves a gripper, but {which} has none in the contract; remove"
+                    " the gripper's keys"
                 )
-            if extra := sorted(self.motion.joints.keys() - joints):
-                raise DeviceError(
-                    f"{self.name}: motion.joints names {', '.join(extra)}, which {robot} does not"
-                    " have; remove them"
-                )
-        if self.motion_has_gripper and contract.gripper is None:
-            raise DeviceError(
-                f"{self.name}: moves a gripper, but the contract of {robot} has none; remove the"
-                " gripper's keys"
-            )
         age = contract.budgets.teleop_age_s
         if age is not None and self.rate_hz * age < _COMMANDS_MIN:
             raise DeviceError(
@@ -233,10 +245,68 @@ class Device(_Strict):
                 f" {age:g}; give at least {_COMMANDS_MIN / age:.0f}"
             )
 
+    def _check_leader(self, contract: Contract, arm: str, leader: LeaderPart) -> None:
+        key = "motion" if isinstance(self.motion, Leader) else f"motion.arms.{arm}"
+        joints = set(contract.arms[arm].joint_names)
+        if missing := sorted(joints - leader.joints.keys()):
+            raise DeviceError(
+                f"{self.name}: {key}.joints lacks {', '.join(missing)} of {contract.robot}; give"
+                " the leader joint of each"
+            )
+        if extra := sorted(leader.joints.keys() - joints):
+            raise DeviceError(
+                f"{self.name}: {key}.joints names {', '.join(extra)}, which {contract.robot} does"
+                " not have there; remove them"
+            )
+
     @property
-    def motion_has_gripper(self) -> bool:
-        """Whether the device moves the gripper."""
-        return bool(self.gripper or (isinstance(self.motion, Leader) and self.motion.gripper))
+    def is_leader(self) -> bool:
+        """Whether the arms follow the joints of leader arms."""
+        return isinstance(self.motion, (Leader, Leaders))
+
+    def leaders(self, contract: Contract) -> dict[str, LeaderPart]:
+        """Return the leader of each arm of a robot; empty if the device has none.
+
+        Raises:
+            DeviceError: the leaders are not those of the robot's arms.
+        """
+        arms = list(contract.arms)
+        if isinstance(self.motion, Leader):
+            if len(arms) > 1:
+                raise DeviceError(
+                    f"{self.name}: motion.kind leader_arm leads one arm, and {contract.robot} has"
+                    f" {', '.join(arms)}; use kind leader_arms with a leader for each"
+                )
+            return {arms[0]: self.motion}
+        if not isinstance(self.motion, Leaders):
+            return {}
+        if set(self.motion.arms) != set(arms):
+            raise DeviceError(
+                f"{self.name}: motion.arms has {', '.join(self.motion.arms)}, and"
+                f" {contract.robot} has {', '.join(arms)}; give a leader for each of these"
+            )
+        return {name: self.motion.arms[name] for name in arms}
+
+    def arm_of(self, contract: Contract) -> str:
+        """Return the name of the arm that a stick or twist moves.
+
+        Raises:
+            DeviceError: the robot has no such arm, or several and the device names none.
+        """
+        arms = list(contract.arms)
+        if self.arm is None and len(arms) == 1:
+            return arms[0]
+        if self.arm is None:
+            raise DeviceError(
+                f"{self.name}: arm: is missing, and {contract.robot} has {', '.join(arms)}; name"
+                " the one that the device moves"
+            )
+        if self.arm not in arms:
+            raise DeviceError(
+                f"{self.name}: arm: {contract.robot} has no {self.arm}; name one of"
+                f" {', '.join(arms)}"
+            )
+        return self.arm
 
 
 def load_device(path: str | Path) -> Device:

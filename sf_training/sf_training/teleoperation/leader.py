@@ -10,7 +10,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_training.teleoperation.device import DeviceError, Leader
+from sf_training.teleoperation.device import DeviceError, LeaderPart
 
 # Bounds of the time between two messages from which a velocity is computed.
 _PERIOD_MIN_S, _PERIOD_MAX_S = 1e-3, 0.2
@@ -19,17 +19,21 @@ _PERIOD_MIN_S, _PERIOD_MAX_S = 1e-3, 0.2
 class LeaderArm:
     """Convert joint states of a leader to targets (J,) in the order of ``contract.command_joints``.
     Not thread-safe.
+
+    Args:
+        contract: of one arm.
+        furthest: allowed distance of a joint from its leader at a takeover [rad, m]; None: any.
     """
 
-    def __init__(self, contract: Contract, leader: Leader) -> None:
+    def __init__(self, contract: Contract, leader: LeaderPart, furthest: float | None) -> None:
         self._limits, self._arm = JointLimits.of(contract), len(contract.joints)
-        self._furthest = leader.furthest
+        self._furthest = furthest
         rows = [
             (each.leader, each.scale, each.offset)
             for each in (leader.joints[name] for name in contract.arm_joints)
         ]
-        self._moves_gripper = bool(contract.gripper and leader.gripper)
-        if self._moves_gripper:
+        self.moves_gripper = bool(contract.gripper and leader.gripper)
+        if self.moves_gripper:
             span = contract.gripper.open - contract.gripper.closed
             scale = span / (leader.gripper.open - leader.gripper.closed)
             rows.append(
@@ -53,8 +57,8 @@ class LeaderArm:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Return target positions and velocities (J,) [rad, m, per s] from a joint state.
 
-        The gripper is NaN if the leader has none. None if a value is not finite or positions are
-        missing.
+        Gripper joints that the leader does not move are NaN. None if a value is not finite or
+        positions are missing.
 
         Raises:
             DeviceError: the message lacks a joint of the device file.
@@ -77,9 +81,8 @@ class LeaderArm:
         count = len(target)
         inside = np.clip(target, self._limits.lower[:count], self._limits.upper[:count])
         speed = np.where(inside == target, speed, 0.0)  # a leader beyond a limit holds the joint
-        if len(self._limits.names) > count:
-            return np.append(inside, np.nan), np.append(speed, 0.0)
-        return inside, speed
+        rest = len(self._limits.names) - count  # gripper joints that the leader does not move
+        return np.append(inside, np.full(rest, np.nan)), np.append(speed, np.zeros(rest))
 
     def too_far(self, target: np.ndarray, measured: np.ndarray) -> str:
         """Return which joint is too far from its leader for a takeover; empty if none is."""

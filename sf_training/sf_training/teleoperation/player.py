@@ -1,4 +1,4 @@
-"""Send a motion to one arm over ROS, and monitor the arm and its executor during it."""
+"""Send a motion to a robot over ROS, and monitor the arm and its executor during it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 
 from sf_msgs.msg import ControlSource, ExecutorStatus
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.status import REPLAY_SILENT
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.perception.observation import JointStates
@@ -39,7 +40,7 @@ class ReplayAborted(RuntimeError):
 
 
 class Player(Node):
-    """Send commands to the executor of one arm and receive its status; the caller spins it.
+    """Send commands to the executor of a robot and receive its status; the caller spins it.
 
     Attributes:
         followed_at: when the executor last reported that the replay has control [s]; None before.
@@ -159,8 +160,8 @@ class Player(Node):
                 ControlSource.HOME: "the way home",
             }.get(status.control_source, "another replay")
             raise ReplayError(f"{who} has control of the arm; end that first")
-        speeds = np.abs(self.joints[2][: len(self.contract.joints)])
-        fast = speeds / np.array([joint.velocity for joint in self.contract.joints])
+        arm = self.contract.columns.commands.mask(ColumnKind.JOINT)
+        fast = np.abs(self.joints[2][arm]) / JointLimits.of(self.contract).velocity[arm]
         if fast.max() > _MOVING:
             raise ReplayError(
                 f"{self.contract.arm_joints[int(fast.argmax())]} is moving; wait until the arm"

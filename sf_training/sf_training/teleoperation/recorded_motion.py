@@ -50,9 +50,9 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
         ReplayError: joint states are missing, or have a gap.
     """
     contract, names = reader.contract, reader.contract.command_joints
-    topics, command = contract.topics, contract.command
+    topics, controllers = contract.topics, list(contract.command_groups)
     streams = reader.read(
-        [absolute(name) for name in (topics.joint_states, topics.teleop_command, command.topic)]
+        [absolute(name) for name in (topics.joint_states, topics.teleop_command, *controllers)]
     )
     states = streams[absolute(topics.joint_states)]
     measured = _by_joint(states, names)
@@ -85,10 +85,12 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     if len(teleoperation.stamps):
         _overwrite(sent, _teleoperated(teleoperation, names, times))
         sources.append(f"as commanded on {absolute(topics.teleop_command)}")
-    commands = streams[absolute(command.topic)]
-    if len(commands.stamps) and command.output == "joint_trajectory":
-        _overwrite(sent, _trajectories(commands, names, times))
-        sources.insert(0, f"as sent on {absolute(command.topic)}")
+    commanded = {name: streams[absolute(name)] for name in controllers}
+    commanded = {name: stream for name, stream in commanded.items() if len(stream.stamps)}
+    if commanded and contract.output == "joint_trajectory":
+        for stream in commanded.values():
+            _overwrite(sent, _trajectories(stream, names, times))
+        sources.insert(0, f"as sent on {' and '.join(map(absolute, commanded))}")
     tracking_error = JointLimits.of(contract).tracking_error
     known = np.isfinite(sent) & (np.abs(sent - positions) <= tracking_error)
     described = ", else ".join([*sources, "as measured"])

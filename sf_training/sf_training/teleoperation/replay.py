@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import LEAVES_BOX, TOLERANCE, Workspace
 from sf_training.teleoperation.recorded_motion import SAMPLE_S, RecordedMotion, ReplayError
@@ -68,9 +68,8 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     low, high = SPEEDS
     if not low <= speed <= high:
         raise ReplayError(f"speed: {speed:g} is not between {low:g} and {high:g}; correct it")
-    limits, arm = JointLimits.of(contract), len(contract.joints)
-    kinematics = Kinematics(contract)
-    workspace = Workspace.of(contract, kinematics)
+    limits, arm = JointLimits.of(contract), _arm_joints(contract)
+    workspace = Workspace.of(contract, kinematics_of(contract))
     outside = np.maximum(limits.lower - motion.positions, motion.positions - limits.upper).max(
         axis=0
     )
@@ -96,7 +95,7 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
             f"the episode has the tool outside workspace after {when:.1f} s; widen workspace, or"
             " replay another episode"
         )
-    shares = _shares(positions, arm, kinematics, limits, workspace.tool_speed)
+    shares = _shares(positions, arm, limits, workspace)
     share = float(shares.max())
     if speed * share > _SLOWED:
         fits = np.floor(100 * min(high, _AT_LIMIT / share)) / 100
@@ -119,26 +118,29 @@ def at_speed(motion: RecordedMotion, contract: Contract, speed: float) -> Timed:
     )
 
 
+def _arm_joints(contract: Contract) -> np.ndarray:
+    """Return which of ``contract.command_joints`` are joints of arms, not of grippers (J,)."""
+    return contract.columns.commands.mask(ColumnKind.JOINT)
+
+
 def _shares(
-    positions: np.ndarray, arm: int, kinematics: Kinematics, limits: JointLimits, tool_speed: float
+    positions: np.ndarray, arm: np.ndarray, limits: JointLimits, workspace: Workspace
 ) -> np.ndarray:
     """Return the share (N,) of the tightest speed limit that each sample needs at the recorded
     speed; the maximum over neighbouring samples.
     """
     velocities = _velocities(positions)
-    joints = (np.abs(velocities[:, :arm]) / limits.velocity[:arm]).max(axis=1)
-    tool = np.linalg.norm(
-        kinematics.tool_motion(positions[:, :arm], velocities[:, :arm])[1], axis=1
-    )
-    shares = np.maximum(joints, tool / tool_speed)
+    shares = (np.abs(velocities[:, arm]) / limits.velocity[arm]).max(axis=1)
+    for box in workspace.boxes.values():
+        tool = np.linalg.norm(box.motion(positions, velocities)[1], axis=1)
+        shares = np.maximum(shares, tool / box.tool_speed)
     return np.lib.stride_tricks.sliding_window_view(
         np.pad(shares, _SMOOTH, mode="edge"), 2 * _SMOOTH + 1
     ).max(axis=1)
 
 
 def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: float) -> Timed:
-    """Return a straight joint motion from ``start`` (J,) to ``goal`` (J,); the gripper moves at the
-    end.
+    """Return a straight joint motion from ``start`` (J,) to ``goal`` (J,); grippers move last.
 
     With t in [0, 1]: q = start + s (goal - start), s = 10 t^3 - 15 t^4 + 6 t^5 (minimum jerk),
     whose velocity and acceleration are zero at both ends. Its peak velocity is 1.875 (goal - start)
@@ -150,20 +152,23 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
     Raises:
         ReplayError: the tool would leave the workspace box, or the arm would collide.
     """
-    limits, arm = JointLimits.of(contract), len(contract.joints)
+    limits, arm = JointLimits.of(contract), _arm_joints(contract)
     change = goal - start
-    seconds = 1.875 * float((np.abs(change[:arm]) / (share * limits.velocity[:arm])).max())
-    workspace = Workspace.of(contract, Kinematics(contract))
-    tool = workspace.tool_positions(start + np.linspace(0.0, 1.0, 50)[:, None] * change)
-    path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
-    seconds = max(_SHORTEST_S, seconds, 1.875 * path / (share * workspace.tool_speed))
+    seconds = 1.875 * float((np.abs(change[arm]) / (share * limits.velocity[arm])).max())
+    seconds = max(_SHORTEST_S, seconds)
+    workspace = Workspace.of(contract, kinematics_of(contract))
+    for box in workspace.boxes.values():
+        tool = box.tool_positions(start + np.linspace(0.0, 1.0, 50)[:, None] * change)
+        path = float(np.linalg.norm(np.diff(tool, axis=0), axis=1).sum())
+        seconds = max(seconds, 1.875 * path / (share * box.tool_speed))
     times = np.arange(0.0, seconds + SAMPLE_S, SAMPLE_S)
     t = np.minimum(times / seconds, 1.0)[:, None]
     s = t**3 * (10.0 - 15.0 * t + 6.0 * t**2)
     positions = start + s * change
-    if len(change) > arm:
-        positions[:, arm:] = start[arm:]
-        settle = max(_EASE_S, 1.5 * float(np.abs(change[arm]) / limits.velocity[arm]))
+    if not arm.all():
+        positions[:, ~arm] = start[~arm]
+        slowest = float((np.abs(change[~arm]) / limits.velocity[~arm]).max())
+        settle = max(_EASE_S, 1.5 * slowest)
         times = np.append(times, times[-1] + SAMPLE_S * np.arange(1, 1 + int(settle / SAMPLE_S)))
         positions = np.vstack([positions, np.tile(goal, (len(times) - len(positions), 1))])
     leaves, why = workspace.explain_violation(positions[0], positions[1:])
@@ -177,7 +182,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
             " hand"
         )
     velocities = np.gradient(positions, times, axis=0)
-    velocities[:, arm:] = 0.0
+    velocities[:, ~arm] = 0.0
     return Timed(times, positions, velocities)
 
 
@@ -191,7 +196,7 @@ class Following:
 
     def __init__(self, contract: Contract, furthest: float = 1.0) -> None:
         self._contract = contract
-        self._limits, self._arm = JointLimits.of(contract), len(contract.joints)
+        self._limits, self._arm = JointLimits.of(contract), np.flatnonzero(_arm_joints(contract))
         self._furthest = furthest
         self._commanded: list[tuple[float, np.ndarray]] = []
         self._measured: list[tuple[float, np.ndarray]] = []
@@ -215,24 +220,24 @@ class Following:
         for sent, commanded in reversed(self._commanded):
             if sent < stamp - _LATE_S:
                 break
-            recent.append(commanded[: self._arm])
+            recent.append(commanded[self._arm])
         if not recent:
             return ""
         # A joint between its commands of the last second is late, but follows.
         lowest, highest = np.min(recent, axis=0), np.max(recent, axis=0)
-        measured = positions[: self._arm]
+        measured = positions[self._arm]
         away = np.maximum(np.maximum(lowest - measured, measured - highest), 0.0)
-        share = away / (self._furthest * self._limits.tracking_error[: self._arm])
+        share = away / (self._furthest * self._limits.tracking_error[self._arm])
         worst = int(share.argmax())
         return (
-            f"{self._limits.names[worst]} is {away[worst]:.2f} from its command"
+            f"{self._limits.names[self._arm[worst]]} is {away[worst]:.2f} from its command"
             if share[worst] > 1.0
             else ""
         )
 
     def report(self) -> dict:
         """Return the delay of the arm behind its commands [s], and the tracking error after
-        compensating it, per joint [rad, m] and of the tool [m]; empty with too few samples.
+        compensating it, per joint [rad, m] and of each tool [m]; empty with too few samples.
 
         With measured q(t), commanded c(t) and velocity limits v, the delay d minimises the mean of
         ((q(t) - c(t - d)) / v)^2.
@@ -247,7 +252,7 @@ class Following:
         def commanded_at(times: np.ndarray) -> np.ndarray:
             return np.stack([np.interp(times, sent, column) for column in commanded.T], axis=-1)
 
-        arm = slice(0, self._arm)
+        arm = self._arm
         scale = self._limits.velocity[arm]
         spread = [
             float((((measured - commanded_at(stamps - delay))[:, arm] / scale) ** 2).mean())
@@ -256,11 +261,11 @@ class Following:
         delay = float(_DELAYS_S[int(np.argmin(spread))])
         goal = commanded_at(stamps - delay)
         error = np.abs(measured - goal)
-        kinematics = Kinematics(self._contract)
-        tool = np.linalg.norm(
-            kinematics.tool_motion(measured[:, arm])[0] - kinematics.tool_motion(goal[:, arm])[0],
-            axis=1,
-        )
+        workspace = Workspace(self._contract, kinematics_of(self._contract))
+        tools = {
+            name: np.linalg.norm(box.tool_positions(measured) - box.tool_positions(goal), axis=1)
+            for name, box in workspace.boxes.items()
+        }
         return {
             "delay_s": round(delay, 3),
             "joints": {
@@ -270,7 +275,10 @@ class Following:
                 }
                 for n, name in enumerate(self._limits.names)
             },
-            "tool": {"rms": float(np.sqrt((tool**2).mean())), "max": float(tool.max())},
+            "tools": {
+                name: {"rms": float(np.sqrt((tool**2).mean())), "max": float(tool.max())}
+                for name, tool in tools.items()
+            },
             "samples": len(stamps),
         }
 

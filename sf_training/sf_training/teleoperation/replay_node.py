@@ -193,9 +193,9 @@ def _show(report: dict, console: Console) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name, error in report["joints"].items():
         table.add_row(name, f"{error['rms']:.4f}", f"{error['max']:.4f}")
-    table.add_row(
-        "tool [mm]", f"{1e3 * report['tool']['rms']:.1f}", f"{1e3 * report['tool']['max']:.1f}"
-    )
+    for arm, error in report["tools"].items():
+        name = "tool [mm]" if len(report["tools"]) == 1 else f"tool of {arm} [mm]"
+        table.add_row(name, f"{1e3 * error['rms']:.1f}", f"{1e3 * error['max']:.1f}")
     console.print(table)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
+from sf_training.simulation.one_arm import in_base_frame, one_arm
 from sf_training.teleoperation.dead_man import DeadManSwitch
-from sf_training.teleoperation.device import Device, DeviceError, Leader, Stick
+from sf_training.teleoperation.device import Device, DeviceError, Stick
 from sf_training.teleoperation.jog import Jog
 from sf_training.teleoperation.leader import LeaderArm
 from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_motion, twist_motion
@@ -33,9 +34,35 @@ class Command:
     velocities: np.ndarray
 
 
+@dataclass
+class _Arm:
+    """One arm of the robot.
+
+    Attributes:
+        contract: of this arm alone.
+        columns: indices (A,) of its joints and its gripper's in commands of the robot.
+        leader: converts joint states of its leader; None: the device has no leaders.
+        target: time [s], positions and velocities (A,) of its leader; None before the first.
+        sent_gripper: last command of its gripper's first joint; None: unknown.
+    """
+
+    contract: Contract
+    columns: np.ndarray
+    leader: LeaderArm | None = None
+    target: tuple[float, np.ndarray, np.ndarray] | None = None
+    sent_gripper: float | None = None
+
+    @property
+    def gripper_columns(self) -> np.ndarray:
+        """Indices of the joints of its gripper in commands of the robot."""
+        return self.columns[len(self.contract.joints) :]
+
+
 class TeleoperationSession:
-    """Teleoperation of one arm with one device. ``on_...`` methods take input, :meth:`command`
+    """Teleoperation of a robot with one device. ``on_...`` methods take input, :meth:`command`
     returns what to send. ``now`` is the time on a monotonic clock [s].
+
+    Leaders move all arms. A stick or twist moves one arm; the others hold position.
 
     Attributes:
         problem: fault of the device; empty if there is none.
@@ -50,30 +77,39 @@ class TeleoperationSession:
         device.check(contract)
         self.device, self._contract = device, contract
         self._switch = DeadManSwitch(device.dead_man.age_s, device.dead_man.unchanged_s)
-        self._leader = (
-            LeaderArm(contract, device.motion) if isinstance(device.motion, Leader) else None
-        )
+        commands = contract.columns.commands
+        self._arms = {
+            name: _Arm(one_arm(contract, name), commands.indices(arm=name))
+            for name in contract.arms
+        }
+        for name, leader in device.leaders(contract).items():
+            arm = self._arms[name]
+            arm.leader = LeaderArm(arm.contract, leader, device.motion.furthest)
+        self._moved = None if device.is_leader else device.arm_of(contract)
         turns = (
             device.turns if device.turns is not None else contract.action.tool_orientation is None
         )
         self._jog = (
             None
-            if self._leader
-            else Jog(contract, turns=turns, in_tool_frame=device.frame == "tool")
+            if self._moved is None
+            else Jog(
+                one_arm(in_base_frame(contract), self._moved),
+                turns=turns,
+                in_tool_frame=device.frame == "tool",
+            )
         )
+        self._held = np.zeros(len(contract.command_joints))  # of arms that a stick does not move
         self._measured: tuple[float, np.ndarray] | None = None
         self._speed = np.zeros(len(contract.command_joints))
         self._acceleration = JointLimits.of(contract).acceleration
-        self._leader_target: tuple[float, np.ndarray, np.ndarray] | None = None
         self._motion, self._motion_received_at = _CENTRED, -math.inf
         self._motion_age = (
             device.dead_man.age_s
-            if self._leader or isinstance(device.motion, Stick)
+            if device.is_leader or isinstance(device.motion, Stick)
             else device.motion.age_s
         )
         self._down: dict[str, bool] = {}  # gripper and resume buttons
         self._opening: float | None = None  # commanded since the last takeover
-        self._sent_gripper: float | None = None
         self._engaged = False
         self._last: np.ndarray | None = None
         self.problem = ""
@@ -117,15 +153,17 @@ class TeleoperationSession:
         positions: Sequence[float],
         velocities: Sequence[float],
         now: float,
+        arm: str | None = None,
     ) -> None:
-        """Take a joint state of the leader arm."""
+        """Take a joint state of the leader of an arm; None: of the only arm."""
+        led = self._arm(arm)
         try:
-            target = self._leader.read(names, positions, velocities, now)
+            target = led.leader.read(names, positions, velocities, now)
         except DeviceError as error:
             self._fail(str(error))
             return
         if target is not None:
-            self._leader_target, self.problem = (now, *target), ""
+            led.target, self.problem = (now, *target), ""
 
     def on_measured(self, positions: np.ndarray, velocities: np.ndarray, now: float) -> None:
         """Take the arm's joints (J,) and their velocities, in the order of
@@ -137,10 +175,12 @@ class TeleoperationSession:
                 np.asarray(velocities, dtype=float),
             )
 
-    def on_gripper_sent(self, position: float) -> None:
-        """Take the last gripper command, which is held at a takeover so that the grip is kept."""
+    def on_gripper_sent(self, position: float, arm: str | None = None) -> None:
+        """Take the last gripper command of an arm (None: of the only one), which is held at a
+        takeover so that the grip is kept.
+        """
         if math.isfinite(position):
-            self._sent_gripper = position
+            self._arm(arm).sent_gripper = position
 
     def trip(self, reason: str) -> None:
         """End teleoperation until the switch has been released and pressed again."""
@@ -163,19 +203,26 @@ class TeleoperationSession:
         if not self._engaged and not self._engage(measured):
             return None
         seconds = min(max(seconds, 0.0), _LONGEST_STEP_S)
-        if self._leader:
-            positions, velocities = self._leader_target[1].copy(), self._leader_target[2].copy()
-            if math.isnan(positions[-1]):
-                positions[-1], velocities[-1] = self._gripper_target(measured), 0.0
-        else:
+        positions, velocities = self._held.copy(), np.zeros(len(self._held))
+        if self._jog:
+            columns = self._arms[self._moved].columns
             fresh = now - self._motion_received_at <= self._motion_age
-            arm, speeds = self._jog.move(
-                self._motion.twist if fresh else _CENTRED.twist, seconds, measured
+            joints, speeds = self._jog.move(
+                self._motion.twist if fresh else _CENTRED.twist, seconds, measured[columns]
             )
-            gripper = self._contract.gripper
-            self._move_gripper(measured, seconds)
-            positions = np.append(arm, self._gripper_target(measured)) if gripper else arm
-            velocities = np.append(speeds, 0.0) if gripper else speeds
+            self._move_gripper(seconds)
+            positions[columns[: len(joints)]], velocities[columns[: len(joints)]] = joints, speeds
+        for name, arm in self._arms.items():
+            if arm.leader:
+                positions[arm.columns], velocities[arm.columns] = arm.target[1:]
+            if gripper := arm.contract.gripper:
+                first, *fingers = arm.gripper_columns
+                if not (arm.leader and arm.leader.moves_gripper):
+                    positions[first], velocities[first] = self._gripper_target(name), 0.0
+                if fingers:
+                    opening = gripper.to_opening(positions[first])
+                    positions[fingers] = gripper.to_joints(opening)[1:]
+                    velocities[fingers] = 0.0
         return Command(positions, velocities)
 
     @property
@@ -199,16 +246,16 @@ class TeleoperationSession:
     _why_not = ""  # why the held switch does not give control
 
     def _engage(self, measured: np.ndarray) -> bool:
-        if self._leader and (reason := self._leader.too_far(self._leader_target[1], measured)):
-            self._why_not = reason
-            return False
+        for arm in self._arms.values():
+            if arm.leader and (reason := arm.leader.too_far(arm.target[1], measured[arm.columns])):
+                self._why_not = reason
+                return False
+        # Where a moving arm will stop; starting at its current position would jerk it back.
+        self._held = measured + self._speed * (
+            _REACTION_S + 0.5 * np.abs(self._speed) / self._acceleration
+        )
         if self._jog:
-            # Start where a moving arm will stop; starting at its current position would jerk it
-            # back.
-            self._jog.begin(
-                measured
-                + self._speed * (_REACTION_S + 0.5 * np.abs(self._speed) / self._acceleration)
-            )
+            self._jog.begin(self._held[self._arms[self._moved].columns])
         self._engaged, self._why_not = True, ""
         return True
 
@@ -219,16 +266,25 @@ class TeleoperationSession:
             self._why_not = ""
         elif self._measured is None or now - self._measured[0] > budget + _LEADER_AGE_S:
             self._why_not = f"no fresh joint states on {self._contract.topics.joint_states}"
-        elif self._leader and (
-            self._leader_target is None or now - self._leader_target[0] > _LEADER_AGE_S
-        ):
-            self._why_not = f"the leader is silent on {self.device.motion.topic}"
+        elif silent := self._silent_leader(now):
+            self._why_not = f"the leader is silent on {silent}"
         else:
             self._why_not = "" if self._engaged else self._why_not
             return False
         if self._engaged:
             self._switch.trip(self.problem or self._why_not)
         return True
+
+    def _silent_leader(self, now: float) -> str:
+        """Return the topic of a leader that is silent; empty if all leaders send."""
+        for name, leader in self.device.leaders(self._contract).items():
+            target = self._arms[name].target
+            if target is None or now - target[0] > _LEADER_AGE_S:
+                return leader.topic
+        return ""
+
+    def _arm(self, name: str | None) -> _Arm:
+        return self._arms[name if name is not None else next(iter(self._arms))]
 
     def _fail(self, problem: str) -> None:
         self.problem = problem
@@ -252,7 +308,7 @@ class TeleoperationSession:
         }
         if not self._engaged:
             return
-        binary = self._contract.gripper.binary
+        binary = self._arms[self._moved].contract.gripper.binary
         if went.get("toggle"):
             self._opening = 0.0 if self._opening_now() > 0.5 else 1.0
         elif binary and went.get("close"):
@@ -260,8 +316,8 @@ class TeleoperationSession:
         elif binary and went.get("open"):
             self._opening = 1.0
 
-    def _move_gripper(self, measured: np.ndarray, seconds: float) -> None:
-        gripper = self._contract.gripper
+    def _move_gripper(self, seconds: float) -> None:
+        gripper = self._arms[self._moved].contract.gripper
         if gripper is None or gripper.binary:
             return
         direction = self._down.get("open", False) - self._down.get("close", False)
@@ -273,17 +329,19 @@ class TeleoperationSession:
     def _opening_now(self) -> float:
         if self._opening is not None:
             return self._opening
-        return self._contract.gripper.to_opening(self._gripper_target(self._measured[1]))
+        gripper = self._arms[self._moved].contract.gripper
+        return gripper.to_opening(self._gripper_target(self._moved))
 
-    def _gripper_target(self, measured: np.ndarray) -> float:
-        """Return the gripper target in its unit: as requested, else the last command, else as
-        measured.
+    def _gripper_target(self, name: str) -> float:
+        """Return the gripper target of an arm in its unit: as requested, else the last command,
+        else as measured.
         """
-        gripper = self._contract.gripper
-        if self._opening is not None:
+        arm = self._arms[name]
+        gripper, measured = arm.contract.gripper, float(self._measured[1][arm.gripper_columns[0]])
+        if self._opening is not None and name == self._moved:
             return gripper.to_joint(self._opening)
-        if self._sent_gripper is not None:
-            return self._sent_gripper
+        if arm.sent_gripper is not None:
+            return arm.sent_gripper
         if gripper.binary:
-            return gripper.open if gripper.to_opening(measured[-1]) > _GRIPS else gripper.closed
-        return float(measured[-1])
+            return gripper.open if gripper.to_opening(measured) > _GRIPS else gripper.closed
+        return measured

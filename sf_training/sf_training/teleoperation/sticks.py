@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_training.teleoperation.device import AXES, Device, DeviceError, Leader, Stick, Twist
+from sf_training.teleoperation.device import AXES, Device, DeviceError, Stick, Twist
 
 SLOW = 0.25  # share of the speed while the slow button is down
 
@@ -91,7 +91,7 @@ def shaped(deflection: np.ndarray, dead_zone: float, curve: float) -> np.ndarray
 def off_centre(device: Device, axes: Sequence[float]) -> bool:
     """Return whether a Joy requests motion; the Joy of a leader arm's buttons never does."""
     motion = device.motion
-    if isinstance(motion, Leader) or not isinstance(motion, Stick):
+    if not isinstance(motion, Stick):
         return False
     return any(
         each.axis < len(axes) and abs(axes[each.axis]) > motion.dead_zone

@@ -7,6 +7,7 @@ as those of a policy. While the switch is open nothing is published, and the exe
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
@@ -123,8 +124,13 @@ class TeleoperationNode(ManagedNode):
         device, motion = self._device, self._device.motion
         if device.dead_man.type == "bool":
             self.subscribe(Bool, device.dead_man.topic, self._on_switch, qos_profile_sensor_data)
-        if isinstance(motion, devices.Leader):
-            self.subscribe(JointState, motion.topic, self._on_leader, qos_profile_sensor_data)
+        for arm, leader in device.leaders(self._contract).items():
+            self.subscribe(
+                JointState,
+                leader.topic,
+                functools.partial(self._on_leader, arm),
+                qos_profile_sensor_data,
+            )
         if isinstance(motion, devices.Twist):
             self.subscribe(
                 TwistStamped if motion.stamped else Twist,
@@ -134,21 +140,27 @@ class TeleoperationNode(ManagedNode):
             )
 
     def _subscribe_gripper(self) -> None:
-        """Subscribe to the gripper's commands, to keep its grip at a takeover. Goals of an action
-        cannot be subscribed to.
+        """Subscribe to the commands of grippers, to keep their grip at a takeover. Goals of an
+        action cannot be subscribed to.
         """
-        command, reliable = self._contract.command, QoSProfile(depth=5)
-        if self._contract.gripper is None:
-            return
-        if command.gripper is not None:
-            if command.gripper.output == "forward_command":
-                self.subscribe(
-                    Float64MultiArray, command.gripper.topic, self._on_numbers_sent, reliable
-                )
-        elif command.output == "forward_command":
-            self.subscribe(Float64MultiArray, command.topic, self._on_numbers_sent, reliable)
-        elif command.output == "joint_trajectory":
-            self.subscribe(JointTrajectory, command.topic, self._on_trajectory_sent, reliable)
+        contract, reliable = self._contract, QoSProfile(depth=5)
+        for name, arm in contract.arms.items():
+            own = arm.command.gripper
+            if arm.gripper and own and own.output == "forward_command":
+                numbers = functools.partial(self._on_numbers_sent, {name: 0})
+                self.subscribe(Float64MultiArray, own.topic, numbers, reliable)
+        kind, take = {
+            "forward_command": (Float64MultiArray, self._on_numbers_sent),
+            "joint_trajectory": (JointTrajectory, self._on_trajectory_sent),
+        }.get(contract.output, (None, None))
+        for topic, joints in contract.command_groups.items() if kind else ():
+            names = [contract.command_joints[joint] for joint in joints]
+            grippers = {
+                name: names.index(arm.gripper.joint)
+                for name, arm in contract.arms.items()
+                if arm.gripper and arm.gripper.joint in names
+            }
+            self.subscribe(kind, topic, functools.partial(take, grippers), reliable)
 
     def _on_joy(self, topic: str, message: Joy) -> None:
         self._session.on_joy(topic, message.axes, message.buttons, time.monotonic())
@@ -166,8 +178,10 @@ class TeleoperationNode(ManagedNode):
             (linear.x, linear.y, linear.z), (angular.x, angular.y, angular.z), time.monotonic()
         )
 
-    def _on_leader(self, message: JointState) -> None:
-        self._session.on_leader(message.name, message.position, message.velocity, time.monotonic())
+    def _on_leader(self, arm: str, message: JointState) -> None:
+        self._session.on_leader(
+            message.name, message.position, message.velocity, time.monotonic(), arm
+        )
 
     def _on_joint_state(self, message: JointState) -> None:
         joints = self._joints.read(
@@ -176,16 +190,17 @@ class TeleoperationNode(ManagedNode):
         if joints is not None:
             self._session.on_measured(joints[1], joints[2], time.monotonic())
 
-    def _on_trajectory_sent(self, message: JointTrajectory) -> None:
-        name = self._contract.gripper.joint
-        if message.points and name in message.joint_names:
-            self._session.on_gripper_sent(
-                message.points[-1].positions[message.joint_names.index(name)]
-            )
+    def _on_trajectory_sent(self, grippers: dict[str, int], message: JointTrajectory) -> None:
+        for arm in grippers:
+            name = self._contract.arms[arm].gripper.joint
+            if message.points and name in message.joint_names:
+                column = message.joint_names.index(name)
+                self._session.on_gripper_sent(message.points[-1].positions[column], arm)
 
-    def _on_numbers_sent(self, message: Float64MultiArray) -> None:
-        if message.data:
-            self._session.on_gripper_sent(message.data[-1])
+    def _on_numbers_sent(self, grippers: dict[str, int], message: Float64MultiArray) -> None:
+        for arm, column in grippers.items():
+            if len(message.data) > column:
+                self._session.on_gripper_sent(message.data[column], arm)
 
     def _on_executor(self, message: ExecutorStatus) -> None:
         self._executor = message
