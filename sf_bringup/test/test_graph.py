@@ -1,4 +1,4 @@
-"""The graph as data: which nodes, with which parameters, and what an unknown argument says."""
+"""Tests of the graph as data: nodes, parameters, messages for unknown arguments."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ from sf_policy_node.contract import load_contract
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A directory that looks like a checkpoint from the outside."""
+    """Return a directory that looks like a checkpoint."""
     (tmp_path / "config.json").write_text("{}")
     return tmp_path
 
@@ -25,7 +25,7 @@ def test_without_a_policy_the_arm_and_the_executor_run():
     nodes = named(arm_graph(policy="none", seed=7))
     assert list(nodes) == ["sim_arm", "chunk_executor"]
     assert nodes["sim_arm"].parameters["seed"] == 7
-    assert "use_sim_time" not in nodes["sim_arm"].parameters  # it makes the time
+    assert "use_sim_time" not in nodes["sim_arm"].parameters  # it publishes the clock
     assert nodes["chunk_executor"].parameters["use_sim_time"] is True
 
 
@@ -72,7 +72,7 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"robot": "ur55"}, r"robot: 'ur55' is unknown; known are .*sim_arm"),
         ({"robot": "/nowhere/arm.yaml"}, "robot: /nowhere/arm.yaml does not exist"),
@@ -87,13 +87,13 @@ def test_a_real_robot_has_no_simulated_arm_and_real_time(tmp_path):
         ({"policy": "none", "real_time_factor": -1.0}, "real_time_factor: -1.0 is negative"),
     ],
 )
-def test_bad_arguments_are_one_sentence(arguments, says):
-    with pytest.raises(GraphError, match=says) as error:
+def test_bad_arguments_give_one_sentence(arguments, message):
+    with pytest.raises(GraphError, match=message) as error:
         arm_graph(**arguments)
     assert "\n" not in str(error.value)
 
 
-def test_a_server_takes_the_place_of_a_checkpoint_with_its_mapping(tmp_path):
+def test_a_server_replaces_a_checkpoint_with_its_mapping(tmp_path):
     for policy in ("openpi://gpu:8000", "oft://10.0.0.2"):
         (node,) = (
             node
@@ -118,20 +118,20 @@ def test_a_broken_contract_names_the_key(tmp_path):
         arm_graph(robot=str(contract), policy="none")
 
 
-def test_a_copy_of_the_simulated_arm_that_kept_its_name_is_named(tmp_path, capsys):
+def test_a_copy_of_the_simulated_arm_with_its_name_is_refused(tmp_path, capsys):
     source = find_robot("sim_arm")
     contract = tmp_path / "left_arm.yaml"
     contract.write_text(source.read_text().replace("velocity: 2.0", "velocity: 0.4"))
     (tmp_path / "sim_arm.urdf").write_text(source.with_name("sim_arm.urdf").read_text())
     assert "sim_arm" in named(arm_graph(robot=str(contract), policy="none"))
-    said = capsys.readouterr().err
-    assert "left_arm.yaml has the name sim_arm, so the simulated arm is started" in said
+    output = capsys.readouterr().err
+    assert "left_arm.yaml has the name sim_arm, so the simulated arm is started" in output
     arm_graph(robot=str(contract), policy="none", sim=True)
     arm_graph(robot="sim_arm", policy="none")
     assert capsys.readouterr().err == ""
 
 
-def test_words_become_values_of_the_right_type():
+def test_arguments_become_values_of_the_declared_type():
     assert parse_arguments(["join:=Ensemble"])["join"] == "ensemble"
     values = parse_arguments(
         ["seed:=5", "shadow:=True", "instruction:=put a:=b down", "real_time_factor:=2"]
@@ -148,12 +148,12 @@ def test_words_become_values_of_the_right_type():
 @pytest.mark.parametrize(
     "word", ["robots:=sim_arm", "robot=sim_arm", "seed:=soon", "shadow:=maybe"]
 )
-def test_bad_words_are_refused(word):
+def test_bad_arguments_are_refused(word):
     with pytest.raises(GraphError, match=word.split(":=")[0]):
         parse_arguments([word])
 
 
-def test_command_lines_keep_strings_strings(checkpoint):
+def test_strings_remain_strings_on_command_lines(checkpoint):
     (policy,) = (
         node
         for node in arm_graph(policy=str(checkpoint), instruction="1")
@@ -178,10 +178,8 @@ def test_up_prints_the_arguments_for_help_and_for_an_unknown_one(capsys):
 @pytest.mark.parametrize(
     "path", sorted(find_robot("sim_arm").parent.glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_shipped_contracts_name_topics_relative(path):
-    """So that two arms of one kind run side by side in two namespaces, without a word of their
-    contract changing.
-    """
+def test_shipped_contracts_have_relative_topics(path):
+    """Two arms of one kind can then run in two namespaces with the same contract."""
     contract = load_contract(path)
     topics = [*contract.topics.model_dump().values(), *contract.command_groups]
     topics += [
@@ -193,7 +191,7 @@ def test_shipped_contracts_name_topics_relative(path):
     assert not [topic for topic in topics if topic.startswith("/")]
 
 
-def test_a_namespace_takes_clock_and_frames_with_it():
+def test_a_namespace_applies_to_clock_and_frames():
     nodes = arm_graph(policy="none", namespace="left", log_level="debug")
     for node in nodes:
         words = command_line(node)
@@ -208,7 +206,7 @@ def test_a_namespace_takes_clock_and_frames_with_it():
     assert not [word for word in alone if word.startswith(("__ns", "/clock", "/tf", "--log"))]
 
 
-def test_misspelt_arguments_are_answered_with_the_right_one():
+def test_misspelt_arguments_give_the_correct_one():
     with pytest.raises(
         GraphError, match=r"'shaddow:=true' is not an argument \(did you mean shadow\?\)"
     ):
@@ -256,7 +254,7 @@ def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypat
 
 
 def test_the_frames_of_the_simulated_arm_are_published_when_they_are_recorded_or_wanted(tmp_path):
-    publishers = {"robot_state", "robot_state_publisher"}  # the second where it is installed
+    publishers = {"robot_state", "robot_state_publisher"}  # the second one if it is installed
     assert not publishers & set(named(arm_graph(policy="none")))
     (recorded,) = (
         node for node in arm_graph(policy="none", record=str(tmp_path)) if node.name in publishers

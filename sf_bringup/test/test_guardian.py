@@ -1,5 +1,6 @@
-"""A graph whose starter was killed ends in order, and a ROS domain has one graph. Plain processes
-here, no nodes.
+"""Tests of ending the graph of a killed starter, and of one graph per ROS domain.
+
+They use plain processes without nodes.
 """
 
 import os
@@ -85,7 +86,7 @@ def test_a_domain_has_one_graph(monkeypatch, tmp_path):
     refuse_second_graph()
 
 
-def test_the_log_of_the_run_before_is_kept(tmp_path):
+def test_the_log_of_the_previous_run_is_kept(tmp_path):
     log = tmp_path / "record.log"
     for number in range(13):
         log.write_text(f"run {number}")

@@ -1,6 +1,4 @@
-"""Launch files run under the Python of `ros2`, which has ROS packages and nothing of the virtual
-environment.
-"""
+"""Tests of imports of launch files, which run under the Python of `ros2` without our venv."""
 
 import ast
 import subprocess
@@ -26,9 +24,7 @@ def imported(path: Path) -> set[str]:
 
 
 def all_modules(path: Path) -> dict[str, set[str]]:
-    """Module of sf_bringup: top-level names that it imports; for everything that a launch file
-    leads to.
-    """
+    """Return the top-level imports of every sf_bringup module that a launch file needs."""
     found, open_ends = {}, [path]
     while open_ends:
         path = open_ends.pop()
@@ -43,7 +39,7 @@ def all_modules(path: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
-def test_a_launch_file_imports_ros_and_the_standard_library_alone(path):
+def test_a_launch_file_imports_only_ros_and_the_standard_library(path):
     modules = all_modules(path)
     assert {"launch_actions.py", "arguments.py", "journeys.py"} <= set(modules)
     for file, names in modules.items():
@@ -53,10 +49,10 @@ def test_a_launch_file_imports_ros_and_the_standard_library_alone(path):
 @pytest.mark.parametrize(
     "module", ["sf_bringup.arguments", "sf_bringup.journeys", "sf_policy_node.programs"]
 )
-def test_it_imports_without_any_installed_package(module):
-    places = [str(PACKAGE), str(PACKAGE.parent / "sf_policy_node")]
+def test_a_launch_module_imports_without_installed_packages(module):
+    positions = [str(PACKAGE), str(PACKAGE.parent / "sf_policy_node")]
     code = (
-        f"import sys; sys.path = {places!r} + [p for p in sys.path if 'site-packages' not in p];"
+        f"import sys; sys.path = {positions!r} + [p for p in sys.path if 'site-packages' not in p];"
         f" import {module}"
     )
     done = subprocess.run(
@@ -73,13 +69,13 @@ def test_it_imports_without_any_installed_package(module):
     ],
     ids=str,
 )
-def test_it_is_python_3_10(path):
-    """Humble's; `ast` knows the syntax, and StrEnum, tomllib and the like came later."""
+def test_launch_modules_are_python_3_10(path):
+    """Humble has Python 3.10; `ast` checks the syntax; StrEnum, tomllib and others are newer."""
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
     assert not imported(path) & {"enum.StrEnum", "tomllib", "typing.Self", "typing.override"}
 
 
-def test_a_missing_package_is_one_sentence(tmp_path):
+def test_a_missing_package_gives_one_sentence(tmp_path):
     (tmp_path / "sf_policy_node").symlink_to(PACKAGE.parent / "sf_policy_node" / "sf_policy_node")
     code = f"""
 import sys

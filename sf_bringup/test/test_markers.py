@@ -1,4 +1,4 @@
-"""Markers: the box of the contract and the tool's path, as pinocchio computes it, over ROS."""
+"""Tests of markers over ROS: workspace box and tool path, compared with pinocchio."""
 
 import numpy as np
 import pinocchio
@@ -23,10 +23,10 @@ def contract():
     return load_contract(PATH)
 
 
-def tool_places(contract, positions: np.ndarray) -> np.ndarray:
-    """Tool positions (N, 3) [m] of the whole URDF, by pinocchio."""
+def tool_positions(contract, positions: np.ndarray) -> np.ndarray:
+    """Return tool positions (N, 3) [m] from the full URDF with pinocchio."""
     model = pinocchio.buildModelFromXML(contract.urdf_xml)
-    data, places = model.createData(), []
+    data, points = model.createData(), []
     frames = [model.getFrameId(each) for each in (contract.base_frame, contract.tool_frame)]
     for row in positions:
         q = pinocchio.neutral(model)
@@ -34,23 +34,23 @@ def tool_places(contract, positions: np.ndarray) -> np.ndarray:
             q[model.joints[model.getJointId(name)].idx_q] = value
         pinocchio.framesForwardKinematics(model, data, q)
         base, tool = (data.oMf[frame] for frame in frames)
-        places.append(base.actInv(tool).translation)
-    return np.array(places)
+        points.append(base.actInv(tool).translation)
+    return np.array(points)
 
 
 def random_joints(contract, count: int) -> np.ndarray:
-    """Arm joints (count, J) inside their limits."""
+    """Return random arm joints (count, J) within their limits."""
     limits = np.array([(joint.lower, joint.upper) for joint in contract.joints])
     return np.random.default_rng(5).uniform(limits[:, 0], limits[:, 1], (count, len(limits)))
 
 
-def test_the_path_is_that_of_the_tool_in_any_order_of_joints(contract):
+def test_the_path_equals_the_tools_for_any_joint_order(contract):
     positions = random_joints(contract, 20)
     names = contract.command_joints[::-1]
     shuffled = np.hstack([np.full((20, 1), 0.02), positions[:, ::-1]])
     path = markers.ToolPath(contract)
     np.testing.assert_allclose(
-        path.tool_positions(names, shuffled), tool_places(contract, positions), atol=1e-9
+        path.tool_positions(names, shuffled), tool_positions(contract, positions), atol=1e-9
     )
     assert path.tool_positions(["gripper"], np.zeros((3, 1))).shape == (0, 3)
     assert path.tool_positions(names, np.zeros((0, 7))).shape == (0, 3)
@@ -73,7 +73,7 @@ def test_viewers_receive_the_box_at_once_and_the_path_with_a_trajectory(ros_doma
     )
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    executor.spin_once(timeout_sec=0.1)  # the box is sent before there is a viewer
+    executor.spin_once(timeout_sec=0.1)  # the box is published before there is a viewer
     peer, received = Node("peer", namespace="left"), []
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     peer.create_subscription(MarkerArray, "markers", received.append, latched)
@@ -102,6 +102,6 @@ def test_viewers_receive_the_box_at_once_and_the_path_with_a_trajectory(ros_doma
     assert {box.header.frame_id, path.header.frame_id} == {contract.base_frame}
     np.testing.assert_allclose(
         [(point.x, point.y, point.z) for point in path.points],
-        tool_places(contract, positions),
+        tool_positions(contract, positions),
         atol=1e-9,
     )

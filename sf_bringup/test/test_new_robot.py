@@ -105,18 +105,18 @@ def test_files_are_written_once_and_words_are_checked(tmp_path, capsys):
     urdf = find_robot("fr3").with_suffix(".urdf")
     words = [f"urdf:={urdf}", f"out:={tmp_path}", "robot:=mine", "live:=false"]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert "workspace" in told and "sim:=true" in told
+    output = capsys.readouterr().out
+    assert "workspace" in output and "sim:=true" in output
     with pytest.raises(ContractError, match="is a draft"):
         load_contract(tmp_path / "mine.yaml")
     assert main(words) == 2
     assert "mine.yaml exists" in capsys.readouterr().err
-    for wrong, says in (
+    for wrong, sentence in (
         (["live:=false"], "urdf: is empty"),
         (["urdf:=/nowhere.urdf", "live:=false"], "cannot be read"),
     ):
         assert main(wrong) == 2
-        assert says in capsys.readouterr().err
+        assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.ros

@@ -1,4 +1,4 @@
-"""The node graphs of the architecture page show the nodes and topics of the code."""
+"""Tests that the node graphs of the architecture page match the code."""
 
 from pathlib import Path
 

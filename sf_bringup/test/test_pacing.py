@@ -1,4 +1,4 @@
-"""Simulated time against a wall clock that the test turns."""
+"""Tests of pacing simulated time by a manual wall clock."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def make(factor=1.0):
     return Pacer(factor, wall), wall
 
 
-def test_waits_until_a_simulated_time_is_due():
+def test_pacing_waits_until_a_simulated_time_is_due():
     pacer, wall = make(factor=2.0)
     assert pacer.wait_s(1.0) == pytest.approx(0.5)
     wall.now += 0.8
@@ -30,7 +30,7 @@ def test_as_fast_as_possible_never_waits():
     assert pacer.wait_s(1e6) == 0.0
 
 
-def test_a_short_lag_is_caught_up_and_a_long_one_given_up():
+def test_a_short_lag_is_caught_up_and_a_long_one_dropped():
     pacer, wall = make()
     wall.now += 0.9 * RESTART_LAG
     pacer.give_up_lag(0.0)
@@ -44,10 +44,10 @@ def test_after_a_stall_time_does_not_race_and_the_lag_is_made_up_for():
     pacer, wall = make()
     simulated = 0.0
     for cycle in range(300):
-        wall.now += 0.09 if cycle == 100 else 0.0  # the process stood still
+        wall.now += 0.09 if cycle == 100 else 0.0  # the process stalled
         wall.now += (
             max(0.0, pacer.wait_s(simulated + 0.01)) + 0.001
-        )  # and always sleeps a little too long
+        )  # and every sleep is a little too long
         simulated += 0.01
         pacer.stepped(simulated)
         if cycle == 105:
@@ -57,7 +57,7 @@ def test_after_a_stall_time_does_not_race_and_the_lag_is_made_up_for():
     assert pacer.lag_s(simulated) < 0.01
 
 
-def test_the_factor_is_reported_once_per_window_and_leaves_out_pauses():
+def test_the_factor_is_reported_once_per_window_without_pauses():
     pacer, wall = make()
     wall.now += REPORT_WINDOW - 0.1
     assert pacer.reached(2.0) is None

@@ -1,6 +1,4 @@
-"""The record journey as data: which nodes, with which parameters, and what an unknown argument
-says.
-"""
+"""Tests of the record journey as data: nodes, parameters, messages for unknown arguments."""
 
 import pytest
 
@@ -43,7 +41,7 @@ def test_every_argument_reaches_its_node(tmp_path):
     assert all(command_line(node) for node in nodes.values())
 
 
-def test_one_press_never_means_two_things(tmp_path):
+def test_one_button_never_has_two_functions(tmp_path):
     device = tmp_path / "mine.yaml"
     device.write_text(
         find_device("gamepad").read_text().replace("slow_button: 8", "slow_button: 12")
@@ -56,7 +54,7 @@ def test_one_press_never_means_two_things(tmp_path):
     ):
         record_graph(teleop=str(device), gamepad=True)
     record_graph(teleop=str(device))
-    record_graph(teleop="spacemouse", gamepad=True)  # its buttons are on another topic
+    record_graph(teleop="spacemouse", gamepad=True)  # its buttons come from another topic
 
 
 def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
@@ -68,7 +66,7 @@ def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["teleop:=joystick"], "teleop: 'joystick' is unknown; known are .*gamepad"),
         (["countdown:=-1"], "countdown: -1 is not between 0 and 60"),
@@ -81,8 +79,8 @@ def test_by_default_there_is_an_arm_and_a_recorder_and_no_policy():
         ),
     ],
 )
-def test_what_cannot_be_used_is_named(words, says, capsys):
-    with pytest.raises(GraphError, match=says):
+def test_unusable_arguments_are_named(words, message, capsys):
+    with pytest.raises(GraphError, match=message):
         record_graph(**parse_arguments(words, RECORD_ARGUMENTS))
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("record: ")

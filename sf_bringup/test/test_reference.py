@@ -1,4 +1,4 @@
-"""The page of parameters, topics, services and actions says what the nodes say."""
+"""Test that the reference page of parameters, topics, services and actions matches the nodes."""
 
 import difflib
 import subprocess

@@ -1,6 +1,4 @@
-"""Frames of the robot: as pinocchio computes them, and over ROS as robot_state_publisher would
-publish them.
-"""
+"""Tests of the robot's frames, compared with pinocchio, and over ROS as robot_state_publisher."""
 
 import numpy as np
 import pinocchio
@@ -28,7 +26,7 @@ MIMICKING = """<robot name="jaw"><link name="base"/><link name="a"/><link name="
 
 
 @pytest.mark.parametrize("path", ROBOTS, ids=lambda path: path.stem)
-def test_links_are_where_pinocchio_puts_them(path):
+def test_link_poses_equal_pinocchio(path):
     xml = load_contract(path).urdf_xml
     model = pinocchio.buildModelFromXML(xml)
     data, dice = model.createData(), np.random.default_rng(3)
@@ -54,7 +52,7 @@ def test_links_are_where_pinocchio_puts_them(path):
             np.testing.assert_allclose(pose.rotation, expected.rotation, atol=1e-9)
 
 
-def test_mimicking_joints_follow_and_unknown_ones_are_left_out():
+def test_mimic_joints_follow_and_unknown_ones_are_ignored():
     left, right = FrameTree(MIMICKING).moving({"left": 0.2})
     assert left.position.tolist() == pytest.approx(
         [0, 1.2, 0]
@@ -70,17 +68,20 @@ def test_the_description_and_the_frames_are_published(ros_domain):
     node = robot_state.RobotState(
         namespace="left", parameter_overrides=[Parameter("contract", value=str(path))]
     )
-    peer, heard = Node("peer", namespace="left"), {}
+    peer, received = Node("peer", namespace="left"), {}
     late = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     peer.create_subscription(
-        String, "robot_description", lambda message: heard.update(xml=message.data), late
+        String, "robot_description", lambda message: received.update(xml=message.data), late
     )
     if robot_state.TFMessage is not None:
         peer.create_subscription(
-            robot_state.TFMessage, "/tf", lambda message: heard.update(tf=message), 10
+            robot_state.TFMessage, "/tf", lambda message: received.update(tf=message), 10
         )
         peer.create_subscription(
-            robot_state.TFMessage, "/tf_static", lambda message: heard.update(fixed=message), late
+            robot_state.TFMessage,
+            "/tf_static",
+            lambda message: received.update(fixed=message),
+            late,
         )
     states = peer.create_publisher(JointState, "joint_states", 10)
     executor = SingleThreadedExecutor()
@@ -89,7 +90,7 @@ def test_the_description_and_the_frames_are_published(ros_domain):
     wanted = {"xml"} if robot_state.TFMessage is None else {"xml", "tf", "fixed"}
     state = JointState(name=contract.command_joints, position=[0.1] * len(contract.command_joints))
     for seconds in range(1, 600):
-        if wanted <= set(heard):
+        if wanted <= set(received):
             break
         state.header.stamp.sec = seconds
         states.publish(state)
@@ -98,7 +99,7 @@ def test_the_description_and_the_frames_are_published(ros_domain):
     node.destroy_node()
     peer.destroy_node()
     rclpy.try_shutdown()
-    assert heard["xml"] == contract.urdf_xml
+    assert received["xml"] == contract.urdf_xml
     if "tf" in wanted:
-        assert len(heard["tf"].transforms) >= len(contract.joints)
-        assert heard["fixed"].transforms
+        assert len(received["tf"].transforms) >= len(contract.joints)
+        assert received["fixed"].transforms

@@ -1,4 +1,7 @@
-"""`ros2 launch` as a user types it. Skipped where ROS 2 came from wheels, which lack it."""
+"""Tests of `ros2 launch` from the command line.
+
+Skipped where ROS 2 came from wheels, which lack it.
+"""
 
 import functools
 import os
@@ -15,7 +18,7 @@ from sf_bringup.graph import find_robot
 from sf_bringup.journeys import JOURNEYS
 
 ROS2 = shutil.which("ros2")
-PATIENCE_S = 300.0  # reached only where something hangs
+PATIENCE_S = 300.0  # reached only by a hang
 pytestmark = [
     pytest.mark.ros,
     pytest.mark.timeout(PATIENCE_S + 60),
@@ -51,7 +54,7 @@ def test_arguments_and_nodes_are_shown(journey):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (
             ["shaddow:=true"],
@@ -64,13 +67,13 @@ def test_arguments_and_nodes_are_shown(journey):
         (["params_file:=/nowhere.yaml"], "params_file: /nowhere.yaml does not exist"),
     ],
 )
-def test_what_cannot_be_used_starts_nothing(words, says, ros_domain):
+def test_unusable_arguments_start_nothing(words, message, ros_domain):
     done = run("arm.launch.py", "policy:=none", *words)
-    assert done.returncode == 1 and says in done.stdout
+    assert done.returncode == 1 and message in done.stdout
     assert "process started" not in done.stdout and "Traceback" not in done.stdout
 
 
-def test_a_node_that_cannot_start_is_exit_code_one(ros_domain, tmp_path):
+def test_a_node_that_cannot_start_gives_exit_code_one(ros_domain, tmp_path):
     contract = tmp_path / "arm.yaml"
     contract.write_text(find_robot("sim_arm").read_text().replace("name: wrist", "name: elbow"))
     (tmp_path / "sim_arm.urdf").write_text(
@@ -90,7 +93,7 @@ def test_a_signal_ends_all_nodes_in_order(number, ros_domain, tmp_path):
         text=True,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        # A shell makes its background jobs ignore SIGINT, and `ros2 launch` inherits that.
+        # A shell's background jobs ignore SIGINT, and `ros2 launch` inherits that.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     watchdog = threading.Timer(PATIENCE_S, os.killpg, (process.pid, signal.SIGKILL))

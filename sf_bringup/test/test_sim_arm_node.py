@@ -1,4 +1,4 @@
-"""The simulated arm over DDS: rates, commands, resets and the pause, counted in simulated time."""
+"""Tests of the simulated arm over DDS: rates, commands, resets and pause, in simulated time."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ def seconds(stamp) -> float:
 
 
 class Arm(ArmClient):
-    """A client that also counts stamps and sends trajectories."""
+    """A client that counts stamps and sends trajectories."""
 
     def __init__(self, contract=CONTRACT):
         super().__init__(contract)
@@ -66,7 +66,7 @@ class Arm(ArmClient):
         )
 
     def later(self, duration, timeout_s=PATIENCE_S):
-        """Until ``duration`` seconds of simulated time have passed."""
+        """Wait until ``duration`` seconds of simulated time have passed."""
         end = self.simulated_time + duration
         self.wait_until(
             lambda: self.simulated_time >= end,
@@ -85,7 +85,7 @@ class Arm(ArmClient):
 
 @pytest.fixture
 def start(ros_domain):
-    """Starts the node with parameters and gives a client and the process."""
+    """Start the node with parameters; return a client and the process."""
     started = []
 
     def begin(robot="sim_arm", **parameters):
@@ -146,8 +146,7 @@ def test_topics_and_rates(start):
     )
     arm.later(2.0)
 
-    # Stamps tell the simulated period whatever this machine is busy with, and however many images
-    # it drops.
+    # Stamps have the simulated period even if this machine is busy and drops images.
     for topic, period in (("/joint_states", 0.01), ("/clock", 0.01)):
         assert np.median(np.diff(arm.stamps[topic])) == pytest.approx(period, abs=1e-6)
     for topic in (scene.topic, wrist.topic, wrist.depth_topic):
@@ -155,7 +154,7 @@ def test_topics_and_rates(start):
         assert gaps.min() >= 0.0299 and np.percentile(gaps, 25) <= 0.0401
     assert set(arm.stamps[wrist.topic]) & set(
         arm.stamps[scene.topic]
-    )  # both cameras see the same moment
+    )  # both cameras have the same stamp
 
     image, depth, info = (
         arm.last[topic] for topic in (wrist.topic, wrist.depth_topic, wrist.info_topic)
@@ -201,8 +200,8 @@ def test_the_controller_shows_its_parameters_and_can_be_deactivated(start):
     name = CONTRACT.command.topic.rpartition("/")[0].lstrip("/")
     client = arm._node.create_client(GetParameters, f"/{name}/get_parameters")
     wanted = ["joints", "allow_trajectory_replacement", "interpolate_from_desired_state"]
-    answer = arm.call(client, GetParameters.Request(names=wanted))
-    values = [parameter_value_to_python(value) for value in answer.values]
+    response = arm.call(client, GetParameters.Request(names=wanted))
+    values = [parameter_value_to_python(value) for value in response.values]
     assert values == [list(CONTRACT.command_joints), True, False]
 
     switch, begin = arm._node.create_client(SetBool, f"/{name}/set_active"), arm.joints()
@@ -215,7 +214,7 @@ def test_the_controller_shows_its_parameters_and_can_be_deactivated(start):
     arm.wait_until(lambda: arm.joints()[0] - begin[0] > 0.09, PATIENCE_S, "it did not move")
 
 
-def test_a_bad_trajectory_is_refused_with_a_sentence_and_the_node_lives(start):
+def test_a_bad_trajectory_is_refused_and_the_node_continues(start):
     arm, process = start()
     before = arm.simulated_time
     arm.move([0.0] * 7, 1.0, names=["a", "b", "c", "d", "e", "f", "g"])
@@ -230,7 +229,7 @@ def test_a_bad_trajectory_is_refused_with_a_sentence_and_the_node_lives(start):
     )
 
 
-def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
+def test_the_same_seed_gives_the_same_scene_and_time_never_decreases(start):
     arm, _ = start(real_time_factor=4.0)
     scenes = []
     for seed in (11, 12, 11):
@@ -239,7 +238,9 @@ def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
         scenes.append([(each.name, each.position.x, each.position.y) for each in arm.task.objects])
     assert [name for name, *_ in scenes[0]] == [name for name, *_ in scenes[2]]
     np.testing.assert_allclose(
-        [place for _, *place in scenes[0]], [place for _, *place in scenes[2]], atol=1e-3
+        [position for _, *position in scenes[0]],
+        [position for _, *position in scenes[2]],
+        atol=1e-3,
     )
     assert scenes[0] != scenes[1]
     assert len(arm.reset(5, cubes=1).colours) == 1
@@ -248,7 +249,7 @@ def test_the_same_seed_gives_the_same_scene_and_time_never_goes_back(start):
         arm.reset(-1)
 
 
-def test_the_truth_about_the_motion_has_every_step_and_tells_of_a_reset(start):
+def test_motion_truth_has_every_step_and_reports_a_reset(start):
     arm, _ = start(seed=1)
     truth = []
     arm._node.create_subscription(MotionTruth, "/sim_arm/motion_truth", truth.append, 200)
@@ -268,17 +269,17 @@ def test_the_truth_about_the_motion_has_every_step_and_tells_of_a_reset(start):
     )
     assert [message.controlled for message in truth].count(False) == 1
     moved = next(index for index, message in enumerate(truth) if not message.controlled)
-    leaps = [
+    jumps = [
         np.abs(np.array(now.position[:6]) - before.position[-7:-1]).max()
         for before, now in pairwise(truth)
     ]
-    assert np.argmax(leaps) == moved - 1 and leaps[moved - 1] > 0.05
+    assert np.argmax(jumps) == moved - 1 and jumps[moved - 1] > 0.05
 
 
-def test_the_pause_stops_the_clock_and_lets_it_go_on(start):
+def test_a_pause_stops_the_clock_and_it_continues_afterwards(start):
     arm, _ = start()
     assert arm.call(arm.pause, SetBool.Request(data=True)).success
-    for _ in range(20):  # what was still on its way
+    for _ in range(20):  # messages in transit
         arm._spinner.spin_once(timeout_sec=0.05)
     count, stood = len(arm.stamps["/joint_states"]), arm.stamps["/joint_states"][-1]
     with pytest.raises(ArmClientError, match="time stood"):
@@ -291,22 +292,22 @@ def test_the_pause_stops_the_clock_and_lets_it_go_on(start):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "says"),
+    ("parameters", "sentence"),
     [
         ({"contract": "/nowhere.yaml"}, "sim_arm: /nowhere.yaml: cannot be read"),
         ({"cubes": 9}, "sim_arm: "),
     ],
 )
-def test_bad_parameters_are_one_sentence(ros_domain, parameters, says):
+def test_bad_parameters_give_one_sentence(ros_domain, parameters, sentence):
     spec = NodeSpec(
         "sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm")), **parameters}
     )
     done = subprocess.run(command_line(spec), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
-    assert says in done.stderr and "Traceback" not in done.stderr
+    assert sentence in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_missing_gl_library_is_one_sentence(ros_domain, monkeypatch):
+def test_a_missing_gl_library_gives_one_sentence(ros_domain, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
     spec = NodeSpec("sf_bringup", "sim_arm", "sim_arm", {"contract": str(find_robot("sim_arm"))})
@@ -331,7 +332,7 @@ def _no_default_context():
     assert not rclpy.ok()
 
 
-def test_another_robot_follows_its_own_joints_and_shows_its_own_cameras(start):
+def test_another_robot_follows_its_joints_and_publishes_its_cameras(start):
     arm, _ = start(robot="piper", real_time_factor=0.0)
     camera = arm.contract.cameras[1]
     arm.listen(Image, f"/{camera.topic}")

@@ -1,4 +1,4 @@
-"""Messages of the simulated arm from and to plain values."""
+"""Tests of converting messages of the simulated arm."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_trajectory_becomes_arrays():
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "sentence"),
     [
         (message(point(1, [1.0])), "positions: point 0 has 1 values for 2 joints"),
         (
@@ -55,12 +55,12 @@ def test_a_trajectory_becomes_arrays():
         (message(point(1, [1.0, 2.0], [0.0])), "velocities: point 0 has 1 values"),
     ],
 )
-def test_ragged_trajectories_are_rejected(bad, says):
-    with pytest.raises(TrajectoryRejected, match=says):
+def test_ragged_trajectories_are_rejected(bad, sentence):
+    with pytest.raises(TrajectoryRejected, match=sentence):
         sim_messages.to_trajectory(bad)
 
 
-def test_images_are_what_another_library_reads():
+def test_images_are_readable_by_another_library():
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
     depth = rng.random((24, 32), dtype=np.float32)

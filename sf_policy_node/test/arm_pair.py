@@ -1,4 +1,4 @@
-"""Two simulated arms side by side that look at each other's cubes: a contract with ``arms``."""
+"""Two simulated arms side by side with a shared workspace: a contract with ``arms``."""
 
 import re
 from functools import cache
@@ -16,7 +16,7 @@ PAIR_HOME = np.concatenate([HOME, HOME])
 
 @cache
 def pair_urdf(apart: float = APART) -> str:
-    """Twice the simulated arm, each turned towards x of ``world``."""
+    """Return the URDF of two simulated arms, each rotated towards x of ``world``."""
     text = CONTRACT_PATH.with_suffix(".urdf").read_text()
     body = re.search(r"<robot[^>]*>(.*)</robot>", text, re.DOTALL).group(1)
     parts = ['<robot name="pair"><link name="world"/>']
@@ -30,7 +30,10 @@ def pair_urdf(apart: float = APART) -> str:
 
 
 def pair_data(space: str = "joint_position", *, topics: str = "own") -> dict:
-    """A contract of the pair as data; ``topics``: ``own`` of each arm, or one ``common`` one."""
+    """Return the contract of the pair as data.
+
+    ``topics``: ``own`` of each arm, or one ``common`` one.
+    """
     one = yaml.safe_load(CONTRACT_PATH.read_text())
     arms = {}
     for name in NAMES:
@@ -64,5 +67,5 @@ def pair_data(space: str = "joint_position", *, topics: str = "own") -> dict:
 
 @cache
 def pair(space: str = "joint_position", *, topics: str = "own", apart: float = APART) -> Contract:
-    """The contract of the pair."""
+    """Return the contract of the pair."""
     return parse_contract(yaml.safe_dump(pair_data(space, topics=topics)), pair_urdf(apart), "pair")

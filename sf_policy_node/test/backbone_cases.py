@@ -1,4 +1,4 @@
-"""Tiny models of every family for the shipped robot, and what they are fed."""
+"""Tiny models of every family for the shipped robot, and their inputs."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def statistics() -> Normalisation:
 
 
 def batch(model, count: int = 2, seed: int = 0):
-    """Images, states and token ids for ``model.context``."""
+    """Return images, states and token ids for ``model.context``."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(
         0,

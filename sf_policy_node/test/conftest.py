@@ -6,7 +6,7 @@ from sf_policy_node.ros_testing import ros_domain  # noqa: F401  (a fixture of t
 
 @pytest.fixture
 def bench():
-    """An active executor with a perfect arm that stands still."""
+    """Return an active executor with a perfect, stationary arm."""
     from motion_cases import Bench, sim_arm
 
     return Bench(sim_arm())
@@ -14,9 +14,7 @@ def bench():
 
 @pytest.fixture
 def graph(ros_domain, monkeypatch):  # noqa: F811
-    """Nodes of this test in a domain of their own, with a clock that stands while the machine is
-    too busy.
-    """
+    """Return a graph in its own ROS domain, with a clock that stops while the machine is busy."""
     from node_cases import Graph
 
     from sf_policy_node.nodes import chunk_executor
@@ -29,7 +27,7 @@ def graph(ros_domain, monkeypatch):  # noqa: F811
 
 @pytest.fixture
 def processes_graph(ros_domain):  # noqa: F811
-    """A peer of nodes that are processes, on the machine's clock."""
+    """Return a graph for nodes in separate processes, on the machine's clock."""
     from node_cases import Graph
 
     graph = Graph(clock=False)
@@ -39,7 +37,7 @@ def processes_graph(ros_domain):  # noqa: F811
 
 @pytest.fixture
 def stage():
-    """A policy session with a scripted policy, and a clock that the test turns."""
+    """Return a policy session with a scripted policy and a manual clock."""
     from session_cases import Stage
 
     stage = Stage()
@@ -49,7 +47,7 @@ def stage():
 
 @pytest.fixture
 def policy(graph):
-    """An active policy node with a scripted policy and an arm that stands still."""
+    """Return an active policy node with a scripted policy and a stationary arm."""
     from policy_node_cases import Policy
 
     return Policy(graph)

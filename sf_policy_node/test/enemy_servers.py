@@ -1,5 +1,6 @@
-"""Policy servers that misbehave, written without the code under test: only sockets, websockets,
-msgpack and http.server.
+"""Policy servers that misbehave, independent of the code under test.
+
+They use only sockets, websockets, msgpack and http.server.
 """
 
 import base64
@@ -13,11 +14,11 @@ import msgpack
 import numpy as np
 from websockets.sync.server import serve
 
-HELD_S = 30.0  # how long a server that hangs keeps its connection, unless the test lets go of it
+HELD_S = 30.0  # s, how long a server that hangs keeps its connection, unless the test releases it
 
 
 def encoded(value):
-    """As openpi's packer has it."""
+    """Encode a value as openpi's packer does."""
 
     def plain(item):
         return {
@@ -31,8 +32,9 @@ def encoded(value):
 
 
 class OpenpiServer:
-    """Sends its metadata, then for each observation what ``answer(connection, observation)``
-    returns: bytes or text, or None.
+    """A server that sends its metadata, then the result of ``answer`` for each observation.
+
+    ``answer(connection, observation)`` returns bytes, text or None.
     """
 
     def __init__(self, answer, metadata=None):
@@ -62,7 +64,7 @@ class OpenpiServer:
                 self.seen.append(frame)
                 if (reply := self.answer(connection, frame)) is not None:
                     connection.send(reply)
-        except Exception:  # the client has gone
+        except Exception:  # the client has disconnected
             return
 
     def hang(self, *_):
@@ -79,7 +81,7 @@ def openpi_server(answer, metadata=None):
 
 
 def drop_mid_message(connection, _):
-    """The head of a frame of 1000 bytes and ten of them, then the end."""
+    """Send the head of a frame of 1000 bytes and ten of them, then close."""
     connection.socket.sendall(b"\x82\x7e\x03\xe8" + b"\x00" * 10)
     connection.socket.close()
 
@@ -94,7 +96,10 @@ def json_array(array):
 
 @contextmanager
 def oft_server(answer):
-    """``answer(handler, body)`` writes what it likes; a value that it returns is sent as JSON."""
+    """Run a server whose ``answer(handler, body)`` writes to the handler.
+
+    A value that it returns is sent as JSON.
+    """
     seen = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -130,7 +135,7 @@ def oft_server(answer):
 
 
 def drip(handler, _):
-    """A reply that never ends, byte by byte."""
+    """Send a reply that never ends, byte by byte."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()

@@ -32,7 +32,9 @@ class Executor:
         self.until(
             lambda: self.statuses and 0.0 <= self.status.joint_state_age_s < 0.1, "joint states"
         )
-        seen = graph.now() + 0.3  # it takes over an arm that has been at rest for a while
+        seen = (
+            graph.now() + 0.3
+        )  # the executor takes over an arm that has been stationary for a while
         self.until(lambda: graph.now() > seen, "joint states of a while")
 
     @property

@@ -189,7 +189,7 @@ class Observer:
 
     @property
     def at_rest_after(self) -> float:
-        """When the last commanded motion ends [s]."""
+        """Return when the last commanded motion ends [s]."""
         return rest_time(self._times, self._velocities)
 
     def _evaluate(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""A graph of nodes in this process, over real DDS, that tests wait on instead of sleeping.
+"""A graph of nodes in this process, over DDS; tests wait on conditions instead of sleeping.
 
-The nodes' clock is the test's: it runs with the wall clock, but stands still while this process
-gets no processor time. So nothing is late, too old or lost because the machine is busy.
+The nodes use the test's clock. It follows the wall clock, but stops while this process gets no
+processor time. So nothing is late, too old or lost because the machine is busy.
 """
 
 import time
@@ -21,7 +21,7 @@ from sf_policy_node.nodes.conversions import to_stamp
 from sf_policy_node.ros_testing import PATIENCE_S
 
 CONTRACT_PARAMETER = Parameter("contract", value=str(CONTRACT_PATH))
-TURN_S = 0.02  # longest time that the clock runs on without a turn of the test's loop
+TURN_S = 0.02  # s, longest time that the clock advances between two turns of the test's loop
 
 
 class Graph:
@@ -52,23 +52,23 @@ class Graph:
         return node
 
     def now(self) -> float:
-        """The nodes' time [s]."""
+        """Return the nodes' time [s]."""
         if self._turned is None:
             return time.time()
         wall, now = self._turned
         return now + min(time.monotonic() - wall, TURN_S)
 
     def stopwatch(self) -> SimpleNamespace:
-        """In place of a node's module ``time``: its steady clock runs with :meth:`now`."""
+        """Return a replacement of a node's module ``time`` whose steady clock is :meth:`now`."""
         return SimpleNamespace(monotonic=self.now, perf_counter=time.perf_counter)
 
     def listen(self, kind, topic: str, qos=10) -> list:
-        heard = self.heard[topic] = []
-        self.peer.create_subscription(kind, topic, heard.append, qos)
-        return heard
+        received = self.heard[topic] = []
+        self.peer.create_subscription(kind, topic, received.append, qos)
+        return received
 
     def publisher(self, kind, topic: str, qos=10):
-        """A publisher; returns once somebody listens."""
+        """Create a publisher and wait for a subscription."""
         publisher = self.peer.create_publisher(kind, topic, qos)
         self.until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
         return publisher
@@ -89,7 +89,7 @@ class Graph:
     def close(self) -> None:
         for node in self._nodes[1:]:
             node.halt()
-        for _ in range(3):  # lets goals that ended with their node answer
+        for _ in range(3):  # lets goals that ended with their node reply
             self._executor.spin_once(timeout_sec=0.01)
         for node in self._nodes:
             node.destroy_node()
@@ -98,7 +98,7 @@ class Graph:
 
 
 class FakeArm:
-    """Publishes joint states and images of an arm that stands still; call it between callbacks."""
+    """Publish joint states and images of a stationary arm; call it between callbacks."""
 
     def __init__(self, graph: Graph, *, images: bool = True) -> None:
         self._graph = graph
@@ -147,7 +147,10 @@ class FakeArm:
 
 
 class ScriptedPolicy:
-    """Moves the tool steadily along x; ``delay_s`` and ``fail`` make it slow or broken."""
+    """A policy that moves the tool steadily along x.
+
+    ``delay_s`` and ``fail`` make it slow or broken.
+    """
 
     policy_id, device = "scripted", "cpu"
 

@@ -50,7 +50,7 @@ SIZES = {
 def backbone_shapes(
     dino: dict = DINO, siglip: dict = SIGLIP, llama: dict = LLAMA, *, film: bool = False
 ) -> dict[str, tuple[int, ...]]:
-    """Of openvla-7b's safetensors."""
+    """Return names and shapes of openvla-7b's safetensors."""
     shapes: dict[str, tuple[int, ...]] = {}
     for tower, config in (("featurizer", dino), ("fused_featurizer", siglip)):
         width, patch = config["hidden_size"], config["patch_size"]
@@ -119,7 +119,7 @@ def backbone_shapes(
 
 
 def head_shapes(width: int = WIDTH, actions: int = ACTIONS) -> dict[str, tuple[int, ...]]:
-    """Of ``action_head--*_checkpoint.pt``."""
+    """Return names and shapes of ``action_head--*_checkpoint.pt``."""
     shapes = _norm("model.layer_norm1", width * actions) | _linear(
         "model.fc1", width, width * actions
     )
@@ -131,12 +131,12 @@ def head_shapes(width: int = WIDTH, actions: int = ACTIONS) -> dict[str, tuple[i
 
 
 def proprio_shapes(width: int = WIDTH, state: int = STATE) -> dict[str, tuple[int, ...]]:
-    """Of ``proprio_projector--*_checkpoint.pt``."""
+    """Return names and shapes of ``proprio_projector--*_checkpoint.pt``."""
     return _linear("fc1", width, state) | _linear("fc2", width, width)
 
 
 def seeded(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
-    """Weights of about the size that training leaves; the same for the same seed."""
+    """Return seeded weights of about the size of trained ones."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for name in sorted(shapes):
         value = torch.randn(shapes[name], generator=generator)
@@ -155,8 +155,9 @@ def write_published(
     proprio: bool = True,
     step: str = "150000",
 ) -> Path:
-    """A directory as OFT leaves it after merging; with ``film`` the vision backbone is a file of
-    its own.
+    """Write a directory as OFT does after merging.
+
+    With ``film`` the vision backbone is a separate file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = seeded(backbone_shapes(), 1)
@@ -189,7 +190,7 @@ def write_published(
 
 
 def observations(count: int, views: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (count, views, 3, 56, 56) uint8 and normalised states (count, STATE)."""
+    """Return images (count, views, 3, 56, 56) uint8 and normalised states (count, STATE)."""
     rng = np.random.default_rng(7)
     images = torch.from_numpy(rng.integers(0, 256, (count, views, 3, 56, 56), dtype=np.uint8))
     return images, torch.from_numpy(rng.uniform(-1, 1, (count, STATE)).astype(np.float32))

@@ -27,7 +27,10 @@ _PALIGEMMA, _EXPERT = "paligemma_with_expert.paligemma.", "paligemma_with_expert
 
 
 def shapes(sizes: dict = TINY, *, pi05: bool = False) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of openpi's ``model.safetensors``, which holds tied words once."""
+    """Return names and shapes of openpi's ``model.safetensors``.
+
+    It stores tied embeddings once.
+    """
     vision, text, expert = sizes["vision"], sizes["language"], sizes["expert"]
     width, columns = expert["width"], sizes["columns"]
     tower = f"{_PALIGEMMA}model.vision_tower.vision_model."
@@ -72,7 +75,7 @@ def shapes(sizes: dict = TINY, *, pi05: bool = False) -> dict[str, tuple[int, ..
 
 
 def weights(*, pi05: bool = False) -> dict[str, torch.Tensor]:
-    """Seeded weights of :func:`shapes`; norms near their neutral value."""
+    """Return seeded weights of :func:`shapes`; norms near their neutral value."""
     generator, found = torch.Generator().manual_seed(7), {}
     for name, shape in sorted(shapes(pi05=pi05).items()):
         scale = 0.1 if len(shape) == 1 or ".dense." in name else 0.15
@@ -81,7 +84,7 @@ def weights(*, pi05: bool = False) -> dict[str, torch.Tensor]:
 
 
 def write_openpi(folder: Path, *, pi05: bool = False) -> Path:
-    """A directory as openpi's converter leaves it, with a tokenizer beside it."""
+    """Write a directory as openpi's converter does, with a tokenizer."""
     values = {
         "action_dim": TINY["columns"],
         "action_horizon": HORIZON,
@@ -93,7 +96,10 @@ def write_openpi(folder: Path, *, pi05: bool = False) -> Path:
 
 
 def write_lerobot(folder: Path, *, pi05: bool = False) -> Path:
-    """A directory as LeRobot saves a policy: names behind ``model.``, words stored twice."""
+    """Write a directory as LeRobot does.
+
+    Names begin with ``model.``, embeddings are stored twice.
+    """
     named = {f"model.{name}": value for name, value in weights(pi05=pi05).items()}
     tied = f"model.{_PALIGEMMA}model.language_model.embed_tokens.weight"
     named[tied] = named[f"model.{_PALIGEMMA}lm_head.weight"].clone()

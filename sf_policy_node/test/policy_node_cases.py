@@ -1,4 +1,4 @@
-"""The policy node under test with a scripted policy, an arm, and what was heard."""
+"""The policy node under test with a scripted policy, an arm, and its received messages."""
 
 from motion_cases import sim_arm
 from node_cases import CONTRACT_PARAMETER, FakeArm, ScriptedPolicy
@@ -14,7 +14,7 @@ TOPICS = sim_arm().topics
 
 
 class Policy:
-    """The node, the arm, and a person who talks to the node."""
+    """The node, the arm, and an operator who sends instructions."""
 
     def __init__(self, graph, policy=None, *parameters):
         self.graph, self.policy = graph, policy or ScriptedPolicy()
@@ -40,7 +40,7 @@ class Policy:
         publisher.publish(String(data=text))
 
     def start(self, instruction, timeout_s=0.0):
-        """Send a goal; the handle and the feedback that arrives."""
+        """Send a goal; return the handle and the feedback list."""
         client, feedback = ActionClient(self.graph.peer, RunInstruction, "run_instruction"), []
         self.until(client.server_is_ready, "the action server")
         goal = RunInstruction.Goal(instruction=instruction, timeout_s=timeout_s)
@@ -56,7 +56,7 @@ class Policy:
         return future.result()
 
     def call(self, kind, name, **request):
-        """The answer of one of the node's services."""
+        """Return the response of one of the node's services."""
         client = self.graph.peer.create_client(kind, f"/policy_node/{name}")
         self.until(client.service_is_ready, f"the service {name}")
         future = client.call_async(kind.Request(**request))

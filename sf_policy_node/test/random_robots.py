@@ -4,12 +4,13 @@ joint.
 
 import numpy as np
 
-LIMIT = 2.5  # rad; a tenth of it in m for joints that slide
+LIMIT = 2.5  # rad; prismatic joints: a tenth of it in m
 
 
 def random_robot(seed: int, joints: int = 6) -> str:
-    """A chain ``joint0`` to ``joint{n}`` on ``base_link``, then ``tool0``, ``gripper`` and its
-    mimic.
+    """Return a chain ``joint0`` to ``joint{n}`` on ``base_link`` with tool and gripper.
+
+    ``tool0``, ``gripper`` and its mimic joint follow the chain.
     """
     random = np.random.default_rng(seed)
     parts = [_link("base_link", random)]
@@ -33,7 +34,7 @@ def random_robot(seed: int, joints: int = 6) -> str:
 
 
 def names(joints: int = 6) -> list[str]:
-    """The commanded joints of :func:`random_robot`: the arm's, then the gripper."""
+    """Return the commanded joints of :func:`random_robot`: the arm's, then the gripper."""
     return [f"joint{n}" for n in range(joints)] + ["gripper"]
 
 

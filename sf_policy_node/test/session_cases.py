@@ -1,4 +1,4 @@
-"""A policy session with a scripted policy and a clock of the test's own."""
+"""A policy session with a scripted policy and a manual clock."""
 
 import threading
 import time
@@ -44,14 +44,14 @@ class Stage:
             time.sleep(0.002)
 
     def advance(self, seconds, step=0.05):
-        """Time passes, with images."""
+        """Advance the time, with images."""
         for _ in range(round(seconds / step)):
             self.now += step
             self.see()
             self.settle()
 
     def settle(self):
-        """Until the worker has looked at everything."""
+        """Wait until the worker has processed everything."""
         for _ in range(2):
             self.until(lambda: not self.session._wake.is_set(), "the worker")
             with self.session._lock:

@@ -1,4 +1,4 @@
-"""The policy node runs every kind of checkpoint."""
+"""Test the policy node with every kind of checkpoint."""
 
 import backbone_cases as cases
 import numpy as np
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
         (cases.pi0, True, Join.RTC),
     ],
 )
-def test_a_checkpoint_of_each_kind_sends_chunks_that_follow_each_other(
+def test_a_checkpoint_of_each_kind_publishes_consecutive_chunks(
     graph, tmp_path, make, continues, join
 ):
     save_checkpoint(tmp_path / "policy", make(), cases.CONTRACT, cases.statistics(), {})

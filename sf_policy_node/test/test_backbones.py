@@ -1,6 +1,4 @@
-"""Any image-text-to-text model behind one adapter, proven on eight families with tiny random
-weights.
-"""
+"""Tests of the adapter for image-text-to-text models, with eight tiny random families."""
 
 import json
 from pathlib import Path
@@ -33,7 +31,7 @@ def test_a_saved_model_predicts_the_same_chunk(family, tmp_path):
     assert expected.shape == (SIZES["horizon"], SIZES["action_size"])
     np.testing.assert_array_equal(loaded.predict(camera_images(), JOINTS, SENTENCE), expected)
     assert loaded.join is Join.BLEND
-    # It looks, listens and feels.
+    # The chunk depends on images, text and state.
     assert not np.allclose(expected, loaded.predict(camera_images(1), JOINTS, SENTENCE), atol=1e-7)
     assert not np.allclose(
         expected, loaded.predict(camera_images(), JOINTS, "pick the blue cube"), atol=1e-7
@@ -44,8 +42,8 @@ def test_a_saved_model_predicts_the_same_chunk(family, tmp_path):
 
 
 @every_family
-def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
-    """The token of each place depends most on the pixels of its own place."""
+def test_visual_tokens_are_ordered_by_camera_and_row(family):
+    """Each token depends most on the pixels of its own position."""
     model = hf(family)
     images, state, text = batch(model, 1)
     layout = model.visual_layout()
@@ -78,7 +76,7 @@ def test_visual_tokens_lie_camera_by_camera_and_row_by_row(family):
 
 
 @every_family
-def test_a_missing_camera_changes_nothing(family):
+def test_images_of_a_missing_camera_have_no_effect(family):
     model = hf(family)
     images, state, text = batch(model)
     for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
@@ -98,7 +96,7 @@ def gradients(model, out: torch.Tensor):
     return model.parameters()
 
 
-def test_rows_that_share_a_picture_get_what_separate_ones_give():
+def test_samples_that_share_an_image_equal_separate_ones():
     model = hf("paligemma")
     images, state, text = batch(model, 3)
     rows = torch.tensor([0, 0, 1])
@@ -118,15 +116,15 @@ def test_a_flow_head_continues_the_last_chunk(tmp_path):
     np.testing.assert_allclose(chunk[:3], rows[:3], atol=1e-5)
 
 
-def test_patches_and_normalisation_are_those_of_the_models_own_processor():
+def test_patches_and_normalisation_equal_the_models_processor():
     processing = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
     model = hf("qwen2_5_vl")
-    picture = np.random.default_rng(0).integers(0, 256, (56, 112, 3), dtype=np.uint8)
+    frame = np.random.default_rng(0).integers(0, 256, (56, 112, 3), dtype=np.uint8)
     theirs = processing.Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, temporal_patch_size=2, do_resize=False
     )
-    expected = torch.as_tensor(np.asarray(theirs(picture, return_tensors="np")["pixel_values"]))
-    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0
+    expected = torch.as_tensor(np.asarray(theirs(frame, return_tensors="np")["pixel_values"]))
+    tensor = torch.from_numpy(frame).permute(2, 0, 1)[None] / 255.0
     torch.testing.assert_close(
         flat_patches((tensor - model._mean) / model._std, 14, 2, 2),
         expected.float(),
@@ -205,7 +203,7 @@ def another_width(folder: Path) -> None:
         ),
     ],
 )
-def test_pretrained_weights_that_do_not_fit_are_one_sentence(tmp_path, damage, message):
+def test_incompatible_pretrained_weights_give_one_sentence(tmp_path, damage, message):
     folder = pretrained_folder(tmp_path / "vlm")
     damage(folder)
     with pytest.raises((BackboneError, WordsError), match=message) as error:
@@ -266,7 +264,7 @@ def save_file_of(model, folder: Path) -> None:
         ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_sentence(saved, damage, message):
+def test_an_incompatible_checkpoint_gives_one_sentence(saved, damage, message):
     damage(saved)
     with pytest.raises(CheckpointError, match=message) as error:
         load_checkpoint(saved)
@@ -279,7 +277,7 @@ def test_an_instruction_that_is_too_long_is_named():
         hf("llava").words.encode(["pick " * 30])
 
 
-def test_sizes_and_families_that_do_not_fit_are_named():
+def test_incompatible_sizes_and_families_are_named():
     with pytest.raises(
         BackboneError, match=r"qwen2_5_vl: image size \(50, 50\): .* needs multiples of 28 x 28"
     ):
@@ -288,14 +286,14 @@ def test_sizes_and_families_that_do_not_fit_are_named():
         HfVla.create(tiny_config("paligemma"), tiny_tokenizer(), image_size=(64, 64), **SIZES)
 
 
-def test_a_family_that_was_not_tested_works_or_is_refused():
+def test_an_untested_family_works_or_is_refused():
     import transformers
 
     text, vision = tiny_config("llava").text_config, tiny_config("llava").vision_config
     clip = {
         **vision.to_dict(),
         "model_type": "clip_vision_model",
-    }  # with a class token, which is left out
+    }  # with a class token, which is dropped
     like = transformers.VipLlavaConfig(
         text_config=text, vision_config=clip, vision_feature_layers=[-1, -2], image_token_id=299
     )

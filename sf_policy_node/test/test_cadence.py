@@ -1,4 +1,4 @@
-"""The cadence report: what a run reached against what was wanted."""
+"""Tests of the cadence report: reached and wanted rate."""
 
 import numpy as np
 import pytest
@@ -20,13 +20,13 @@ def run(gaps, wanted=0.3, tolerance=0.03):
 
 
 @given(TIMES)
-def test_rate_cycles_over_budget_and_worst_are_those_of_the_gaps(gaps):
+def test_rate_slow_cycles_and_worst_cycle_follow_from_the_gaps(gaps):
     cadence, now = run(gaps)
     report = cadence.report(now)
     assert report.cycles == len(gaps)
     assert report.rate_hz == pytest.approx(len(gaps) / sum(gaps))
     assert report.worst_s == pytest.approx(max(gaps))
-    sure = np.abs(np.array(gaps) - 0.33) > 1e-9  # of what lies on the budget, rounding decides
+    sure = np.abs(np.array(gaps) - 0.33) > 1e-9  # at the budget, rounding decides
     assert np.sum(np.array(gaps)[sure] > 0.33) <= report.over_budget <= report.cycles
 
 
@@ -48,13 +48,15 @@ def test_a_pause_is_no_cycle(before, after, pause):
 
 
 @given(TIMES, st.floats(0.34, 100.0))
-def test_a_chunk_that_never_came_counts_too(gaps, silence):
+def test_a_missing_chunk_counts_too(gaps, silence):
     cadence, now = run(gaps)
     before, report = cadence.report(now), cadence.report(now + silence)
     assert report.over_budget == before.over_budget + 1 and report.worst_s == pytest.approx(
         max(*gaps, silence)
     )
-    assert cadence.report(now + 0.2).over_budget == before.over_budget  # it may still come in time
+    assert (
+        cadence.report(now + 0.2).over_budget == before.over_budget
+    )  # it may still arrive in time
 
 
 def test_before_the_second_chunk_there_is_no_rate():
@@ -67,7 +69,7 @@ def test_before_the_second_chunk_there_is_no_rate():
     assert "too short for a rate" in str(report)
 
 
-def test_a_clock_that_goes_back_is_no_cycle():
+def test_a_backward_clock_jump_is_no_cycle():
     cadence, _ = run([0.3, 0.3])
     cadence.add(2.0)
     cadence.add(2.3)
@@ -75,7 +77,7 @@ def test_a_clock_that_goes_back_is_no_cycle():
     assert report.cycles == 3 and report.worst_s == pytest.approx(0.3)
 
 
-def test_the_report_is_one_line_for_people():
+def test_the_report_is_one_readable_line():
     cadence, now = run([0.3] * 9 + [0.6])
     assert (
         str(cadence.report(now))

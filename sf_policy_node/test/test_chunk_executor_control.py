@@ -1,4 +1,4 @@
-"""Over DDS: who moves the arm, pauses, the policy's own state, diagnostics."""
+"""Tests over DDS of arbitration, pauses, the policy's state and diagnostics."""
 
 import numpy as np
 import pytest
@@ -25,14 +25,14 @@ def executor(graph):
     return Executor(graph)
 
 
-def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(executor):
+def test_an_operator_takes_over_and_hands_back_and_the_topic_reports_the_source(executor):
     sources = executor.graph.listen(ControlSource, TOPICS.control_source, LATCHED)
     leader = executor.graph.publisher(JointState, TOPICS.teleop_command)
 
-    def said(source):
+    def controlled_by(source):
         return lambda: sources and sources[-1].source == source
 
-    def lead():
+    def teleoperate():
         stamp = to_stamp(executor.graph.now())
         leader.publish(
             JointState(
@@ -49,17 +49,21 @@ def test_a_person_takes_over_and_hands_back_and_the_topic_says_who_is_in_charge(
     )
     assert sources[-1].source == ControlSource.NOBODY
     executor.send(FAST)
-    executor.until(said(ControlSource.POLICY), "the policy in charge")
-    executor.graph.until(said(ControlSource.TELEOPERATION), "the person in charge", each=lead)
+    executor.until(controlled_by(ControlSource.POLICY), "the policy in charge")
     executor.graph.until(
-        lambda: executor.status.state == ExecutorStatus.TELEOPERATION, "the status", each=lead
+        controlled_by(ControlSource.TELEOPERATION), "the person in charge", each=teleoperate
+    )
+    executor.graph.until(
+        lambda: executor.status.state == ExecutorStatus.TELEOPERATION,
+        "the status",
+        each=teleoperate,
     )
     assert executor.status.control_source == ControlSource.TELEOPERATION
-    executor.until(said(ControlSource.NOBODY), "nobody in charge")
+    executor.until(controlled_by(ControlSource.NOBODY), "nobody in charge")
     assert "released" in sources[-1].reason
 
 
-def test_a_pause_stops_the_arm_and_a_late_joiner_learns_of_it(executor):
+def test_a_pause_stops_the_arm_and_late_subscribers_receive_it(executor):
     client = executor.graph.peer.create_client(SetBool, "/chunk_executor/pause")
     executor.until(client.service_is_ready, "the pause service")
     executor.send(FAST)
@@ -73,7 +77,7 @@ def test_a_pause_stops_the_arm_and_a_late_joiner_learns_of_it(executor):
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
 
 
-def test_the_arm_stops_as_soon_as_the_policy_says_that_it_has_ended(executor):
+def test_the_arm_stops_as_soon_as_the_policy_reports_its_end(executor):
     policy = executor.graph.publisher(PolicyStatus, TOPICS.policy_status)
     executor.send(FAST)
     executor.until(lambda: executor.commands, "motion")
@@ -84,16 +88,16 @@ def test_the_arm_stops_as_soon_as_the_policy_says_that_it_has_ended(executor):
     assert "cancelled by the client" in executor.status.reason
 
 
-def test_diagnostics_say_in_a_sentence_what_the_executor_does(executor):
-    heard = executor.graph.listen(DiagnosticArray, "/diagnostics")
-    executor.until(lambda: heard, "diagnostics")
-    status = heard[-1].status[0]
+def test_diagnostics_report_the_executor_in_one_sentence(executor):
+    received = executor.graph.listen(DiagnosticArray, "/diagnostics")
+    executor.until(lambda: received, "diagnostics")
+    status = received[-1].status[0]
     assert status.name.startswith("chunk_executor") and status.hardware_id == "sim_arm"
     assert status.level in (DiagnosticStatus.OK, DiagnosticStatus.WARN)
     assert {"queue depth", "clip rate"} <= {value.key for value in status.values}
 
 
-def test_the_way_of_joining_can_be_set_and_a_wrong_one_is_one_sentence(graph):
+def test_the_blending_mode_can_be_set_and_a_wrong_one_gives_one_sentence(graph):
     executor = Executor(graph, join="ensemble")
     executor.send()
     executor.until(lambda: executor.status.join == "ensemble", "the status")
@@ -107,15 +111,15 @@ def test_shadow_mode_publishes_the_error_against_the_operator(graph):
     executor.send(FAST)
     executor.until(lambda: executor.status.shadow_rows >= 8, "scores")
     assert len(executor.status.shadow_error_rms) == 7
-    assert np.max(executor.status.shadow_error_max[:6]) > 0.05  # the operator stood still
+    assert np.max(executor.status.shadow_error_max[:6]) > 0.05  # the operator's arm is stationary
     assert not executor.commands
 
 
-def test_in_shadow_mode_an_operator_who_leads_is_what_the_policy_is_compared_with(graph):
+def test_shadow_mode_compares_the_policy_with_teleoperation(graph):
     executor = Executor(graph, shadow=True)
     leader = executor.graph.publisher(JointState, TOPICS.teleop_command)
 
-    def lead():
+    def teleoperate():
         stamp = to_stamp(executor.graph.now())
         leader.publish(
             JointState(
@@ -126,9 +130,9 @@ def test_in_shadow_mode_an_operator_who_leads_is_what_the_policy_is_compared_wit
         )
         executor.arm()
 
-    executor.graph.until(leader.get_subscription_count, "the executor", each=lead)
+    executor.graph.until(leader.get_subscription_count, "the executor", each=teleoperate)
     executor.send(FAST)
-    executor.graph.until(lambda: executor.status.shadow_rows >= 8, "scores", each=lead)
+    executor.graph.until(lambda: executor.status.shadow_rows >= 8, "scores", each=teleoperate)
     assert (
         executor.status.control_source != ControlSource.TELEOPERATION
         and executor.status.chunks_refused == 0

@@ -1,4 +1,4 @@
-"""The chunk executor over DDS: what it sends, refuses and reports."""
+"""Tests of the chunk executor over DDS: commands, refusals, reports."""
 
 import itertools
 import os
@@ -58,14 +58,14 @@ def test_a_chunk_becomes_a_stamped_trajectory_with_velocities(executor):
         ({"data": np.zeros((3, 4))}, "size is 3 x 4"),
     ],
 )
-def test_a_bad_chunk_moves_nothing_and_the_status_says_why(executor, changes, reason):
+def test_a_bad_chunk_moves_nothing_and_the_status_gives_the_reason(executor, changes, reason):
     executor.send(**changes)
     executor.until(lambda: executor.status.chunks_refused == 1, "the refusal")
     assert reason in executor.status.reason
     assert executor.status.state == ExecutorStatus.HOLDING and not executor.commands
 
 
-def test_what_was_wrong_with_a_chunk_is_told_though_a_good_one_follows_at_once(executor):
+def test_a_refusal_is_reported_although_a_good_chunk_follows_at_once(executor):
     executor.send(data=np.full((8, 4), np.nan))
     executor.send()
     executor.until(
@@ -89,12 +89,12 @@ def test_a_message_whose_size_and_data_disagree_is_refused(executor):
     assert "action space is number 77" in executor.status.reason
 
 
-def test_when_chunks_stop_it_holds_and_says_so(executor):
+def test_the_executor_holds_and_reports_it_when_chunks_stop(executor):
     executor.send()
     executor.until(lambda: executor.status.state == ExecutorStatus.EXECUTING, "motion")
     executor.arm.joints = np.array(
         executor.commands[0].points[-1].positions
-    )  # not a real arm: it is there at once
+    )  # not a real arm: it arrives at once
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     assert executor.status.reason.startswith(("no new chunk for", "stopped: "))
     assert executor.status.queue_depth == 0 and executor.status.chunk_age_s == -1.0
@@ -127,8 +127,8 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     assert all(
         list(command.points[-1].velocities) == [0.0] * 7 for command in executor.commands[1:]
     )
-    answer = call_reset()
-    assert not answer.success and "still pressed" in answer.message
+    response = call_reset()
+    assert not response.success and "still pressed" in response.message
     button.publish(Bool(data=False))
     executor.until(lambda: call_reset().success, "the reset to be taken")
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
@@ -142,7 +142,7 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     )
 
 
-def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(executor):
+def test_an_emergency_stop_remains_latched_when_the_node_is_reconfigured(executor):
     button = executor.graph.publisher(Bool, TOPICS.emergency_stop)
     button.publish(Bool(data=True))
     executor.until(lambda: executor.status.state == ExecutorStatus.STOPPED, "the stop")
@@ -154,7 +154,7 @@ def test_an_emergency_stop_stays_latched_when_the_node_is_configured_again(execu
     assert executor.status.state == ExecutorStatus.STOPPED and not executor.commands
 
 
-def test_an_emergency_stop_that_was_pressed_before_the_node_came_up_counts(graph):
+def test_an_emergency_stop_pressed_before_the_node_started_is_in_force(graph):
     button = graph.peer.create_publisher(
         Bool,
         TOPICS.emergency_stop,
@@ -207,7 +207,7 @@ def test_an_unknown_contract_ends_the_process_with_one_sentence(ros_domain):
     assert "Traceback" not in errors
 
 
-def test_no_contract_says_how_to_give_one(ros_domain):
+def test_a_missing_contract_names_the_parameter(ros_domain):
     process = start()
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1 and "-p contract:=" in errors.splitlines()[-1]
@@ -215,7 +215,7 @@ def test_no_contract_says_how_to_give_one(ros_domain):
 
 @pytest.fixture
 def patient_contract(tmp_path):
-    """The simulated arm's contract for a process that may get no processor time for seconds."""
+    """Write a contract for a process that may get no processor time for seconds."""
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     (tmp_path / data["urdf"]).write_text(CONTRACT_PATH.with_name(data["urdf"]).read_text())
     data["budgets"] |= {"joint_state_age_s": 10.0, "chunk_age_s": 20.0, "hold_s": 60.0}
@@ -245,7 +245,7 @@ def test_a_signal_ends_the_process_cleanly_after_stopping_the_arm(
         sequence = itertools.count(1)
 
         def moves():
-            # also when this process or that one gets no time for so long that a chunk is refused
+            # repeat: a busy machine may delay a chunk until it is refused
             if not commands:
                 chunk = make_chunk(
                     contract,

@@ -1,4 +1,4 @@
-"""The watch on the clock, with a stopwatch and a clock that the test moves."""
+"""Tests of the clock monitor with a manual stopwatch and clock."""
 
 import pytest
 
@@ -14,7 +14,7 @@ class Time:
         self.watch.advance(self.clock)
 
     def run(self, seconds: float, rate: float) -> float:
-        """Return the largest possible delay meanwhile."""
+        """Advance the time; return the largest possible delay during it."""
         worst, end = 0.0, self.clock + seconds
         while self.clock < end - 1e-9:
             self.clock += 0.01
@@ -34,7 +34,7 @@ def test_a_slow_simulation_is_neither_a_delay_nor_a_stall(rate):
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
-def test_a_clock_that_stands_has_stalled(rate):
+def test_a_clock_that_stops_has_stalled(rate):
     time = Time()
     time.run(3.0, rate)
     time.stopwatch += 0.09 / rate
@@ -44,16 +44,16 @@ def test_a_clock_that_stands_has_stalled(rate):
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
-def test_a_process_that_was_suspended_counts_the_time_that_it_missed(rate):
+def test_a_suspended_process_counts_the_missed_time(rate):
     time = Time()
     time.run(3.0, rate)
     time.stopwatch += 0.6
     assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.02)
-    time.watch.advance(time.clock + 0.01)  # old news
+    time.watch.advance(time.clock + 0.01)  # outdated messages
     assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.03)
 
 
-def test_a_simulation_that_became_slow_is_no_delay_after_a_while():
+def test_a_slowed_simulation_is_no_delay_after_a_while():
     time = Time()
     time.run(2.0, 1.0)
     time.run(3.0, 0.25)

@@ -1,4 +1,4 @@
-"""Collision checks of whole motions; pinocchio's own distances are the oracle."""
+"""Tests of collision checks of motions, with pinocchio's distances as the oracle."""
 
 import coal
 import numpy as np
@@ -25,7 +25,7 @@ def model_of(urdf: str, joints: int = 6, **options) -> CollisionModel:
 
 
 class Oracle:
-    """Distances of the pairs that ``model`` checks, by pinocchio's model of the same URDF."""
+    """Compute distances of the pairs of ``model`` with pinocchio from the same URDF."""
 
     def __init__(self, urdf: str, model: CollisionModel, boxes=()) -> None:
         self._model = pinocchio.buildModelFromXML(urdf, mimic=True)
@@ -59,20 +59,20 @@ class Oracle:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_nearest_distance_is_pinocchios(seed):
+def test_the_nearest_distance_equals_pinocchio(seed):
     urdf = random_robot(seed)
     model = model_of(urdf, boxes=[BOX])
     oracle = Oracle(urdf, model, [BOX])
     random = np.random.default_rng(seed)
     for position in random.uniform(-LIMIT, LIMIT, (8, 7)) * np.array([*[1.0] * 6, 0.1]):
         expected, found = oracle.distance(position, names()), model.nearest(position)[0]
-        if max(expected, found.distance) > 0.0:  # how deep shapes overlap is not asked for
+        if max(expected, found.distance) > 0.0:  # penetration depth is not compared
             assert found.distance == pytest.approx(expected, abs=2e-5)
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_motion_is_cut_where_pinocchio_first_sees_a_touch(seed):
+def test_motion_is_cut_at_pinocchios_first_collision(seed):
     urdf = random_robot(seed)
     model = model_of(urdf, boxes=[BOX])
     oracle = Oracle(urdf, model, [BOX])
@@ -80,18 +80,18 @@ def test_motion_is_cut_where_pinocchio_first_sees_a_touch(seed):
     ends = random.uniform(-LIMIT, LIMIT, (2, 7)) * np.array([*[1.0] * 6, 0.1])
     motion = ends[0] + np.linspace(0.0, 1.0, 400)[:, None] * (ends[1] - ends[0])
     distances = np.array([oracle.distance(position, names()) for position in motion])
-    touching = np.flatnonzero(distances <= model.margin - 1e-5)  # coal iterates to about that
+    touching = np.flatnonzero(distances <= model.margin - 1e-5)  # tolerance of coal's iteration
     found = model.first_collision(motion)
     if found is None:
         assert (distances > model.margin - 1e-5).all()
     else:
-        # A sample in between, which the oracle has not seen, belongs to the one after it.
+        # A sample in between, which the oracle does not check, belongs to the one after it.
         first = touching[0] if len(touching) else np.inf
         assert found.index <= first
         assert distances[max(found.index - 1, 0) : found.index + 1].min() <= model.margin + 0.02
 
 
-def test_allowed_pairs_say_why():
+def test_allowed_pairs_have_a_reason():
     model = CollisionModel.of(sim_arm())
     assert model.allowed["link1", "link2"] == "joined by one joint"
     assert not any(pair in model.allowed for pair in model.checked)
@@ -103,10 +103,10 @@ def test_links_of_a_gripper_may_touch():
     assert model.allowed["left_finger", "right_finger"] == "parts of one gripper"
 
 
-def test_coarse_motion_is_not_tunnelled_through():
+def test_coarse_samples_do_not_tunnel_through_a_body():
     model = CollisionModel.of(sim_arm(), boxes=[Box("post", (0.24, 0.15, -0.1), (0.27, 0.18, 0.6))])
     ends = np.array([HOME, HOME])
-    ends[1, 0] = 1.2  # swings over the post, which no end touches
+    ends[1, 0] = 1.2  # passes through the post, which no end touches
     assert all(each.distance > 0.02 for each in model.nearest(ends))
     found = model.first_collision(ends)
     assert found is not None
@@ -114,7 +114,7 @@ def test_coarse_motion_is_not_tunnelled_through():
     assert "post" in (found.link_a, found.link_b)
 
 
-def test_motion_that_starts_touching_may_only_move_apart():
+def test_a_motion_that_starts_in_collision_may_only_move_apart():
     model = CollisionModel.of(sim_arm(), boxes=[TABLE])
     down = HOME.copy()
     while model.first_collision(down) is None:
@@ -131,7 +131,7 @@ def test_motion_that_starts_touching_may_only_move_apart():
     assert model.first_collision(out_and_in, start=down).index > len(path)
 
 
-def test_measured_joint_that_nobody_commands_counts():
+def test_measured_joints_without_commands_are_checked():
     arm = sim_arm()
     commanded = [name for name in arm.arm_joints if name != "joint3"]
     limits = (np.full(5, -3.0), np.full(5, 3.0))
@@ -140,13 +140,13 @@ def test_measured_joint_that_nobody_commands_counts():
         arm.urdf_xml, commanded, arm=commanded, limits=limits, boxes=[TABLE], **frames
     )
     low = HOME[[0, 1, 3, 4, 5]] + np.array([0.0, 0.7, 0.0, 0.0, 0.0])
-    assert model.first_collision(low) is None  # with joint3 at 0 the arm is stretched out
+    assert model.first_collision(low) is None  # with joint3 at 0 the arm is extended
     model.set_other_joints({"joint3": HOME[2], "unknown": 1.0})
     found = model.first_collision(low)
     assert "table" in (found.link_a, found.link_b)
 
 
-def test_missing_mesh_becomes_a_capsule():
+def test_a_missing_mesh_becomes_a_capsule():
     urdf = sim_arm().urdf_xml.replace(
         '<link name="link2"/>',
         '<link name="link2"><collision><geometry><mesh filename="package://nowhere/a.stl"/>'
@@ -163,7 +163,7 @@ def test_missing_mesh_becomes_a_capsule():
     assert any(shape.link == "link2" and shape.assumed for shape in model.shapes)
 
 
-def test_mesh_counts_as_its_convex_hull(tmp_path):
+def test_a_mesh_is_checked_as_its_convex_hull(tmp_path):
     corners = np.array([[x, y, z] for x in (0, 0.1) for y in (0, 0.2) for z in (0, 0.3)])
     faces = [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)]
     faces += [(2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3)]
@@ -195,7 +195,7 @@ def test_mesh_counts_as_its_convex_hull(tmp_path):
     assert model.first_collision(np.array([[0.2, 0.1], [0.46, 0.1]])).index == 1
 
 
-def test_unknown_link_in_allowed_is_named():
+def test_an_unknown_link_in_allowed_is_named():
     with pytest.raises(ContractError, match=r"wrist_7.*known are"):
         CollisionModel.of(sim_arm(), allowed=[("wrist_7", "hand")])
 
@@ -210,14 +210,14 @@ def test_boxes_allowed_pairs_and_home_come_from_the_contract():
     assert model.margin == 0.02
 
 
-def test_gripper_that_the_urdf_does_not_know_moves_nothing():
+def test_a_gripper_missing_from_the_urdf_moves_no_link():
     arm = sim_arm()
     gripper = arm.gripper.model_copy(update={"joint": "elsewhere", "in_urdf": False})
     model = CollisionModel.of(arm.model_copy(update={"gripper": gripper}))
     assert model.first_collision(HOME) is None
 
 
-def test_meshes_lie_beside_the_contract(tmp_path):
+def test_meshes_are_found_beside_the_contract(tmp_path):
     urdf = sim_arm().urdf_xml.replace(
         '<link name="link2"/>',
         '<link name="link2"><collision><geometry><mesh'

@@ -1,6 +1,4 @@
-"""What is still ahead of the last chunk: the same motion in space, said from another
-observation.
-"""
+"""Tests of continuing the last chunk: the same motion, relative to a new observation."""
 
 from pathlib import Path
 
@@ -43,7 +41,7 @@ KINEMATICS = Kinematics(CONTRACT)
 
 
 def rows(space: str, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random chunk with a gripper that closes at some row."""
+    """Return a smooth random chunk with a gripper that closes at some step."""
     columns = 6
     start = {"joint_position": REST[:6], "ee_pose": np.array([0.3, 0.0, 0.2, 1.0, -0.5, 0.3])}.get(
         space, np.zeros(columns)
@@ -62,7 +60,7 @@ def sent(
 
 
 def in_space(space: str, row: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Where a row leads: joints (6,), or tool position and rotation matrix (12,)."""
+    """Return the target of a step: joints (6,), or tool position and rotation matrix (12,)."""
     if space == "joint_position":
         return row[:6]
     if space == "joint_delta":
@@ -77,7 +75,7 @@ def in_space(space: str, row: np.ndarray, reference: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("space", CONTRACTS)
 @budget(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), steps=st.integers(0, HORIZON + 2), latency=st.floats(0.0, 2.0))
-def test_rows_on_the_grid_lead_where_the_last_chunk_leads(space, seed, steps, latency):
+def test_steps_on_the_grid_have_the_targets_of_the_last_chunk(space, seed, steps, latency):
     rng = np.random.default_rng(seed)
     data, joints = rows(space, rng), REST + rng.normal(0.0, 0.1, 7)
     history = ChunkHistory(CONTRACTS[space])
@@ -102,7 +100,7 @@ def test_rows_on_the_grid_lead_where_the_last_chunk_leads(space, seed, steps, la
 @pytest.mark.parametrize("space", CONTRACTS)
 @budget(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), after=st.floats(0.0, HORIZON * STEP))
-def test_rows_off_the_grid_lie_between_their_neighbours(space, seed, after):
+def test_steps_off_the_grid_are_interpolated(space, seed, after):
     rng = np.random.default_rng(seed)
     data, joints = rows(space, rng), REST + rng.normal(0.0, 0.1, 7)
     history = ChunkHistory(CONTRACTS[space])
@@ -116,18 +114,18 @@ def test_rows_off_the_grid_lie_between_their_neighbours(space, seed, after):
     )  # never past the last chunk's end
     assert (
         STAMP + after + (len(ahead.rows) + 1) * STEP > STAMP + HORIZON * STEP - 1e-6
-    )  # and nothing is left out
+    )  # and no step is missing
     for i, now in enumerate(ahead.rows):
-        place = i + after / STEP
-        one = in_space(space, data[min(int(place), HORIZON - 1)], REST)
-        other = in_space(space, data[min(int(place) + 1, HORIZON - 1)], REST)
+        point = i + after / STEP
+        one = in_space(space, data[min(int(point), HORIZON - 1)], REST)
+        other = in_space(space, data[min(int(point) + 1, HORIZON - 1)], REST)
         here, apart = in_space(space, now, joints), np.linalg.norm(other - one)
         assert np.linalg.norm(here - one) <= apart + 1e-6
         assert np.linalg.norm(here - other) <= apart + 1e-6
         assert now[6] in (0.0, 1.0)
 
 
-def test_a_gripper_that_is_not_binary_moves_evenly_and_a_binary_one_steps_early():
+def test_a_continuous_gripper_is_interpolated_and_a_binary_one_switches_early():
     data = np.zeros((HORIZON, 7))
     data[3:, 6] = 1.0
     for binary, expected in ((True, [0.0, 1.0, 1.0]), (False, [0.0, 0.25, 1.0])):
@@ -139,7 +137,7 @@ def test_a_gripper_that_is_not_binary_moves_evenly_and_a_binary_one_steps_early(
         )
 
 
-def test_the_worst_of_ten_latencies_and_the_lead_of_the_executor_decide_the_delay():
+def test_the_delay_is_the_worst_of_ten_latencies_plus_the_executors_lead():
     chosen = CONTRACTS["joint_delta"]
     history = ChunkHistory(chosen)
     chunk = sent(chosen, np.zeros((HORIZON, 7)))
@@ -150,10 +148,10 @@ def test_the_worst_of_ten_latencies_and_the_lead_of_the_executor_decide_the_dela
     history.note(chunk, 2 * STEP - JOIN_LEAD_S)
     assert (
         history.continuation(STAMP + STEP, REST).delay_rows == 2
-    )  # exactly two steps are two rows
+    )  # exactly two steps of time are two chunk steps
 
 
-def test_nothing_is_ahead_before_the_first_chunk_and_after_a_clock_that_went_back():
+def test_no_steps_remain_before_the_first_chunk_and_after_a_backward_clock_jump():
     chosen = CONTRACTS["joint_delta"]
     history = ChunkHistory(chosen)
     assert history.continuation(STAMP, REST) is None
@@ -161,7 +159,7 @@ def test_nothing_is_ahead_before_the_first_chunk_and_after_a_clock_that_went_bac
     assert history.continuation(STAMP - 0.01, REST) is None
 
 
-def test_a_contract_with_a_fixed_tool_orientation_has_positions_alone():
+def test_a_contract_with_a_fixed_tool_orientation_has_only_positions():
     data = np.column_stack(
         [np.linspace(0.01, 0.08, HORIZON)[:, None] * [1.0, 0.0, -1.0], np.ones(HORIZON)]
     )

@@ -1,6 +1,4 @@
-"""The contract: what is wrong with it is said with the key's path, and what is equal hashes
-equally.
-"""
+"""Tests of the contract: errors name the key's path, equal contracts hash equally."""
 
 import re
 import shutil
@@ -173,7 +171,7 @@ def test_a_wrong_value_is_refused_with_its_path(case):
         ),
     ],
 )
-def test_a_key_that_is_given_twice_is_refused(old, new, message):
+def test_a_repeated_key_is_refused(old, new, message):
     text = CONTRACT_PATH.read_text()
     assert old in text
     with pytest.raises(ContractError, match=message):
@@ -186,7 +184,7 @@ def test_anchors_and_merged_keys_are_not_repeated_keys():
 
 
 @pytest.mark.parametrize("name", ["3", "left/arm-joint.1", "Joint 1", "Schulter_ä"])
-def test_joints_are_called_as_in_any_urdf(name):
+def test_any_urdf_joint_name_is_accepted(name):
     values = data()
     values["joints"][2]["name"] = name
     assert parse(values).arm_joints[2] == name
@@ -197,7 +195,7 @@ def test_a_gripper_column_needs_a_gripper():
         parse(without(["gripper"]))
 
 
-def test_every_problem_is_listed():
+def test_every_error_is_listed():
     values = without(["workspace"])
     values["speed"] = 1
     with pytest.raises(ContractError) as caught:
@@ -238,7 +236,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_the_hash_depends_on_what_a_policy_depends_on(case):
+def test_the_hash_depends_on_the_inputs_of_a_policy(case):
     path, values = CHANGES[case], data()
     old = values
     for key in path:
@@ -248,7 +246,7 @@ def test_the_hash_depends_on_what_a_policy_depends_on(case):
     assert changed.hash != sim_arm().hash and sim_arm().difference(changed)
 
 
-def test_a_urdf_that_cannot_be_used_is_compared_by_its_text():
+def test_an_unusable_urdf_is_compared_by_its_text():
     contracts = [
         parse_contract(CONTRACT_PATH.read_text(), urdf)
         for urdf in ("<robot/>", "<robot/>", "<robot name='a'/>")
@@ -266,7 +264,7 @@ def test_a_urdf_that_cannot_be_used_is_compared_by_its_text():
         ["command", "rate_hz"],
     ],
 )
-def test_limits_and_budgets_may_be_tuned_without_a_new_training(path):
+def test_limits_and_budgets_may_be_tuned_without_retraining(path):
     value = data()
     for key in path:
         value = value[key]
@@ -287,7 +285,7 @@ def test_the_gripper_maps_its_opening_to_the_joint_and_back():
 
 
 @pytest.mark.parametrize(
-    ("section", "says"),
+    ("section", "sentence"),
     [
         (
             {"collision": {"boxes": [{"name": "t", "lower": [0, 0, 1], "upper": [1, 1, 0]}]}},
@@ -323,12 +321,12 @@ def test_the_gripper_maps_its_opening_to_the_joint_and_back():
         ),
     ],
 )
-def test_surroundings_are_checked(section, says):
-    with pytest.raises(ContractError, match=re.escape(says)):
+def test_surroundings_are_checked(section, sentence):
+    with pytest.raises(ContractError, match=re.escape(sentence)):
         parse(data() | section)
 
 
-def test_surroundings_do_not_make_another_robot():
+def test_surroundings_do_not_change_the_hash():
     here = {
         "home": [0.0, 0.4, 1.4, 1.3, 0.0, 0.0],
         "collision": {"check": False},

@@ -1,6 +1,4 @@
-"""Contract and URDF must agree: what does not fit is refused in one sentence when motion is
-configured.
-"""
+"""Tests of contract and URDF: differences are refused in one sentence at configuration."""
 
 import pytest
 import yaml
@@ -14,7 +12,7 @@ URDF = sim_arm().urdf_xml
 
 
 def configure(urdf=URDF, edit=lambda values: None):
-    """What every executor checks of a contract and its URDF."""
+    """Run the checks of every executor on a contract and its URDF."""
     values = yaml.safe_load(CONTRACT_PATH.read_text())
     edit(values)
     contract = parse_contract(yaml.safe_dump(values, sort_keys=False), urdf, "robot.yaml")
@@ -90,12 +88,12 @@ def with_more(*elements):
         ),
     ],
 )
-def test_limits_that_the_urdf_contradicts_are_refused_with_both_numbers(edit, words):
-    said = sentence(edit=edit)
-    assert all(word in said for word in words), said
+def test_limits_outside_the_urdf_are_refused_with_both_numbers(edit, words):
+    message = sentence(edit=edit)
+    assert all(word in message for word in words), message
 
 
-def test_narrower_limits_rounding_and_a_gripper_outside_the_urdf_are_fine():
+def test_narrower_limits_rounding_and_a_gripper_outside_the_urdf_are_accepted():
     configure(edit=set_joint(0, lower=-1.0, upper=2.8005, velocity=0.5))
     configure(edit=lambda c: c["gripper"].update(joint="suction", in_urdf=False))
     configure(
@@ -104,7 +102,7 @@ def test_narrower_limits_rounding_and_a_gripper_outside_the_urdf_are_fine():
     )
 
 
-def test_degrees_are_noticed_where_the_urdf_has_no_limit():
+def test_degrees_are_detected_where_the_urdf_has_no_limit():
     endless = URDF.replace(
         'name="joint6" type="revolute"', 'name="joint6" type="continuous"'
     ).replace('<limit lower="-3.0" upper="3.0" velocity="3.0" effort="40"/>', "")
@@ -113,7 +111,7 @@ def test_degrees_are_noticed_where_the_urdf_has_no_limit():
     assert "look like degrees" in sentence(endless, set_joint(5, velocity=180.0))
 
 
-def test_a_continuous_joint_turns_as_far_as_the_contract_allows():
+def test_a_continuous_joint_has_the_contracts_limits():
     endless = URDF.replace('name="joint1" type="revolute"', 'name="joint1" type="continuous"')
     _, kinematics = configure(endless, set_joint(0, lower=-7.0, upper=7.0))
     assert kinematics.forward([6.5, *HOME[1:6]]).position == pytest.approx(
@@ -151,18 +149,18 @@ def test_the_tool_must_be_moved_by_the_joints():
         ),
     ],
 )
-def test_a_joint_before_the_tool_that_nobody_measures_is_refused(inside, words):
-    said = sentence(
+def test_an_unmeasured_joint_before_the_tool_is_refused(inside, words):
+    message = sentence(
         with_more(joint_xml("roll", inside=inside)), lambda c: c.update(tool_frame="more")
     )
-    assert "roll" in said and words in said
+    assert "roll" in message and words in message
 
 
 def test_a_tool_on_a_finger_is_refused():
     assert "belongs to the gripper" in sentence(edit=lambda c: c.update(tool_frame="left_finger"))
 
 
-def test_an_arm_joint_must_be_one_that_can_be_commanded():
+def test_an_arm_joint_must_be_commandable():
     mimic = URDF.replace(
         '<axis xyz="1 0 0"/>', '<axis xyz="1 0 0"/><mimic joint="joint4" multiplier="-1"/>'
     )
@@ -198,7 +196,7 @@ def test_a_link_and_a_joint_may_share_a_name():
         (URDF.replace('name="joint2" type', 'name="joint1" type'), "joint joint1 is defined twice"),
     ],
 )
-def test_a_faulty_urdf_is_reported_with_the_place(urdf, words):
+def test_a_faulty_urdf_is_reported_with_its_position(urdf, words):
     assert words in sentence(urdf)
 
 
@@ -211,7 +209,7 @@ def test_an_expanded_urdf_may_still_declare_the_namespace_of_xacro():
     )
 
 
-def test_files_in_other_encodings(tmp_path):
+def test_files_in_other_encodings_are_read_or_refused(tmp_path):
     folder = tmp_path / "robot"
     folder.mkdir()
     text, path = CONTRACT_PATH.read_text(), folder / "arm.yaml"

@@ -1,4 +1,4 @@
-"""Contracts with several arms, their columns, and contracts of version 1 as version 2."""
+"""Tests of contracts with several arms, and of version 1 read as version 2."""
 
 import re
 
@@ -27,7 +27,7 @@ def changed(path, value):
     return data
 
 
-def test_joints_come_arm_by_arm_each_with_its_gripper():
+def test_joints_are_ordered_by_arm_each_with_its_gripper():
     contract = pair()
     left = [f"left_joint{n}" for n in range(1, 7)] + ["left_gripper"]
     assert list(contract.arms) == ["left", "right"]
@@ -35,7 +35,7 @@ def test_joints_come_arm_by_arm_each_with_its_gripper():
     assert contract.arms["right"].command_joints == contract.command_joints[7:]
 
 
-def test_columns_say_arm_kind_and_unit():
+def test_columns_have_arm_kind_and_unit():
     columns = pair().columns
     seventh, last = columns.action[6], columns.action[13]
     assert (seventh.name, seventh.arm, seventh.kind, seventh.unit) == (
@@ -58,7 +58,7 @@ def test_columns_say_arm_kind_and_unit():
     assert len(columns.state) == 20
 
 
-def test_tool_columns_of_several_arms_bear_their_names():
+def test_tool_columns_of_several_arms_have_their_names():
     action = pair("ee_delta").columns.action
     assert action.names[4] == "right/x"
     assert action.indices(ColumnKind.TOOL_POSITION, arm="right").tolist() == [4, 5, 6]
@@ -72,7 +72,7 @@ def test_columns_of_one_arm_keep_their_names():
     assert {column.arm for column in columns.state} == {"arm"}
 
 
-def test_a_common_command_is_that_of_every_arm():
+def test_a_common_command_applies_to_every_arm():
     contract = pair(topics="common")
     assert {arm.command.topic for arm in contract.arms.values()} == {
         "joint_trajectory_controller/joint_trajectory"
@@ -80,7 +80,7 @@ def test_a_common_command_is_that_of_every_arm():
     assert contract.rate_hz == 50
 
 
-def test_an_arm_without_a_base_frame_has_the_common_one():
+def test_an_arm_without_a_base_frame_uses_the_common_one():
     data = pair_data()
     del data["arms"]["left"]["base_frame"]
     assert parse(data).arms["left"].base_frame == "world"
@@ -129,7 +129,7 @@ def test_a_wrong_value_is_refused_with_its_path(case):
         parse(changed(path, value))
 
 
-def test_a_tool_controller_leads_one_arm_only():
+def test_a_tool_controller_commands_one_arm_only():
     data = pair_data(topics="common")
     grippers = {"output": "forward_command", "topic": "grippers"}
     data["command"] |= {"output": "servo_twist", "gripper": grippers}
@@ -137,14 +137,14 @@ def test_a_tool_controller_leads_one_arm_only():
         parse(data)
 
 
-def test_a_common_command_that_is_nobodys_is_refused():
+def test_an_unused_common_command_is_refused():
     data = pair_data()
     data["command"] = data["arms"]["left"]["command"]
     with pytest.raises(ContractError, match="command: every arm has a command of its own"):
         parse(data)
 
 
-def test_columns_come_one_arm_after_another():
+def test_columns_are_ordered_by_arm():
     data = pair_data()
     names = data["action"]["names"]
     data["action"]["names"] = names[7:] + names[:7]
@@ -160,7 +160,7 @@ def test_version_1_is_read_as_one_arm_with_the_same_hash():
     assert old["schema_version"] == 1, "this test needs a file of version 1"
     contract = sim_arm()
     assert list(contract.arms) == ["arm"] and contract.schema_version == 2
-    # Digests of this suite before version 2: policies and bags of that time must still fit.
+    # Digests from before version 2: older policies and bags must still match.
     assert contract.hash == "7f3054a58b62fe05"
     new = parse_contract(contract.to_yaml(), contract.urdf_xml)
     assert new.model_dump() == contract.model_dump() and new.hash == contract.hash
@@ -169,7 +169,7 @@ def test_version_1_is_read_as_one_arm_with_the_same_hash():
     assert parse_contract(yaml.safe_dump(renamed), contract.urdf_xml).hash == contract.hash
 
 
-def test_version_1_with_arms_says_what_to_write():
+def test_version_1_with_arms_names_the_cure():
     data = pair_data() | {"schema_version": 1}
     with pytest.raises(ContractError, match="arms: belongs to schema_version 2"):
         parse(data)
@@ -178,7 +178,7 @@ def test_version_1_with_arms_says_what_to_write():
 # ---- hashes ----
 
 
-def test_a_training_choice_does_not_make_recordings_unusable():
+def test_training_options_do_not_change_the_hash_of_recordings():
     for key, value in (("horizon", 50), ("step_s", 1 / 30)):
         other = parse(changed(["action", key], value))
         assert other.hash != pair().hash and other.robot_hash == pair().robot_hash
@@ -186,18 +186,18 @@ def test_a_training_choice_does_not_make_recordings_unusable():
     assert pair("ee_delta").robot_hash == pair().robot_hash
 
 
-def test_another_place_of_the_second_arm_is_another_robot():
+def test_another_pose_of_the_second_arm_changes_the_hash():
     wider = pair(apart=0.5)
     assert wider.robot_hash != pair().robot_hash
     assert any("right" in line for line in pair().difference(wider))
 
 
-def test_limits_do_not_make_another_robot():
+def test_limits_do_not_change_the_hash():
     tuned = parse(changed(["arms", "right", "joints", 0, "velocity"], 0.5))
     assert tuned.hash == pair().hash
 
 
-def test_a_copy_has_a_hash_of_its_own():
+def test_a_changed_copy_has_another_hash():
     contract = sim_arm()
     assert contract.hash
     copy = contract.model_copy(update={"tool_frame": "hand"})
@@ -214,7 +214,7 @@ def two_fingers(**changes):
     return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
 
 
-def test_fingers_with_commands_of_their_own_are_one_column_and_several_joints():
+def test_separately_commanded_fingers_are_one_column_and_several_joints():
     contract = two_fingers(binary=False)
     assert contract.command_joints[6:] == ["gripper", "right_finger_joint"]
     assert contract.gripper.to_joints(0.5) == pytest.approx([0.0175, -0.0175])
@@ -244,16 +244,16 @@ def beside_a_contract(folder, urdf):
 
 
 def test_a_urdf_of_a_package_is_found_and_embedded_by_its_file_name(tmp_path, monkeypatch):
-    place = tmp_path / "prefix" / "share" / "my_arm" / "urdf"
-    place.mkdir(parents=True)
-    (place / "arm.urdf").write_text(sim_arm().urdf_xml)
+    position = tmp_path / "prefix" / "share" / "my_arm" / "urdf"
+    position.mkdir(parents=True)
+    (position / "arm.urdf").write_text(sim_arm().urdf_xml)
     path = beside_a_contract(tmp_path, "package://my_arm/urdf/arm.urdf")
     with pytest.raises(ContractError, match="no package 'my_arm' on AMENT_PREFIX_PATH; source"):
         load_contract(path)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "prefix"))
     contract = load_contract(path)
     assert contract.urdf == "arm.urdf" and contract.hash == sim_arm().hash
-    assert contract.mesh_folders == [place]
+    assert contract.mesh_folders == [position]
     assert parse_contract(contract.to_yaml(), contract.urdf_xml).hash == contract.hash
 
 
@@ -268,14 +268,14 @@ def fake_xacro(folder, monkeypatch, script):
 def test_a_xacro_file_is_expanded_with_its_arguments(tmp_path, monkeypatch):
     (tmp_path / "arm.urdf.xacro").write_text(sim_arm().urdf_xml)
     path = beside_a_contract(tmp_path, "arm.urdf.xacro prefix:=left_")
-    # Stands in for xacro: only the call is ours, what xacro makes of the file is its own affair.
+    # Mock of xacro: only the call is tested, not the expansion.
     fake_xacro(tmp_path, monkeypatch, 'echo "$2" > "$(dirname "$1")/arguments"; cat "$1"')
     contract = load_contract(path)
     assert contract.urdf == "arm.urdf" and contract.hash == sim_arm().hash
     assert (tmp_path / "arguments").read_text() == "prefix:=left_\n"
 
 
-def test_xacro_that_is_missing_or_fails_is_one_sentence(tmp_path, monkeypatch):
+def test_missing_or_failing_xacro_gives_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "arm.xacro").write_text("<robot/>")
     path = beside_a_contract(tmp_path, "arm.xacro")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -287,7 +287,7 @@ def test_xacro_that_is_missing_or_fails_is_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.ros
-def test_a_robot_description_comes_from_its_topic(graph, tmp_path, monkeypatch):
+def test_a_robot_description_is_read_from_its_topic(graph, tmp_path, monkeypatch):
     from std_msgs.msg import String
 
     from sf_policy_node.contract import urdf_source

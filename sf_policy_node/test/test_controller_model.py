@@ -44,8 +44,9 @@ def make(positions=ORIGIN, velocities=ORIGIN, rate=100.0, **parameters):
 
 
 def follow(controller, times, measured=None):
-    """Commands of the first joint, cycle by cycle; ``measured`` None: the joints are where they
-    were commanded to be.
+    """Return commands of the first joint, cycle by cycle.
+
+    ``measured`` None: the joints are at their commands.
     """
     commands = []
     for now in times:
@@ -79,7 +80,7 @@ def test_commands_are_sampled_at_the_end_of_the_cycle_from_cubics_between_points
         ([0.0, 0.0], None, 0.5),
         ([2.0, 0.0], None, 0.75),
         ([0.0, 0.0], [8.0, 0.0], 0.5 + 8.0 / 64),
-        (None, [0.0, 0.0], 0.0),  # zero: so does the genuine one
+        (None, [0.0, 0.0], 0.0),  # zero: as in the real controller
     ],
 )
 def test_the_fields_of_the_points_decide_the_degree_of_the_spline(
@@ -252,8 +253,10 @@ def test_the_command_timeout_starts_at_the_end_and_holds_the_measured_position()
     assert ControllerParameters(cmd_timeout=0.1, goal_time=0.2).timeout == 0.0
 
 
-@pytest.mark.parametrize(("from_command", "place"), [(True, 0.2), (False, 0.15)])
-def test_inactive_it_accepts_nothing_and_reactivated_it_holds_its_last_command(from_command, place):
+@pytest.mark.parametrize(("from_command", "position"), [(True, 0.2), (False, 0.15)])
+def test_inactive_it_accepts_nothing_and_reactivated_it_holds_its_last_command(
+    from_command, position
+):
     controller = make(set_last_command_interface_value_as_state_on_activation=from_command)
     controller.accept(trajectory([0.0, 1.0], [0.0, 1.0], stamp=1.0), 1.0)
     follow(controller, cycles(1.0, 1.2))
@@ -263,7 +266,7 @@ def test_inactive_it_accepts_nothing_and_reactivated_it_holds_its_last_command(f
     assert controller.update(1.2, measured, ORIGIN)[0] == pytest.approx(0.2)
     controller.activate(measured, ORIGIN)
     assert (
-        follow(controller, cycles(1.25, 1.35), measured=measured)[-1] == pytest.approx(place)
+        follow(controller, cycles(1.25, 1.35), measured=measured)[-1] == pytest.approx(position)
         and controller.holding
     )
 
@@ -284,7 +287,7 @@ def test_continuous_joints_take_the_shorter_direction():
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         (trajectory([1.0], [0.0], names=("a", "c")), "joint_names must be a, b"),
         (trajectory([1.0], [0.0], names=("a",)), "joint_names"),
@@ -295,9 +298,9 @@ def test_continuous_joints_take_the_shorter_direction():
         (trajectory([1.0], [0.0], [0.1]), "the last point of a still moves"),
     ],
 )
-def test_invalid_trajectories_are_refused_with_a_reason(bad, says):
+def test_invalid_trajectories_are_refused_with_a_reason(bad, message):
     controller = make()
-    with pytest.raises(TrajectoryRejected, match=says):
+    with pytest.raises(TrajectoryRejected, match=message):
         controller.accept(bad, 0.0)
     assert follow(controller, [0.01])[0] == 0.0
 

@@ -1,4 +1,4 @@
-"""What is concluded from what was seen of a controller."""
+"""Tests of judging a controller from its topics, publishers and reports."""
 
 import pytest
 
@@ -22,20 +22,20 @@ def test_a_missing_controller_is_named_with_the_cure():
     assert presence.saw_topic({}, []) == "" and presence.summary["controller"] == "none"
 
 
-def test_a_recorder_on_the_topic_is_not_taken_for_the_controller(presence):
+def test_a_recorder_on_the_topic_is_not_mistaken_for_the_controller(presence):
     assert presence.saw_topic({"0": "/recorder", "1": NAME}, []) == ""
     assert presence.name == NAME and not presence.refusal
     assert presence.saw_topic({"0": "/recorder"}, []) == f"{NAME} has left {TOPIC}"
     assert "no controller subscribes" in presence.refusal
 
 
-def test_whoever_takes_a_topic_of_another_name_is_the_controller():
+def test_the_subscriber_of_a_topic_with_another_name_is_the_controller():
     presence = ControllerPresence("/commands", ("a",), {})
     presence.saw_topic({"1": "/driver"}, [])
     assert presence.name == "/driver" and not presence.refusal
 
 
-def test_another_subscription_is_another_start_even_beside_the_old_one(presence):
+def test_a_new_subscription_is_a_restart_even_beside_the_old_one(presence):
     presence.saw_parameters({**FIT, "interpolation_method": "none"})
     assert "interpolation_method" in presence.refusal
     assert presence.saw_topic({"0": NAME, "1": NAME}, []) == f"{NAME} was restarted"
@@ -60,7 +60,7 @@ def test_deactivation_ends_the_motion_once_and_refuses_the_next_one(presence):
     assert presence.saw_state("active") == "" and not presence.refusal
 
 
-def test_a_name_that_becomes_known_is_no_restart():
+def test_a_late_node_name_is_no_restart():
     presence = ControllerPresence(TOPIC, ("a",), {})
     nameless = "_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_"
     assert presence.saw_topic({"1": nameless}, []) == "" and not presence.refusal
@@ -68,7 +68,7 @@ def test_a_name_that_becomes_known_is_no_restart():
     assert presence.saw_topic({"3": NAME}, []) == f"{NAME} was restarted"
 
 
-def test_listeners_that_came_before_the_controller_are_no_loss():
+def test_subscribers_from_before_the_controller_are_no_loss():
     presence = ControllerPresence(TOPIC, ("a",), {})
     assert presence.saw_topic({"1": "/markers"}, []) == ""
     assert presence.saw_topic({"1": "/markers", "2": "/recorder"}, []) == ""
@@ -85,7 +85,7 @@ def test_a_recorder_that_joins_a_controller_of_another_name_is_no_loss():
     assert not presence.refusal
 
 
-def test_silence_counts_only_after_it_has_reported(presence):
+def test_missing_reports_count_only_after_a_first_report(presence):
     assert presence.check_silence(100.0, 0.0) == ""
     presence.saw_report(100.0)
     assert presence.check_silence(100.4, 0.4) == "" and not presence.is_overdue
@@ -98,7 +98,7 @@ def test_silence_counts_only_after_it_has_reported(presence):
     assert not presence.refusal
 
 
-def test_a_process_that_stood_still_takes_the_reports_that_wait_before_it_says_silence(presence):
+def test_a_stalled_process_reads_waiting_reports_before_it_reports_a_loss(presence):
     presence.saw_report(100.0)
     assert presence.check_silence(102.0, 2.0) == "" and presence.is_overdue
     presence.saw_report(102.01)
@@ -106,7 +106,7 @@ def test_a_process_that_stood_still_takes_the_reports_that_wait_before_it_says_s
     assert not presence.refusal
 
 
-def test_a_simulation_that_is_paused_or_slow_is_not_silent(presence):
+def test_a_paused_or_slow_simulation_is_no_loss(presence):
     presence.saw_report(100.0)
     for steady in range(60):
         assert presence.check_silence(100.3, float(steady)) == "" and not presence.is_overdue

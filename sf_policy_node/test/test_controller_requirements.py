@@ -1,4 +1,4 @@
-"""What is read from a controller's parameters, and what is refused."""
+"""Tests of the parameters that are read from a controller, and of refusals."""
 
 import pytest
 
@@ -48,19 +48,19 @@ def refused(values):
         ({}, "unknown", Replacement.REPLACE),
     ],
 )
-def test_the_parameters_that_a_controller_has_tell_its_version(values, name, replacement):
+def test_the_version_follows_from_the_declared_parameters(values, name, replacement):
     assert version(values) == name
     assert read_parameters(values).replacement is replacement
     assert bool(refused(values)) is (replacement is Replacement.RETIME)
 
 
-def test_defaults_are_read_as_defaults():
+def test_missing_parameters_have_their_defaults():
     assert read_parameters(KILTED) == read_parameters({}) == ControllerParameters()
     assert read_parameters({"open_loop_control": True}).interpolate_from_desired_state
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"interpolation_method": "none"}, "interpolation_method is none"),
         ({"constraints.elbow.trajectory": 0.25}, "constraints.elbow.trajectory is 0.25"),
@@ -72,9 +72,11 @@ def test_defaults_are_read_as_defaults():
         ({"command_interfaces": ["velocity"]}, "command_interfaces is ['velocity']"),
     ],
 )
-def test_what_cannot_be_lived_with_is_refused_with_the_cure(change, says):
+def test_incompatible_parameters_are_refused_with_the_cure(change, message):
     (sentence,) = refused({**KILTED, **change})
-    assert says in sentence and ("set it" in sentence or "make" in sentence or "give" in sentence)
+    assert message in sentence and (
+        "set it" in sentence or "make" in sentence or "give" in sentence
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,18 +90,18 @@ def test_what_cannot_be_lived_with_is_refused_with_the_cure(change, says):
         {"command_interfaces": ["position", "velocity"]},
     ],
 )
-def test_what_can_be_lived_with_is_not_refused(change):
+def test_tolerable_parameters_are_accepted(change):
     assert not refused({**KILTED, **change}) and not remarks({**KILTED, **change})
 
 
-def test_what_a_person_should_know_is_remarked():
+def test_notable_parameters_give_a_remark():
     assert "before an upgrade" in remarks(LYRICAL)[0]
     assert "update_rate is 20 Hz" in remarks({**KILTED, "update_rate": 20})[0]
     goal = {"constraints.goal_time": 0.5, "constraints.elbow.goal": 0.01}
     assert "set goal_time to 0" in remarks({**KILTED, **goal})[0]
 
 
-def test_only_what_is_judged_is_read():
+def test_only_judged_parameters_are_read():
     assert wanted_parameters(["use_sim_time", "joints", "gains.elbow.p", *KILTED]) == sorted(
         [*KILTED, "joints"]
     )

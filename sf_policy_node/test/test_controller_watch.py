@@ -1,4 +1,4 @@
-"""What the executor learns of its controller over DDS, from nodes with a controller's names."""
+"""Tests over DDS of monitoring a controller, with nodes that have a controller's names."""
 
 import pytest
 from executor_cases import Executor
@@ -37,7 +37,7 @@ class Controller(ManagedNode):
 
 
 class Watched:
-    """A watch on a node of its own, with what it reported."""
+    """A monitor in its own node, with its reports."""
 
     def __init__(self, graph) -> None:
         self.graph, self.lost = graph, []
@@ -83,30 +83,30 @@ def test_another_publisher_on_the_topic_is_named(graph, watched):
     assert "/rqt_joint_trajectory_controller publishes on" in watched.watch.remarks[0]
 
 
-def test_what_cannot_be_received_is_in_the_diagnostics(watched):
-    said = watched.watch.summary.get("controller reports", "")
+def test_incompatible_topics_are_in_the_diagnostics(watched):
+    reports = watched.watch.summary.get("controller reports", "")
     try:
         import control_msgs.msg  # noqa: F401
         import controller_manager_msgs.msg  # noqa: F401
     except ImportError:
-        assert "not installed" in said
+        assert "not installed" in reports
     else:
-        assert not said
+        assert not reports
 
 
-def test_the_executor_moves_nothing_through_an_unfit_controller_and_says_what_to_set(graph):
+def test_the_executor_refuses_an_unfit_controller_and_names_the_parameter(graph):
     graph.add(Controller(**UNFIT), activate=False)
     executor = Executor(graph)
-    said = "allow_trajectory_replacement is true"
-    executor.until(lambda: said in executor.status.reason, "the reason in the status")
+    reason = "allow_trajectory_replacement is true"
+    executor.until(lambda: reason in executor.status.reason, "the reason in the status")
     executor.send()
     assert executor.node.trigger_deactivate().name == "SUCCESS"
     assert executor.node.trigger_activate().name == "FAILURE"
-    assert said in executor.node.failure and "set it to false" in executor.node.failure
+    assert reason in executor.node.failure and "set it to false" in executor.node.failure
     assert not executor.commands
 
 
-def test_what_the_controller_wants_is_passed_on_and_its_silence_is_a_loss(graph, watched):
+def test_the_controllers_reference_is_forwarded_and_missing_reports_are_a_loss(graph, watched):
     kind = pytest.importorskip("control_msgs.msg").JointTrajectoryControllerState
     controller = graph.add(Controller(), activate=False)
     reports = controller.create_publisher(kind, "~/controller_state", 10)
@@ -151,7 +151,7 @@ def test_a_deactivation_that_the_controller_manager_reports_is_a_loss(graph, wat
     assert watched.watch.refusal == f"{NAME} is inactive: activate it"
 
 
-def test_a_controller_that_leaves_in_the_middle_of_a_motion_ends_it_and_is_named(graph):
+def test_a_controller_that_disappears_during_a_motion_ends_it_and_is_named(graph):
     controller = graph.add(Controller(), activate=False)
     executor = Executor(graph)
     executor.send()

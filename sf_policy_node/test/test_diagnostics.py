@@ -1,6 +1,4 @@
-"""What a person reads on /diagnostics: a level, one sentence and figures with units, for both
-nodes.
-"""
+"""Tests of /diagnostics of both nodes: level, one sentence, figures with units."""
 
 from array import array
 
@@ -32,7 +30,7 @@ _NOBODY = "no controller subscribes to /arm/joint_trajectory: load and activate 
 
 
 def policy_status(**fields):
-    """A policy that follows an instruction at its rate."""
+    """Return the status of a policy that follows an instruction at its rate."""
     usual = {
         "state": PolicyStatus.RUNNING,
         "instruction": "pick the red cube",
@@ -53,7 +51,7 @@ def policy_status(**fields):
 
 
 def executor_status(**fields):
-    """An executor that follows chunks."""
+    """Return the status of an executor that follows chunks."""
     usual = {
         "state": ExecutorStatus.EXECUTING,
         "instruction": "pick the red cube",
@@ -126,16 +124,14 @@ def values(status):
         ),
     ],
 )
-def test_the_policy_is_judged(fields, level, sentence):
+def test_the_policy_status_gives_level_and_sentence(fields, level, sentence):
     status = policy_diagnostics(policy_status(**fields), sim_arm())
     assert (status.level, status.message) == (level, sentence)
     assert (status.name, status.hardware_id) == ("policy_node: policy", "sim_arm")
 
 
 def test_lost_joint_states_are_reported_once_they_are_many():
-    """The policy is given joints that are interpolated across the gaps, and a person can do
-    something about it.
-    """
+    """The policy receives joints interpolated across gaps, and the operator can fix the cause."""
     few, many = (policy_diagnostics(policy_status(), sim_arm(), (lost, 1000)) for lost in (3, 120))
     assert few.level == OK and values(few)["joint states lost"] == "3 of 1000"
     assert many.level == WARN and many.message.startswith(
@@ -163,7 +159,7 @@ def test_the_figures_of_the_policy_have_names_and_units():
     )
 
 
-def test_what_has_not_been_measured_is_said_to_be_missing():
+def test_unmeasured_figures_are_reported_as_missing():
     read = values(
         policy_diagnostics(
             policy_status(camera_age_s=[-1.0, 0.1], camera_skew_s=-1.0, joint_state_age_s=-1.0),
@@ -207,16 +203,16 @@ def test_what_has_not_been_measured_is_said_to_be_missing():
             {"clip_rate": 1.0},
             OK,
             "executing",
-        ),  # a motion from rest is softened by the acceleration limit: that is no fault
+        ),  # the acceleration limit slows a motion from rest: no fault
     ],
 )
-def test_the_executor_is_judged(fields, level, sentence):
+def test_the_executor_status_gives_level_and_sentence(fields, level, sentence):
     status = executor_diagnostics(executor_status(**fields), sim_arm())
     assert (status.level, status.message) == (level, sentence)
     assert (status.name, status.hardware_id) == ("chunk_executor: motion", "sim_arm")
 
 
-def test_joint_states_that_cannot_be_true_ask_for_a_person(bench):
+def test_implausible_joint_states_require_an_operator(bench):
     bench.send(bench.chunk(FORWARD))
     bench.run(0.2)
     bench.offset = np.array([1.0, 0, 0, 0, 0, 0, 0])
@@ -232,7 +228,7 @@ def test_joint_states_that_cannot_be_true_ask_for_a_person(bench):
 
 
 @pytest.mark.parametrize(("age", "reported"), [(-0.02, 0.0), (0.03, 0.03), (-1.0, -1.0)])
-def test_stamps_a_little_ahead_are_not_reported_as_none(age, reported):
+def test_stamps_slightly_ahead_are_not_reported_as_missing(age, reported):
     status = MotionStatus(tuple(JOINTS), joint_state_age_s=age)
     message = status_to_message(status, 5.0, (0.0, 0.0, 0.0), Cycles(0.02))
     assert message.joint_state_age_s == pytest.approx(reported)
@@ -254,6 +250,6 @@ def test_the_figures_of_the_executor_have_names_and_units():
     assert (read["control source"], read["missed deadlines"]) == ("policy", "0")
 
 
-def test_a_message_before_anything_was_measured_can_be_read():
+def test_a_message_without_measurements_is_readable():
     assert policy_diagnostics(PolicyStatus(), sim_arm()).level == STALE
     assert executor_diagnostics(ExecutorStatus(), sim_arm()).level == STALE

@@ -1,4 +1,4 @@
-"""Which jumps of measured joints beside the commanded path count, and which end by themselves."""
+"""Tests of jumps of measured joints away from the commanded path: which count, which end."""
 
 import numpy as np
 import pytest
@@ -18,26 +18,24 @@ def watch(errors, period=0.01):
 @pytest.mark.parametrize("after", [2, 5, 100])
 @pytest.mark.parametrize("before", [1, 2, 30])
 @pytest.mark.parametrize("droop", [0.0, 0.06])
-def test_an_arm_that_is_measured_elsewhere_from_one_joint_state_to_the_next_is_displaced(
-    droop, before, after
-):
+def test_a_jump_between_two_joint_states_is_a_displacement(droop, before, after):
     errors = [droop] * before + [droop + 0.16] * after
     assert watch(errors).displaced(np.array([droop + 0.16, 0.0])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("wrong", [[0.4], [0.4, 0.4, 0.4], [0.4] * 20, [-1.0, 2.0, -0.7]])
 @pytest.mark.parametrize("droop", [0.0, 0.06])
-def test_readings_that_were_wrong_and_have_ended_displace_nothing(droop, wrong):
+def test_wrong_readings_that_have_ended_are_no_displacement(droop, wrong):
     found = watch([droop] * 30 + wrong + [droop] * 5)
     assert not found.displaced(np.array([droop, 0.0])).any()
 
 
-def test_a_servo_that_gives_way_slowly_is_not_displaced_even_after_wrong_readings():
+def test_a_slowly_yielding_servo_is_not_displaced_even_after_wrong_readings():
     errors = [0.0] * 10 + [0.4] * 3 + [0.0] * 50 + list(np.linspace(0.0, 0.2, 40))
     assert not watch(errors).displaced(np.array([0.2, 0.0])).any()
 
 
-def test_a_servo_that_lags_by_100_ms_is_not_displaced_when_its_path_stops_as_hard_as_it_may():
+def test_a_servo_that_lags_by_100_ms_is_not_displaced_by_the_hardest_stop():
     times = np.arange(0.0, 1.0, 0.01)
     speed = np.clip(2.0 - 12.0 * np.maximum(times - 0.3, 0.0), 0.0, 2.0)
     path = np.cumsum(speed) * 0.01
@@ -47,7 +45,7 @@ def test_a_servo_that_lags_by_100_ms_is_not_displaced_when_its_path_stops_as_har
         assert not found.displaced(np.array([0.0, 0.0])).any()
 
 
-def test_what_is_forgotten_does_not_count():
+def test_old_readings_do_not_count():
     found = watch([0.0] * 5 + [0.2] * 5)
     found.forget()
     assert not found.displaced(np.array([0.2, 0.0])).any()

@@ -1,6 +1,4 @@
-"""Emergency stop buttons: heard whatever their QoS, each for itself, with or without a
-heartbeat.
-"""
+"""Tests of emergency stop buttons: any QoS, several buttons, with and without heartbeat."""
 
 import pytest
 import yaml
@@ -36,14 +34,14 @@ def test_every_button_must_be_released():
     assert not buttons.pressed
 
 
-def test_a_button_whose_publisher_is_gone_is_released_with_another_one():
-    """`ros2 topic pub --once` presses and is gone: the next one that releases counts for it."""
+def test_a_button_without_a_publisher_is_released_by_another_one():
+    """`ros2 topic pub --once` presses and exits: the next release counts for it."""
     buttons = Buttons()
     buttons.receive(A, True, 1.0, set())
     assert buttons.receive(B, False, 5.0, {B}) and not buttons.pressed
 
 
-def test_a_button_with_a_heartbeat_that_is_gone_is_a_stop():
+def test_a_missing_button_with_a_heartbeat_is_a_stop():
     buttons = Buttons(age_s=0.5)
     assert buttons.silence(1.0) is None
     buttons.receive(A, False, 1.0, {A, B})
@@ -54,7 +52,7 @@ def test_a_button_with_a_heartbeat_that_is_gone_is_a_stop():
 
 
 class Listener(ManagedNode):
-    """A node with nothing but an emergency stop."""
+    """A node with only an emergency stop."""
 
     def __init__(self):
         super().__init__(
@@ -67,7 +65,7 @@ class Listener(ManagedNode):
 
 
 @pytest.mark.ros
-def test_buttons_of_every_qos_are_heard_and_none_is_warned(graph):
+def test_buttons_of_every_qos_are_received_without_warnings(graph):
     warned = []
     events = PublisherEventCallbacks(incompatible_qos=lambda event: warned.append(event))
     for qos in EVERY_QOS:
@@ -87,7 +85,7 @@ def test_buttons_of_every_qos_are_heard_and_none_is_warned(graph):
 
 
 @pytest.mark.ros
-def test_what_a_latched_button_said_before_is_heard_beside_a_volatile_one(graph):
+def test_an_earlier_latched_press_is_received_beside_a_volatile_button(graph):
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     first = graph.peer.create_publisher(Bool, TOPICS.emergency_stop, latched)
     first.publish(Bool(data=True))
@@ -116,13 +114,15 @@ def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
     graph.until(client.service_is_ready, "the service")
 
     def reset():
-        answer = client.call_async(Trigger.Request())
-        executor.until(answer.done, "the answer")
-        return answer.result().success
+        response = client.call_async(Trigger.Request())
+        executor.until(response.done, "the answer")
+        return response.result().success
 
     assert not reset()
     one.publish(Bool(data=False))
-    if not infos[0].get("publisher_gid"):  # Jazzy: every release beside another one is ignored
+    if not infos[0].get(
+        "publisher_gid"
+    ):  # Jazzy: releases are ignored while there is another button
         graph.peer.destroy_publisher(other)
         executor.until(lambda: one.publish(Bool(data=False)) or reset(), "a reset of the one left")
         return
@@ -130,7 +130,7 @@ def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
 
 
 @pytest.mark.ros
-def test_silence_of_a_heartbeat_is_a_stop(graph, tmp_path):
+def test_a_missing_heartbeat_is_a_stop(graph, tmp_path):
     values = yaml.safe_load(CONTRACT_PATH.read_text())
     values["budgets"]["emergency_stop_age_s"] = 0.4
     path = tmp_path / "arm.yaml"

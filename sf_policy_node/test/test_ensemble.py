@@ -1,4 +1,4 @@
-"""Temporal ensembling: the formula of ACT, on the sphere for rotations, never for the gripper."""
+"""Tests of temporal ensembling: ACT's formula, rotations on the sphere, gripper excluded."""
 
 import numpy as np
 import pinocchio
@@ -16,7 +16,7 @@ def targets(start, values, rotations=None, step=0.1):
     return TimedTargets(start + step * np.arange(1, len(values) + 1), values, rotations)
 
 
-def test_the_oldest_prediction_weighs_most():
+def test_the_oldest_prediction_has_the_largest_weight():
     """a = sum w_i a_i / sum w_i, w_i = exp(-m i), i = 0 the oldest."""
     ensemble = Ensemble()
     ensemble.add(targets(0.0, [0.0] * 8))
@@ -28,14 +28,14 @@ def test_the_oldest_prediction_weighs_most():
     assert average[6:] == pytest.approx(4.0)
 
 
-def test_predictions_between_rows_are_interpolated():
+def test_predictions_between_steps_are_interpolated():
     ensemble = Ensemble(decay=0.0)
     ensemble.add(targets(0.05, np.arange(8.0)))
     average = ensemble.average(targets(0.1, np.zeros(8))).values[:, 0]
     assert average[0] == pytest.approx(0.5 * 0.5)  # 0.2 s lies half way between 0.15 and 0.25 s
 
 
-def test_predictions_that_have_passed_are_forgotten():
+def test_passed_predictions_are_dropped():
     ensemble = Ensemble()
     ensemble.add(targets(0.0, [9.0] * 3))
     ensemble.add(targets(1.0, [0.0] * 3))
@@ -65,7 +65,7 @@ def averaged_bench():
     return Bench(sim_arm(), join=Join.ENSEMBLE)
 
 
-def test_an_executor_that_averages_goes_between_what_chunks_say():
+def test_the_executor_moves_to_the_average_of_chunks():
     ways = {}
     for join in (Join.BLEND, Join.ENSEMBLE):
         bench = Bench(sim_arm(), join=join)
@@ -80,7 +80,7 @@ def test_an_executor_that_averages_goes_between_what_chunks_say():
     assert ways[Join.BLEND] < ways[Join.ENSEMBLE] < 0.08
 
 
-def test_the_gripper_follows_the_newest_chunk_alone():
+def test_the_gripper_follows_only_the_newest_chunk():
     bench = averaged_bench()
     closed = FORWARD.copy()
     closed[:, 3] = 0.0
@@ -91,7 +91,7 @@ def test_the_gripper_follows_the_newest_chunk_alone():
     assert bench.observer.state(bench.now)[0][6] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_policy_says_itself_how_it_wants_to_be_joined():
+def test_a_chunk_may_choose_its_blending_mode():
     bench = Bench(sim_arm())
     bench.send(bench.chunk(FORWARD, join=Join.ENSEMBLE))
     assert bench.executor.status.join == "ensemble"

@@ -61,8 +61,8 @@ def test_a_trajectory_sent_in_motion_starts_with_the_points_just_before_now(benc
         trajectory = bench.send(bench.chunk(FORWARD, age=0.1))
         times = trajectory.stamp + trajectory.times
         assert bench.now - 0.07 <= times[0] <= bench.now - 0.03 and (np.diff(times) > 0).all()
-        for time, place in zip(times[:4], trajectory.positions[:4], strict=True):
-            assert place == pytest.approx(commanded.state(time)[0], abs=1e-9)
+        for time, position in zip(times[:4], trajectory.positions[:4], strict=True):
+            assert position == pytest.approx(commanded.state(time)[0], abs=1e-9)
 
 
 def test_a_stationary_arm_starts_as_soon_as_a_command_can_be_delivered(bench):

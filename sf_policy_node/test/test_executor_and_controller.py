@@ -59,14 +59,14 @@ class Arm:
 
     def chunk(self, rows=FAST, age=0.1):
         self.sequence += 1
-        stamp, place = self.places[-1 - round(age / TICK)]
+        stamp, position = self.places[-1 - round(age / TICK)]
         chunk = make_chunk(
             sim_arm(), rows, stamp=stamp, sequence=self.sequence, epoch=self.sequence
         )
-        self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=place), self.now))
+        self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=position), self.now))
 
     def shares(self):
-        """Largest velocity and acceleration commanded to the hardware, as shares of the limits."""
+        """Return peak velocity and acceleration of hardware commands, as shares of the limits."""
         commanded = self.loop.take()
         velocity = np.abs(commanded.velocities) / LIMITS.velocity
         acceleration = np.abs(commanded.accelerations) / LIMITS.acceleration
@@ -150,13 +150,13 @@ def test_an_arm_that_does_not_stop_is_reported():
     arm = Arm()
     arm.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)))
     arm.run(0.4)
-    arm.send = lambda *_: None  # the link is gone
+    arm.send = lambda *_: None  # the link is lost
     arm.executor.emergency_stop(arm.now)
     reasons = []
     for _ in range(80):
         arm.run(0.01)
-        place = HOME + 0.4 * arm.now  # and something moves it
-        arm.executor.on_joint_state(arm.now + 0.001, place, np.zeros(7))
+        position = HOME + 0.4 * arm.now  # and something moves it
+        arm.executor.on_joint_state(arm.now + 0.001, position, np.zeros(7))
         reasons.append(arm.executor.status.reason)
     assert any("does not stop" in reason and "still moves" in reason for reason in reasons)
 

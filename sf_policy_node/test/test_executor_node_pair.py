@@ -47,7 +47,7 @@ class PairNode:
         assert self.node.trigger_activate().name == "SUCCESS", self.node.failure
 
     def report(self):
-        """Each driver reports its own joints in messages of its own."""
+        """Publish each driver's own joints in separate messages."""
         if self.graph.now() < self._next:
             return
         self._next = self.graph.now() + 0.01
@@ -78,7 +78,7 @@ class PairNode:
 @pytest.fixture
 def robot(graph, tmp_path, monkeypatch):
     one = PairNode(graph, tmp_path, monkeypatch)
-    seen = graph.now() + 0.3  # it takes over arms that have been at rest for a while
+    seen = graph.now() + 0.3  # the executor takes over arms that have been stationary for a while
     one.until(lambda: one.statuses and graph.now() > seen, "joint states of a while")
     return one
 

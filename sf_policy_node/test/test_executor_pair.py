@@ -81,15 +81,15 @@ class Pair:
 
     def chunk(self, data=None, age=0.1, epoch=None):
         self.sequence += 1
-        stamp, place = self.places[-1 - round(age / TICK)]
+        stamp, point = self.places[-1 - round(age / TICK)]
         epoch = self.sequence if epoch is None else epoch
         chunk = make_chunk(
             self.contract,
-            rows(start=place) if data is None else data,
+            rows(start=point) if data is None else data,
             stamp=stamp,
             sequence=self.sequence,
             epoch=epoch,
-            reference=place,
+            reference=point,
         )
         self.send(self.executor.on_chunk(chunk, self.now))
 
@@ -100,7 +100,7 @@ class Pair:
         assert (np.abs(self.velocity[[0, 7]]) > 0.3).all(), "both arms move"
 
     def shares(self):
-        """Largest velocity and acceleration commanded to each arm, as shares of the limits."""
+        """Return peak velocity and acceleration commanded to each arm, as shares of the limits."""
         result = []
         for loop, joints in zip(self.loops, (LEFT, RIGHT), strict=True):
             commanded = loop.take()
@@ -114,7 +114,7 @@ class Pair:
             assert speed <= 1.02 and change <= acceleration, (arm, speed, change)
 
 
-def beside(joints, seconds, by):
+def with_offset(joints, seconds, by):
     """Return a driver that adds ``by`` to some joints for ``seconds`` from its installation."""
 
     def install(pair_):
@@ -147,7 +147,7 @@ def test_both_arms_execute_one_chunk_on_one_timeline():
 def test_a_faulty_encoder_of_one_arm_stops_both_inside_the_limits(arm):
     robot = Pair()
     robot.keep_moving()
-    beside([7 * arm + 1], 5.0, 0.9)(robot)
+    with_offset([7 * arm + 1], 5.0, 0.9)(robot)
     robot.run(0.5)
     assert np.abs(robot.velocity).max() < 1e-3
     reason = robot.executor.status.reason
@@ -185,14 +185,14 @@ def test_a_lost_controller_is_sent_nothing_and_the_other_one_stops():
     robot.keep_moving()
     robot.run(0.05)
     robot.loops[0].deactivate()
-    place = robot.loops[0].commanded.copy()
+    point = robot.loops[0].commanded.copy()
     robot.loops[0].activate()  # restarted: it holds the position where the arm is
     stop = robot.executor.on_controller_lost("the controller was restarted", robot.now, LEFT)
     assert stop is not None and set(stop.left_out) == set(LEFT.tolist())
     robot.send(stop)
     robot.run(0.3)
     assert np.abs(robot.velocity).max() < 1e-3
-    assert np.abs(robot.loops[0].commanded - place).max() < 0.02, "the left arm held position"
+    assert np.abs(robot.loops[0].commanded - point).max() < 0.02, "the left arm held position"
     assert "restarted" in robot.executor.status.reason
     for loop in robot.loops:
         loop.take()  # the left arm stopped in one step
@@ -220,8 +220,8 @@ def test_no_faulty_joint_states_of_one_arm_make_either_break_a_limit(seed):
 
     def driver(stamp, position, velocity):
         return [
-            (when, np.append(place, position[7:]), np.append(speed, velocity[7:]))
-            for when, place, speed in faulty(stamp, position[:7], velocity[:7])
+            (when, np.append(point, position[7:]), np.append(speed, velocity[7:]))
+            for when, point, speed in faulty(stamp, position[:7], velocity[:7])
         ]
 
     robot.driver = driver

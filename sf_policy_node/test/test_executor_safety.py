@@ -191,18 +191,18 @@ def test_ages_are_not_checked_while_this_process_has_not_received_the_clock(benc
     assert bench.executor.status.state is ExecutorState.EXECUTING
 
 
-def test_an_emergency_stop_after_a_clock_jump_brakes_from_where_the_arm_is_measured(
+def test_an_emergency_stop_after_a_clock_jump_brakes_from_the_measured_position(
     bench,
 ):
     keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
     bench.set_by = 30.0
     bench.run(0.05)
-    place, _ = bench.observer.state(bench.now)
+    point, _ = bench.observer.state(bench.now)
     stop = bench.executor.emergency_stop(bench.clock)
     bench.post(stop)
     bench.run(0.3)
     assert stop_time(stop, 30.0 + bench.now) < 0.2 and (stop.velocities[-1] == 0.0).all()
-    assert np.abs(bench.observer.state(bench.now)[0] - place).max() < 0.25
+    assert np.abs(bench.observer.state(bench.now)[0] - point).max() < 0.25
     assert not bench.violations()
 
 

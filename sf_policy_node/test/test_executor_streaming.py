@@ -45,9 +45,7 @@ def test_after_a_reactivation_the_earlier_motion_is_not_streamed(chunk_at_once):
     move(bench)
     bench.post(bench.executor.deactivate(bench.now))
     bench.run(1.0)
-    bench.offset = bench.offset + np.array(
-        [0.3, 0, 0, 0, 0, 0, 0]
-    )  # it was moved by hand meanwhile
+    bench.offset = bench.offset + np.array([0.3, 0, 0, 0, 0, 0, 0])  # it has been moved by hand
     bench.run(1.3)
     bench.executor.activate(bench.now)
     if not chunk_at_once:
@@ -129,7 +127,7 @@ def test_a_process_suspended_during_a_motion_holds_its_last_command():
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), rate=st.sampled_from([50.0, 100.0, 200.0]))
 def test_streamed_commands_never_jump(seed, rate):
-    """Random chunks, stops, late cycles and a clock that goes back a little.
+    """Send random chunks, stops, late cycles and a clock that goes back a little.
 
     A controller that holds each command until the next one sees no step beyond a joint's top speed,
     and no change between steps beyond its acceleration.

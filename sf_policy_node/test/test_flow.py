@@ -1,6 +1,4 @@
-"""The flow head: it learns a distribution, keeps given rows, and lives in a checkpoint beside the
-regression head.
-"""
+"""Tests of the flow head: distribution, given steps, checkpoints."""
 
 import hashlib
 from pathlib import Path
@@ -63,8 +61,9 @@ def policy(head: str = "flow") -> Policy:
 
 @pytest.fixture(scope="module")
 def trained() -> FlowHead:
-    """Knows chunks of two kinds: a ramp up and a ramp down, equally likely; it sees no difference
-    between the two.
+    """Train on two kinds of chunks: a ramp up and a ramp down.
+
+    Both are equally likely and indistinguishable from the observation.
     """
     torch.manual_seed(0)
     head = FlowHead(width=32, heads=2, layers=2, horizon=6, action_size=1)
@@ -95,14 +94,14 @@ def draw(head: FlowHead, noise: torch.Tensor, given: int = 0) -> torch.Tensor:
     return sample(lambda x, tau: head.velocity(tokens, x, tau, given), noise, steps=10)[..., 0]
 
 
-def test_sampling_finds_both_answers_and_no_mixture(trained):
-    """The mean of the two, which a regression head would give, is no answer."""
+def test_sampling_gives_both_modes_and_no_mixture(trained):
+    """A regression head would predict their mean, which is not in the data."""
     ends = draw(trained, torch.randn(200, 6, 1, generator=torch.Generator().manual_seed(2)))[:, -1]
     assert 0.3 < float((ends > 0).float().mean()) < 0.7
     assert float((ends.abs() - 1.8).abs().lt(0.5).float().mean()) > 0.9
 
 
-def test_given_rows_stay_and_the_others_continue_them(trained):
+def test_given_steps_are_fixed_and_the_others_continue_them(trained):
     noise = torch.randn(100, 6, 1, generator=torch.Generator().manual_seed(3))
     noise[:, :2] = -torch.linspace(0.3, 1.8, 6)[:2, None]
     chunks = draw(trained, noise, given=2)
@@ -110,14 +109,14 @@ def test_given_rows_stay_and_the_others_continue_them(trained):
     assert float((chunks[:, -1] < -1.2).float().mean()) > 0.95
 
 
-def test_a_policy_with_a_flow_head_is_as_random_as_its_seed():
+def test_a_flow_policy_is_deterministic_for_a_seed():
     first, again = policy(), policy()
     one, other = (p.predict(IMAGES, JOINTS, "pick the red cube") for p in (first, again))
     assert one.shape == (HORIZON, COLUMNS)
     np.testing.assert_array_equal(one, other)
     assert not np.allclose(
         one, first.predict(IMAGES, JOINTS, "pick the red cube")
-    )  # the next noise is another one
+    )  # the next noise differs
 
 
 def test_the_trunk_runs_once_for_a_prediction():
@@ -130,7 +129,7 @@ def test_the_trunk_runs_once_for_a_prediction():
     assert calls == ["trunk", *["head"] * 5]
 
 
-def test_a_continued_chunk_begins_with_the_rows_that_are_executed_meanwhile():
+def test_a_continued_chunk_begins_with_the_steps_executed_during_prediction():
     rows = np.linspace(0.0, 0.08, 5)[:, None] * np.ones(COLUMNS)
     continued = policy().predict(
         IMAGES, JOINTS, "pick the red cube", continuation=Continuation(rows, 2)
@@ -142,7 +141,7 @@ def test_a_continued_chunk_begins_with_the_rows_that_are_executed_meanwhile():
     np.testing.assert_array_equal(free, policy().predict(IMAGES, JOINTS, "pick the red cube"))
 
 
-def test_the_join_follows_from_the_head():
+def test_the_blending_mode_follows_from_the_head():
     assert policy("flow").join is Join.RTC
     assert policy("regression").join is Join.BLEND
     rows = Continuation(np.zeros((5, COLUMNS)), 1)
@@ -152,7 +151,7 @@ def test_the_join_follows_from_the_head():
     )
 
 
-def test_a_flow_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
+def test_a_flow_checkpoint_predicts_like_the_saved_model(tmp_path):
     save_checkpoint(tmp_path / "flow", tiny(), CONTRACT, statistics(), {})
     loaded = Policy.load(tmp_path / "flow", contract=CONTRACT, device="cpu")
     assert loaded.join is Join.RTC
@@ -162,7 +161,7 @@ def test_a_flow_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
     )
 
 
-def test_a_head_that_is_not_known_is_named(tmp_path):
+def test_an_unknown_head_is_named(tmp_path):
     save_checkpoint(tmp_path / "flow", tiny(), CONTRACT, statistics(), {})
     config = tmp_path / "flow/config.json"
     config.write_text(config.read_text().replace('"flow"', '"diffusion"'))
@@ -172,17 +171,15 @@ def test_a_head_that_is_not_known_is_named(tmp_path):
         load_checkpoint(tmp_path / "flow")
 
 
-def test_the_shipped_regression_checkpoint_answers_as_when_it_was_made():
-    """Its outputs, computed before there was a choice of heads, on pictures that can be made
-    again.
-    """
+def test_the_shipped_regression_checkpoint_gives_its_original_outputs():
+    """The outputs were computed before other heads existed, on reproducible images."""
     folder = REPOSITORY / "sf_bringup/config/policies/nano"
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8] == "3b1f6699"
     shipped = Policy.load(folder, contract=CONTRACT, device="cpu")
     rows, columns = np.mgrid[:240, :320]
-    picture = np.stack([rows % 256, columns % 256, (rows + columns) % 256], -1).astype(np.uint8)
+    image = np.stack([rows % 256, columns % 256, (rows + columns) % 256], -1).astype(np.uint8)
     chunk = shipped.predict(
-        dict.fromkeys(CONTRACT.camera_names, picture), JOINTS, "pick the red cube"
+        dict.fromkeys(CONTRACT.camera_names, image), JOINTS, "pick the red cube"
     )
     np.testing.assert_allclose(chunk[[0, -1]], EXPECTED, atol=2e-6)
     assert shipped.join is Join.BLEND

@@ -1,4 +1,4 @@
-"""Chunks in frames that are fixed to the robot: by its URDF, or as /tf_static says."""
+"""Tests of chunks in frames fixed to the robot, by its URDF or /tf_static."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from sf_policy_node.motion.chunks.frames import FixedFrames
 from sf_policy_node.motion.refusals import ChunkRefused
 
 BASE = sim_arm().base_frame
-QUARTER = np.array([0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])  # about z, to the left
+QUARTER = np.array([0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])  # about z, counterclockwise
 NO_TURN = np.array([0.0, 0.0, 0.0, 1.0])
 vectors = st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3).map(np.array)
 
@@ -32,11 +32,11 @@ def quaternion(rotation: np.ndarray) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=50)
-@given(place=vectors, turn=vectors, tool=vectors, tool_turn=vectors)
-def test_a_pose_given_on_the_table_is_the_same_pose_in_the_base_frame(place, turn, tool, tool_turn):
+@given(position=vectors, turn=vectors, tool=vectors, tool_turn=vectors)
+def test_a_pose_in_the_table_frame_is_converted_to_the_base_frame(position, turn, tool, tool_turn):
     contract = contract_for(ActionSpace.EE_POSE, rotation=True)
-    known, table = frames(contract), pinocchio.SE3(pinocchio.exp3(turn), place)
-    known.set("table", BASE, place, quaternion(table.rotation))
+    known, table = frames(contract), pinocchio.SE3(pinocchio.exp3(turn), position)
+    known.set("table", BASE, position, quaternion(table.rotation))
     wanted = pinocchio.SE3(pinocchio.exp3(tool_turn), tool)
     there = table.inverse() * wanted
     row = np.concatenate([there.translation, pinocchio.log3(there.rotation), [1.0]])
@@ -47,7 +47,7 @@ def test_a_pose_given_on_the_table_is_the_same_pose_in_the_base_frame(place, tur
     assert pinocchio.exp3(here.data[0, 3:6]) == pytest.approx(wanted.rotation, abs=1e-7)
 
 
-def test_a_displacement_is_turned_and_not_moved():
+def test_a_displacement_is_rotated_but_not_translated():
     contract = contract_for(ActionSpace.EE_DELTA, rotation=True)
     known = frames(contract)
     known.set("table", BASE, np.array([1.0, 2.0, 3.0]), QUARTER)
@@ -58,7 +58,7 @@ def test_a_displacement_is_turned_and_not_moved():
     assert here.data[0] == pytest.approx([0.0, 0.1, 0.02, 0.0, 0.3, 0.0, 0.0])
 
 
-def test_frames_are_found_through_what_base_and_frame_both_stand_in_and_below_links_of_the_robot():
+def test_frames_are_found_through_common_ancestors_and_below_links():
     known = frames()
     known.set(BASE, "world", np.array([1.0, 0.0, 0.5]), QUARTER)
     known.set("table", "world", np.array([1.0, 2.0, 0.0]), QUARTER)
@@ -75,7 +75,7 @@ def test_frames_are_found_through_what_base_and_frame_both_stand_in_and_below_li
     )  # joints move the tool
 
 
-def test_frames_in_a_circle_are_unknown():
+def test_frames_in_a_cycle_are_unknown():
     known = frames()
     known.set("egg", "hen", np.zeros(3), NO_TURN)
     known.set("hen", "egg", np.zeros(3), NO_TURN)
@@ -83,7 +83,7 @@ def test_frames_in_a_circle_are_unknown():
 
 
 @pytest.mark.parametrize("turn", [np.zeros(4), np.full(4, np.nan), 2.0 * NO_TURN])
-def test_what_is_no_rotation_is_not_taken(turn):
+def test_invalid_rotations_are_ignored(turn):
     known = frames()
     with pytest.raises(ValueError, match="the transform from base_link to table is invalid"):
         known.set("table", BASE, np.zeros(3), turn)
@@ -111,7 +111,7 @@ def test_the_executor_follows_a_chunk_of_a_known_frame_and_no_other():
     assert np.linalg.norm(turned.tool() - Bench(sim_arm()).tool()) > 0.01
 
 
-def test_an_empty_chunk_of_poses_is_refused_and_breaks_nothing():
+def test_an_empty_chunk_of_poses_is_refused():
     contract = contract_for(ActionSpace.EE_POSE, rotation=True)
     known = frames(contract)
     known.set("table", BASE, np.zeros(3), NO_TURN)
@@ -128,7 +128,7 @@ def test_an_empty_chunk_of_poses_is_refused_and_breaks_nothing():
         {"space": "number 77"},
     ],
 )
-def test_a_chunk_of_a_wrong_form_is_left_as_it_is(change):
+def test_a_malformed_chunk_is_unchanged(change):
     known = frames()
     known.set("table", BASE, np.zeros(3), NO_TURN)
     chunk = make_chunk(sim_arm(), straight(sim_arm()), frame="table")
@@ -136,7 +136,7 @@ def test_a_chunk_of_a_wrong_form_is_left_as_it_is(change):
     assert known.in_base(chunk) is chunk
 
 
-def test_joint_chunks_have_no_frame_to_be_taken_from():
+def test_joint_chunks_are_not_transformed():
     contract = contract_for(ActionSpace.JOINT_DELTA)
     known = frames(contract)
     known.set("table", BASE, np.zeros(3), NO_TURN)
@@ -147,7 +147,7 @@ def test_joint_chunks_have_no_frame_to_be_taken_from():
 
 
 @pytest.mark.ros
-def test_the_node_hears_tf_static_from_before_it_came_up(graph):
+def test_the_node_receives_earlier_tf_static(graph):
     tf2 = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not on PyPI; it comes with ROS 2")
     from geometry_msgs.msg import Quaternion, TransformStamped
 
@@ -184,7 +184,7 @@ def test_links_of_the_urdf_are_known_without_tf():
     assert known.pose("bench").translation == pytest.approx([0.5, 0.0, -0.1])
 
 
-def test_a_link_behind_a_joint_that_the_contract_does_not_name_moves():
+def test_a_link_behind_an_unnamed_joint_is_not_fixed():
     urdf = sim_arm().urdf_xml.replace(
         "</robot>",
         '<link name="head"/><joint name="neck" type="revolute"><parent link="base_link"/><child'

@@ -1,6 +1,4 @@
-"""A camera that repeats one picture with fresh stamps is found when the arm moves, and only
-then.
-"""
+"""Tests of frozen cameras: repeated images are detected only while the arm moves."""
 
 import numpy as np
 import pytest
@@ -14,22 +12,22 @@ from sf_policy_node.perception.observation import NoObservation
 STILL = {"scene": np.zeros((240, 320, 3), np.uint8), "wrist": np.zeros((240, 320, 3), np.uint8)}
 
 
-def picture(number):
+def image(number):
     pixels = np.zeros((240, 320, 3), np.uint8)
-    pixels[120, 160, number % 3] = 1 + number % 255  # one pixel, as little as can change
+    pixels[120, 160, number % 3] = 1 + number % 255  # one pixel, the smallest change
     return pixels
 
 
 def moved(amount):
-    """The joints (J,) after each arm joint went its share of ``amount`` [rad in all]."""
+    """Return the joints (J,) after each arm joint moved its share of ``amount`` [rad in all]."""
     joints = HOME.copy()
     joints[:6] += amount / 6
     return joints
 
 
-def test_a_repeated_picture_of_a_moving_arm_is_refused_with_camera_time_and_cure():
+def test_a_repeated_image_of_a_moving_arm_is_refused_with_camera_time_and_cure():
     cameras = FrozenCameras(sim_arm())
-    cameras.check(10.0, {"scene": picture(1), "wrist": picture(1)}, moved(0.0))
+    cameras.check(10.0, {"scene": image(1), "wrist": image(1)}, moved(0.0))
     with pytest.raises(
         NoObservation,
         match=(
@@ -37,11 +35,11 @@ def test_a_repeated_picture_of_a_moving_arm_is_refused_with_camera_time_and_cure
             r" restart the"
         ),
     ):
-        cameras.check(10.6, {"scene": picture(1), "wrist": picture(2)}, moved(0.03))
-    cameras.check(10.7, {"scene": picture(2), "wrist": picture(2)}, moved(0.03))
+        cameras.check(10.6, {"scene": image(1), "wrist": image(2)}, moved(0.03))
+    cameras.check(10.7, {"scene": image(2), "wrist": image(2)}, moved(0.03))
 
 
-def test_it_stays_refused_when_the_arm_has_stopped_because_of_it():
+def test_a_frozen_camera_remains_refused_after_the_arm_has_stopped():
     cameras = FrozenCameras(sim_arm())
     cameras.check(10.0, STILL, moved(0.0))
     for stamp in (10.3, 11.0, 60.0):
@@ -49,26 +47,26 @@ def test_it_stays_refused_when_the_arm_has_stopped_because_of_it():
             cameras.check(stamp, STILL, moved(0.05))
 
 
-def test_the_camera_that_has_been_frozen_for_longest_is_named():
+def test_the_longest_frozen_camera_is_named():
     cameras = FrozenCameras(sim_arm())
-    cameras.check(10.0, {"scene": picture(0), "wrist": picture(1)}, moved(0.0))
-    cameras.check(10.3, {"scene": picture(2), "wrist": picture(1)}, moved(0.01))
+    cameras.check(10.0, {"scene": image(0), "wrist": image(1)}, moved(0.0))
+    cameras.check(10.3, {"scene": image(2), "wrist": image(1)}, moved(0.01))
     with pytest.raises(NoObservation, match=r"camera wrist: the image has not changed for 1\.0 s"):
-        cameras.check(11.0, {"scene": picture(2), "wrist": picture(1)}, moved(0.1))
+        cameras.check(11.0, {"scene": image(2), "wrist": image(1)}, moved(0.1))
 
 
-def test_an_arm_at_rest_may_see_the_same_for_ever():
+def test_a_stationary_arm_may_have_constant_images():
     cameras = FrozenCameras(sim_arm())
     for stamp in np.arange(10.0, 40.0, 0.3):
         cameras.check(stamp, STILL, moved(0.009 * np.sin(stamp)))
 
 
-def test_a_picture_that_is_a_little_late_after_a_long_rest_is_not_frozen():
+def test_a_slightly_late_image_after_a_long_rest_is_not_frozen():
     cameras = FrozenCameras(sim_arm())
     for stamp in (10.0, 20.0, 30.0):
         cameras.check(stamp, STILL, moved(0.0))
     cameras.check(30.2, STILL, moved(0.03))
-    cameras.check(30.3, {"scene": picture(1), "wrist": picture(1)}, moved(0.06))
+    cameras.check(30.3, {"scene": image(1), "wrist": image(1)}, moved(0.06))
 
 
 def test_the_gripper_alone_is_no_motion_of_the_arm():
@@ -79,7 +77,7 @@ def test_the_gripper_alone_is_no_motion_of_the_arm():
     cameras.check(12.0, STILL, joints)
 
 
-def test_a_clock_that_was_set_back_starts_anew():
+def test_a_backward_clock_jump_resets_the_check():
     cameras = FrozenCameras(sim_arm())
     cameras.check(10.0, STILL, moved(0.0))
     cameras.check(2.0, STILL, moved(0.5))
@@ -92,4 +90,4 @@ def test_cameras_that_change_are_never_refused(steps):
     cameras, stamp, where = FrozenCameras(sim_arm()), 10.0, 0.0
     for number, (later, step) in enumerate(steps):
         stamp, where = stamp + later, where + step
-        cameras.check(stamp, {"scene": picture(number), "wrist": picture(number + 1)}, moved(where))
+        cameras.check(stamp, {"scene": image(number), "wrist": image(number + 1)}, moved(where))

@@ -123,9 +123,9 @@ def test_no_motion_that_breaks_a_limit_passes(seed, kind, joint, factor):
     )
 
 
-def steady(guard, place=HOME, until=0.0):
+def steady(guard, position=HOME, until=0.0):
     for n in range(30, -1, -1):
-        guard.monitor.add(until - 0.01 * n, place, np.zeros(7))
+        guard.monitor.add(until - 0.01 * n, position, np.zeros(7))
 
 
 def test_the_guard_keeps_the_current_path_when_it_refuses_a_motion():
@@ -161,7 +161,7 @@ def test_a_meeting_point_keeps_the_limits_from_every_possible_state(seed):
     rng = np.random.default_rng(seed)
     middle = 0.5 * (LIMITS.lower + LIMITS.upper)
     spread = 0.2 * (LIMITS.upper - LIMITS.lower)
-    place = middle + rng.uniform(-spread, spread)
+    position = middle + rng.uniform(-spread, spread)
     starts = [
         (
             middle + rng.uniform(-spread, spread),
@@ -169,12 +169,12 @@ def test_a_meeting_point_keeps_the_limits_from_every_possible_state(seed):
         )
         for _ in range(3)
     ]
-    duration = next(meeting_times(starts, place, LIMITS, PERIOD, bounded=True))
+    duration = next(meeting_times(starts, position, LIMITS, PERIOD, bounded=True))
     for start in starts:
-        positions, velocities = samples(*start, place, duration, PERIOD)
+        positions, velocities = samples(*start, position, duration, PERIOD)
         motion = Motion(PERIOD, np.vstack([start[0], positions]), np.vstack([start[1], velocities]))
         assert find_violation(motion, LIMITS, None) == ""
-        assert positions[-1] == pytest.approx(place)
+        assert positions[-1] == pytest.approx(position)
 
 
 @pytest.mark.parametrize(

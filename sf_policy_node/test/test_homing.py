@@ -1,4 +1,4 @@
-"""The way home: slow, inside the limits, refused where it is not free, and ended by everybody."""
+"""Tests of homing: slow, within limits, refused if blocked, interruptible."""
 
 import contextlib
 
@@ -20,13 +20,13 @@ ARM = slice(0, 6)
 
 
 def changed(**keys):
-    """The simulated arm's contract with other keys."""
+    """Return the simulated arm's contract with other keys."""
     data = {**yaml.safe_load(CONTRACT_PATH.read_text()), **WITH_HOME, **keys}
     return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
 
 
-def lead(bench, seconds):
-    """Call for the next piece every 50 ms, as the node does."""
+def follow_homing(bench, seconds):
+    """Plan the next part every 50 ms, as the node does."""
     for _ in range(round(seconds / 0.05)):
         bench.post(bench.executor.continue_homing(bench.clock))
         bench.run(0.05)
@@ -44,36 +44,36 @@ def away():
     return Bench(changed(), AWAY)
 
 
-def test_the_arm_goes_home_inside_the_limits_and_keeps_its_grip(away):
+def test_the_arm_moves_home_within_limits_and_keeps_its_grasp(away):
     away.executor.go_home(away.clock)
-    lead(away, 1.0)
+    follow_homing(away, 1.0)
     assert away.executor.status.state is ExecutorState.HOMING
     assert away.executor.status.source is ControlSource.HOME
-    lead(away, 20.0)
+    follow_homing(away, 20.0)
     away.run(0.3)
-    place, speed = away.observer.state(away.now)
-    assert place[ARM] == pytest.approx(HOME[ARM], abs=2e-3) and place[6] == AWAY[6]
+    position, speed = away.observer.state(away.now)
+    assert position[ARM] == pytest.approx(HOME[ARM], abs=2e-3) and position[6] == AWAY[6]
     assert (speed == 0.0).all() and not away.violations()
     assert away.executor.situation.state is State.HOLDING
     assert "home pose" in away.executor.status.reason
 
 
-def test_no_joint_is_faster_than_a_third_of_its_top_speed(away):
+def test_no_joint_exceeds_a_third_of_its_speed_limit(away):
     away.executor.go_home(away.clock)
     fastest = np.zeros(7)
     for _ in range(200):
-        lead(away, 0.05)
+        follow_homing(away, 0.05)
         fastest = np.maximum(fastest, np.abs(away.observer.state(away.now)[1]))
     assert (fastest <= 0.34 * away.observer.limits.velocity).all()
     assert fastest.max() > 0.0
 
 
-def test_the_way_home_ends_an_instruction_until_there_is_a_new_one(bench):
+def test_homing_ends_an_instruction_until_a_new_one(bench):
     keep_moving(bench, 0.6)
     bench.executor.go_home(bench.clock)
     with pytest.raises(ChunkRefused, match=r"home pose.*give an instruction again"):
         bench.send(bench.chunk(FORWARD))
-    lead(bench, 20.0)
+    follow_homing(bench, 20.0)
     with pytest.raises(ChunkRefused, match="home pose"):
         bench.send(bench.chunk(FORWARD))
     bench.send(bench.chunk(FORWARD, epoch=2))
@@ -82,9 +82,9 @@ def test_the_way_home_ends_an_instruction_until_there_is_a_new_one(bench):
 
 
 @pytest.mark.parametrize("what", ["stop", "pause", "deactivate", "operator", "silence"])
-def test_a_stop_a_pause_and_an_operator_end_it(away, what):
+def test_a_stop_a_pause_and_an_operator_end_homing(away, what):
     away.executor.go_home(away.clock)
-    lead(away, 1.0)
+    follow_homing(away, 1.0)
     if what == "stop":
         away.post(away.executor.on_emergency_stop(True, away.clock))
     elif what == "pause":
@@ -92,21 +92,21 @@ def test_a_stop_a_pause_and_an_operator_end_it(away, what):
     elif what == "deactivate":
         away.post(away.executor.deactivate(away.clock))
     elif what == "operator":
-        place = away.observer.state(away.now)[0]
-        away.post(away.executor.on_teleoperation(away.now, place, np.zeros(7), away.now))
+        position = away.observer.state(away.now)[0]
+        away.post(away.executor.on_teleoperation(away.now, position, np.zeros(7), away.now))
     else:
         away.run(0.6)
     with pytest.raises(MotionRefused):
-        lead(away, 0.05)
+        follow_homing(away, 0.05)
     assert away.executor.homing is None
     away.run(1.5)
     assert (away.observer.state(away.now)[1] == 0.0).all() and not away.violations()
     assert np.abs(away.observer.state(away.now)[0] - HOME)[ARM].max() > 0.05
 
 
-def test_it_can_be_cancelled(away):
+def test_homing_can_be_cancelled(away):
     away.executor.go_home(away.clock)
-    lead(away, 1.0)
+    follow_homing(away, 1.0)
     away.post(away.executor.end_homing(away.clock, "cancelled"))
     away.run(0.6)
     assert (away.observer.state(away.now)[1] == 0.0).all() and not away.violations()
@@ -121,7 +121,7 @@ def refusal_of(bench, **arguments):
     return str(refusal.value)
 
 
-def test_it_is_refused_with_a_reason_where_the_way_is_not_free_or_not_known():
+def test_homing_is_refused_with_a_reason_if_blocked_or_unknown():
     box = {"name": "post", "lower": [0.2, 0.02, 0.0], "upper": [0.4, 0.1, 1.0]}
     collision = {"boxes": [box]}
     assert "post" in refusal_of(Bench(changed(collision=collision), AWAY))
@@ -131,7 +131,7 @@ def test_it_is_refused_with_a_reason_where_the_way_is_not_free_or_not_known():
     assert "workspace" in refusal_of(Bench(changed(home=far), AWAY))
 
 
-def test_it_is_refused_while_somebody_else_decides(bench):
+def test_homing_is_refused_while_another_source_has_control(bench):
     bench.executor.on_emergency_stop(True, bench.now)
     assert "latched" in refusal_of(bench)
     bench.executor.on_emergency_stop(False, bench.now)
@@ -144,7 +144,7 @@ def test_it_is_refused_while_somebody_else_decides(bench):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_driver_that_lies_does_not_make_the_way_home_leave_the_limits(seed):
+def test_homing_keeps_limits_with_a_faulty_driver(seed):
     rng = np.random.default_rng(seed)
     bench = Bench(changed(), AWAY)
     bench.driver = FaultyDriver(rng, len(HOME))
@@ -152,7 +152,7 @@ def test_a_driver_that_lies_does_not_make_the_way_home_leave_the_limits(seed):
     for _ in range(6):
         with contextlib.suppress(MotionRefused):
             bench.executor.go_home(bench.clock)
-            lead(bench, 3.0)
+            follow_homing(bench, 3.0)
         bench.run(0.7)
     bench.run(2.0)
     assert not bench.violations()

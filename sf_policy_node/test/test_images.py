@@ -1,4 +1,4 @@
-"""Image decoding against rosbags-image, an independent implementation."""
+"""Tests of image decoding against rosbags-image, an independent implementation."""
 
 import sys
 from types import SimpleNamespace
@@ -94,7 +94,7 @@ def test_depth_in_metres_from_both_encodings_and_byte_orders():
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".png", 0), (".jpg", 12)])
-def test_compressed_images(suffix, tolerance):
+def test_compressed_images_are_decoded(suffix, tolerance):
     pixels = cv2.resize(
         np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8),
         (64, 48),

@@ -1,4 +1,4 @@
-"""A text that `ros2 topic pub` repeats is one instruction; what a person sends again is another."""
+"""Tests of repeated instructions: `ros2 topic pub -r` gives one, later messages a new one."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_a_stream_of_one_text_is_one_instruction(repeats, period):
     assert repeats.receive("a", "push it", 100.5) is Kind.NEW
 
 
-def test_a_program_that_gives_an_instruction_now_and_then_counts_each_time(repeats):
+def test_occasional_repetitions_count_as_new_instructions(repeats):
     kinds = []
     for at in range(0, 60, 12):
         kinds.append(repeats.receive("a", PICK, at))
@@ -29,10 +29,8 @@ def test_a_program_that_gives_an_instruction_now_and_then_counts_each_time(repea
     assert kinds == [Kind.NEW, *[Kind.AGAIN] * 4]
 
 
-def test_publishers_are_told_apart(repeats):
-    """Two terminals repeat different texts: neither is new each time that it comes after the
-    other.
-    """
+def test_publishers_are_distinguished(repeats):
+    """Two terminals repeat different texts: neither is new each time that it follows the other."""
     kinds = [
         (repeats.receive("a", PICK, n), repeats.receive("b", "push it", n + 0.5)) for n in range(5)
     ]

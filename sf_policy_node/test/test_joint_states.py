@@ -1,5 +1,6 @@
-"""Joint states as real drivers send them: arm and gripper apart, without stamps, without
-velocities, with other names.
+"""Tests of joint states as real drivers send them.
+
+Arm and gripper come apart, without stamps, without velocities, with other names.
 """
 
 import math
@@ -36,10 +37,8 @@ def test_messages_with_more_joints_in_any_order_are_sorted(states):
     assert np.allclose(velocities, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
-def test_a_slow_gripper_costs_the_arm_nothing(states):
-    """At 100 Hz and 8 Hz the arm is known at its own rate; the gripper holds the position measured
-    last.
-    """
+def test_a_slow_gripper_does_not_delay_the_arm(states):
+    """At 100 Hz and 8 Hz the arm has its own rate; the gripper keeps its last position."""
     for tick in range(100):
         now = 5.0 + 0.01 * tick
         if tick % 12 == 0:
@@ -52,7 +51,7 @@ def test_a_slow_gripper_costs_the_arm_nothing(states):
     assert read[2][0] == pytest.approx(2.0)
 
 
-def test_arm_joints_in_two_messages_are_taken_at_one_time(states):
+def test_arm_joints_in_two_messages_are_combined_at_one_time(states):
     other = [name for name in NAMES if name not in ("joint2", "joint5")]
     states.add(1.00, other, [0.0] * 5)
     states.add(1.01, ["joint2", "joint5"], [1.0, 1.0])
@@ -62,12 +61,12 @@ def test_arm_joints_in_two_messages_are_taken_at_one_time(states):
 
 
 @pytest.mark.parametrize("velocities", [[], [math.nan] * 7, [0.0] * 3])
-def test_velocities_that_are_left_out_come_from_the_positions(states, velocities):
+def test_missing_velocities_are_derived_from_positions(states, velocities):
     states.read(2.0, NAMES, [0.0] * 7, velocities)
     assert states.read(2.1, NAMES, [0.05] * 7, velocities)[2] == pytest.approx([0.5] * 7)
 
 
-# A message of a driver that is wrong, and what the status must name.
+# A faulty driver's message, and what the status must name.
 MESSAGES = {
     "nothing came": ((), "no joint states on joint_states"),
     "other names": (
@@ -87,7 +86,7 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("case", MESSAGES)
-def test_the_problem_names_what_came(states, case):
+def test_the_problem_names_the_received_values(states, case):
     message, words = MESSAGES[case]
     if message:
         assert states.read(*message, []) is None
@@ -113,7 +112,7 @@ def test_the_late_joint_is_named_with_its_own_budget(states):
     assert "of joint1 is 0.210 s old, budgets.joint_state_age_s" in slow.problem(4.46)
 
 
-def test_clocks(states):
+def test_stamps_of_other_clocks_are_reported(states):
     assert "/clock" in states.problem(0.0)
     states.read(7.0, NAMES, HOME, [])
     assert states.problem(6.98) == "" and states.age(6.98) == 0.0, (
@@ -122,7 +121,7 @@ def test_clocks(states):
     assert "0.200 s in the future" in states.problem(6.8)
 
 
-def test_a_message_that_was_overtaken_is_dropped_and_a_clock_that_was_set_back_is_followed(states):
+def test_a_reordered_message_is_dropped_and_a_backward_clock_jump_accepted(states):
     for stamp in (9.00, 9.02, 9.01, 9.03):
         stamp, positions, _ = states.read(stamp, NAMES, [stamp] * 7, [])
     assert stamp == 9.03 and states.at(9.015)[0] == pytest.approx(9.015)
@@ -132,10 +131,8 @@ def test_a_message_that_was_overtaken_is_dropped_and_a_clock_that_was_set_back_i
     assert states.read(1.0, NAMES, HOME, [])[0] == 1.0
 
 
-def test_a_policy_is_told_every_joint_from_its_own_history():
-    """As training reads it: the gripper interpolated between its own messages, the arm between its
-    own.
-    """
+def test_a_policy_receives_every_joint_from_its_own_history():
+    """As in training, each joint is interpolated between its own messages."""
     contract = with_gripper_age(0.5)
     buffer = ObservationBuffer(contract)
     for tick in range(101):
@@ -150,8 +147,8 @@ def test_a_policy_is_told_every_joint_from_its_own_history():
     assert joints[6] == pytest.approx(0.0003 * 80)
 
 
-def test_cameras_of_60_and_10_hz_make_right_pairs():
-    """The slow camera's images arrive 70 ms late, as a long exposure and a slow cable make them."""
+def test_cameras_of_60_and_10_hz_are_paired_by_stamp():
+    """The slow camera's images arrive 70 ms late, due to exposure and transport."""
     buffer, skews, wrong = ObservationBuffer(sim_arm()), [], 0
     events = [(30.0 + n / 60, 30.0 + n / 60 + 0.005, "scene") for n in range(180)]
     events += [(30.004 + n / 10, 30.004 + n / 10 + 0.07, "wrist") for n in range(30)]
@@ -168,7 +165,7 @@ def test_cameras_of_60_and_10_hz_make_right_pairs():
     assert wrong == 0 and max(skews) < 1 / 120 + 1e-6
 
 
-def test_before_simulated_time_begins_the_reason_is_the_clock():
+def test_before_simulated_time_starts_the_reason_is_the_clock():
     buffer = ObservationBuffer(sim_arm())
     buffer.add_image("scene", 50.0, "image")
     with pytest.raises(NoObservation, match="/clock"):

@@ -1,5 +1,6 @@
-"""Arms of every kind that a URDF describes: any names, a rail, a wheel, seven joints, several
-fingers, joints that nobody commands.
+"""Tests of arms of every kind in URDF.
+
+Cases are odd names, a rail, a wheel, seven joints, several fingers and passive joints.
 """
 
 from pathlib import Path
@@ -21,17 +22,17 @@ from sf_policy_node.perception.robot_state import robot_state
 ROBOTS = Path(CONTRACT_PATH).parent
 
 
-def follow(contract, data, place):
-    """The motion of an executor in front of an arm that stands at ``place``."""
+def follow(contract, data, position):
+    """Return the motion of an executor with an arm stationary at ``place``."""
     executor = ChunkExecutor(contract, stopwatch=lambda: 1.0)
     for stamp in np.arange(0.7, 1.001, 0.01):
-        executor.on_joint_state(stamp, place, np.zeros(len(place)))
+        executor.on_joint_state(stamp, position, np.zeros(len(position)))
     executor.activate(1.0)
     chunk = Chunk.of(
         contract,
         np.asarray(data, float),
         stamp=1.0,
-        reference=place,
+        reference=position,
         policy_id="test",
         instruction="",
         epoch=1,
@@ -41,7 +42,7 @@ def follow(contract, data, place):
 
 
 def renamed(old, new):
-    """The simulated arm with another name for joint2, in URDF and contract."""
+    """Return the simulated arm with another name for joint2, in URDF and contract."""
     urdf = sim_arm().urdf_xml.replace(f'joint name="{old}"', f'joint name="{new}"')
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["joints"][1]["name"] = new
@@ -53,8 +54,8 @@ def renamed(old, new):
 
 
 @pytest.mark.parametrize("name", ["left/joint_2", "2", "panda-joint", "link2", "Gelenk ä"])
-def test_a_joint_has_any_name_of_a_urdf(name):
-    """``link2`` is the name of a link as well."""
+def test_a_joint_may_have_any_urdf_name(name):
+    """``link2`` is also the name of a link."""
     contract = renamed("joint2", name)
     target = HOME + [0.1, -0.1, 0.1, 0.0, 0.0, 0.0, 0.0]
     data = np.tile(np.append(target[:6], 1.0), (8, 1))
@@ -67,7 +68,7 @@ def test_a_joint_has_any_name_of_a_urdf(name):
 
 
 def on_a_rail(axis_type):
-    """The simulated arm on a rail along y, or on a wheel that turns on and on."""
+    """Return the simulated arm on a rail along y, or on a continuous joint."""
     rail = (
         f'<link name="rail"/><joint name="rail" type="{axis_type}"><parent link="rail"/>'
         '<child link="base_link"/><axis xyz="0 1 0"/>'
@@ -87,9 +88,9 @@ def test_a_prismatic_rail_is_an_axis_in_metres():
     data, urdf = on_a_rail("prismatic")
     contract = parse_contract(yaml.safe_dump(data), urdf)
     require_limits(contract)
-    kinematics, place = Kinematics(contract), np.append(0.3, HOME[:6])
+    kinematics, position = Kinematics(contract), np.append(0.3, HOME[:6])
     before = Kinematics(sim_arm()).forward(HOME[:6]).position
-    assert np.allclose(kinematics.forward(place).position - before, [0.0, 0.3, 0.0])
+    assert np.allclose(kinematics.forward(position).position - before, [0.0, 0.3, 0.0])
     assert contract.columns.commands.units[0] == "m"
     data["joints"][0]["unit"] = "rad"
     with pytest.raises(ContractError, match="joint rail is prismatic"):
@@ -110,14 +111,16 @@ def test_a_continuous_joint_is_bounded_by_the_contract():
 # ---- seven joints ----
 
 
-READY = np.array([0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785])  # FR3, the maker's own
+READY = np.array(
+    [0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785]
+)  # FR3, as specified by its manufacturer
 
 
 def seven_joints():
     return load_contract(ROBOTS / "fr3.yaml").model_copy(update={"home": READY.tolist()})
 
 
-def test_seven_joints_keep_their_posture_when_the_tool_goes_round():
+def test_seven_joints_keep_their_posture_when_the_tool_moves_in_circles():
     kinematics, home = Kinematics(seven_joints()), READY
     start = kinematics.forward(home)
 
@@ -136,7 +139,7 @@ def test_seven_joints_keep_their_posture_when_the_tool_goes_round():
     assert rounds(term=False) > 2.0 * rounds(term=True), "without the term it drifts"
 
 
-def test_a_seventh_joint_does_not_move_while_the_tool_stays():
+def test_a_seventh_joint_does_not_move_while_the_tool_is_stationary():
     kinematics = Kinematics(seven_joints())
     elsewhere = READY + np.array([0.3, 0.0, -0.3, 0.0, 0.2, 0.0, 0.0])
     still = kinematics.inverse(kinematics.forward(elsewhere), elsewhere)
@@ -147,7 +150,7 @@ def test_a_seventh_joint_does_not_move_while_the_tool_stays():
 
 
 def two_fingers():
-    """The simulated arm whose second finger does not follow the first one by itself."""
+    """Return the simulated arm with a second finger that is not a mimic joint."""
     urdf = sim_arm().urdf_xml.replace('<mimic joint="gripper"/>', "")
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     finger = {"joint": "right_finger_joint", "open": 0.035, "closed": 0.0}
@@ -155,13 +158,13 @@ def two_fingers():
     return parse_contract(yaml.safe_dump(data), urdf)
 
 
-def test_two_fingers_are_moved_by_one_column():
+def test_one_column_moves_two_fingers():
     contract = two_fingers()
     require_limits(contract)
-    place = np.append(HOME, 0.035)
+    position = np.append(HOME, 0.035)
     data = np.zeros((8, 4))
     data[:, 3] = 0.5
-    trajectory = follow(contract, data, place)
+    trajectory = follow(contract, data, position)
     assert trajectory.joint_names[6:] == ("gripper", "right_finger_joint")
     assert np.allclose(trajectory.positions[-1][6:], 0.0175, atol=1e-3)
     tools = [
@@ -173,7 +176,7 @@ def test_two_fingers_are_moved_by_one_column():
     assert state[6] == pytest.approx(0.5), "half open: one finger is open, one closed"
 
 
-def test_a_finger_that_the_urdf_does_not_have_is_named():
+def test_a_finger_missing_from_the_urdf_is_named():
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["gripper"]["fingers"] = [{"joint": "third", "open": 0.03, "closed": 0.0}]
     with pytest.raises(ContractError, match=r"gripper.joint: .* has no joint 'third'"):
@@ -181,35 +184,35 @@ def test_a_finger_that_the_urdf_does_not_have_is_named():
 
 
 def test_a_mimic_finger_is_not_commanded_but_moves_in_the_collision_check():
-    model, places = CollisionModel.of(sim_arm()), []
+    model, positions = CollisionModel.of(sim_arm()), []
     for opening in (0.0, 0.035):
-        place = np.append(HOME[:6], opening)
-        angles = dict(zip(model._tree.names, model._tree.angles(place[None])[0], strict=True))
-        places.append(angles["right_finger_joint"])
+        position = np.append(HOME[:6], opening)
+        angles = dict(zip(model._tree.names, model._tree.angles(position[None])[0], strict=True))
+        positions.append(angles["right_finger_joint"])
     assert sim_arm().command_joints.count("right_finger_joint") == 0
-    assert places == pytest.approx([0.0, 0.035])
+    assert positions == pytest.approx([0.0, 0.035])
 
 
 # ---- joints that are measured and not commanded ----
 
 
-def test_a_joint_that_is_measured_and_not_commanded_is_no_part_of_the_arm():
-    """A mast that somebody else moves reports its place in the same messages."""
+def test_a_measured_uncommanded_joint_does_not_belong_to_the_arm():
+    """A mast with another controller reports its position in the same messages."""
     states = JointStates(sim_arm())
     names = ["mast", *sim_arm().command_joints, "wheel"]
     assert states.add(1.0, names, [0.7, *HOME, 3.0])
     assert np.allclose(states.newest()[1], HOME) and not states.problem(1.01)
 
 
-def test_between_base_and_tool_such_a_joint_is_refused():
+def test_an_uncommanded_joint_between_base_and_tool_is_refused():
     data, urdf = on_a_rail("prismatic")
     data["joints"].pop(0)
     with pytest.raises(ContractError, match="joint rail is between rail and tool0 but is not in"):
         Kinematics(parse_contract(yaml.safe_dump(data), urdf))
 
 
-def test_the_collision_check_follows_such_a_joint():
-    """A post on a rail that nobody commands stands beside the arm, then in its way."""
+def test_the_collision_check_follows_an_uncommanded_joint():
+    """An uncommanded post on a rail is first beside the arm, then in its way."""
     post = (
         '<link name="post"><collision><geometry><box size="0.04 0.04 0.6"/></geometry></collision>'
         '</link><joint name="mast" type="prismatic"><parent link="base_link"/><child link="post"/>'

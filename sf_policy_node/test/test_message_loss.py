@@ -1,4 +1,4 @@
-"""Lost messages are counted from the numbers that publishers give them."""
+"""Tests of counting lost messages by the publishers' sequence numbers."""
 
 import pytest
 
@@ -23,12 +23,12 @@ def test_gaps_are_counted_for_each_publisher():
 
 
 @pytest.mark.parametrize("numbers", [(None, None, None), (50, 51, 1, 2), (5, 5, 4, 5)])
-def test_no_numbers_a_restarted_publisher_and_messages_out_of_order_are_no_loss(numbers):
+def test_missing_numbers_restarts_and_reordering_are_no_loss(numbers):
     reception = Reception()
     assert [reception.add(0.0, number) for number in numbers] == [0] * len(numbers)
 
 
-def test_old_losses_are_forgotten():
+def test_old_losses_expire():
     reception = Reception()
     reception.add(0.0, 1)
     reception.add(1.0, 11)

@@ -1,4 +1,4 @@
-"""Centre and scale of columns: with glitches, and with joints that never move."""
+"""Tests of the center and scale of columns with outliers and constant joints."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def made(states, chunks, spread):
     return Normalisation.from_data(states, chunks, np.zeros((2, 4)), [2], spread)
 
 
-def test_quantiles_do_not_see_a_glitch():
+def test_quantiles_ignore_an_outlier():
     rng = np.random.default_rng(0)
     states = rng.uniform(-1, 1, (2000, 3))
     chunks = rng.uniform(-1, 1, (2000, 4, 3))
@@ -33,14 +33,14 @@ def test_quantiles_do_not_see_a_glitch():
     assert (np.abs(normal.state.normalise(states)) <= 1.05).all()
     again = Normalisation.from_json(
         normal.to_json()
-    )  # the same two numbers per column: what runs need not know how they came about
+    )  # the same two numbers per column for every spread
     np.testing.assert_array_equal(again.action.normalise(chunks), normal.action.normalise(chunks))
 
 
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("spread", ["deviation", "quantiles"])
 @given(states=arrays(float, (20, 3), elements=st.floats(-10, 10)), dead=st.floats(-3, 3))
-def test_normalising_is_undone_and_dead_joints_stay_small(spread, states, dead):
+def test_normalisation_is_inverted_and_constant_joints_stay_small(spread, states, dead):
     states[:, 1] = dead
     normalisation = made(states, states[:, None], spread)
     values = normalisation.state.normalise(states)

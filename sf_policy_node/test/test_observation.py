@@ -1,4 +1,4 @@
-"""Observations that fit together, and what is said when none can be had."""
+"""Tests of observations from matching messages, and of reasons when there is none."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def buffer():
     return buffer
 
 
-def test_the_newest_matching_images_are_picked_with_the_joints_of_that_time(buffer):
+def test_the_newest_matching_images_are_selected_with_the_joints_of_that_time(buffer):
     for stamp, image in ((9.90, "s0"), (9.93, "s1"), (9.97, "s2")):
         buffer.add_image("scene", stamp, image)
     for stamp, image in ((9.90, "w0"), (9.935, "w1")):
@@ -42,10 +42,8 @@ def test_joints_are_interpolated_between_two_joint_states():
     assert np.allclose(buffer.pick(10.0).joints, 0.5)
 
 
-def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
-    """What was measured after the last image was taken is not looked at: recorded data cannot know
-    how long images travel.
-    """
+def test_joints_do_not_depend_on_the_delay_of_images():
+    """Measurements after the last image are not used: recorded data have no transport delays."""
     picked = []
     for late in (False, True):
         buffer = ObservationBuffer(sim_arm())
@@ -59,10 +57,8 @@ def test_joints_do_not_depend_on_how_late_the_images_are_looked_at():
 
 
 @pytest.mark.parametrize(("gap", "usable"), [(0.09, True), (0.3, False)])
-def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
-    """The newest joint state is fresh, but nothing is known of the moment when the images were
-    taken.
-    """
+def test_joints_are_not_interpolated_across_a_gap_of_joint_states(gap, usable):
+    """The newest joint state is fresh, but the joints at the time of the images are unknown."""
     buffer = ObservationBuffer(sim_arm())
     for stamp in (9.98 - gap, 9.98):
         buffer.add_joint_state(stamp, NAMES, HOME + stamp)
@@ -108,7 +104,7 @@ def test_joints_are_not_made_up_across_a_gap_of_lost_joint_states(gap, usable):
         ),
     ],
 )
-def test_what_is_missing_or_too_old_is_said_with_how_much(buffer, scene, wrist, now, reason):
+def test_missing_or_old_messages_are_reported_with_their_age(buffer, scene, wrist, now, reason):
     for camera, stamp in (("scene", scene), ("wrist", wrist)):
         if stamp is not None:
             buffer.add_image(camera, stamp, camera)
@@ -130,7 +126,7 @@ def test_without_joint_states_there_is_no_observation():
         buffer.pick(10.0)
 
 
-def test_a_clock_that_was_set_back_starts_anew(buffer):
+def test_a_backward_clock_jump_resets_the_buffer(buffer):
     for camera in ("scene", "wrist"):
         buffer.add_image(camera, 9.99, "old")
         buffer.add_image(camera, 1.0, "new")

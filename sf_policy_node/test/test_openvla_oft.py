@@ -1,6 +1,4 @@
-"""OpenVLA-OFT: the numbers of the authors' code on the same weights, published layouts with every
-key accounted for, and checkpoints.
-"""
+"""Tests of OpenVLA-OFT: reference values, complete published layouts, checkpoints."""
 
 import json
 from dataclasses import replace
@@ -29,9 +27,9 @@ from sf_policy_node.vla.backbones.tiny import tiny_openvla_config, tiny_tokenize
 from sf_policy_node.vla.backbones.words import PADDING, WordsError
 
 TEXTS = ["Pick the RED cube", "put the small blue cube into the bowl"]
-# From moojink/openvla-oft 213c5ff with its fork of transformers 4.40.1 and timm 0.9.16, float32, on
-# the weights and inputs of oft_cases. Keys: views, state, FiLM, sample. Values: first and last step
-# of the chunk, norm of the slots' hidden states.
+# Reference values of moojink/openvla-oft 213c5ff with its fork of transformers 4.40.1 and timm
+# 0.9.16,¬# float32, on the weights and inputs of oft_cases. Keys: views, state, FiLM, sample.
+# Values: first and¬# last step of the chunk, norm of the slots' hidden states.
 GOLDEN = {
     (1, False, False, 0): (
         [0.9436985, -0.268255, 1.2027808, 1.2542238, -0.3286107, 1.2006073],
@@ -54,8 +52,8 @@ GOLDEN = {
         19.541505813598633,
     ),
 }
-# Of the same code on both samples at once, the shorter one padded: norms of the patches' hidden
-# states in front of each block.
+# Reference values of the same code on both samples at once, the shorter one padded: norms of the¬#
+# patches' hidden states before each block.
 GOLDEN_LAYERS = {
     1: [251.2499237060547, 253.76296997070312, 253.90011596679688],
     2: [362.2475280761719, 365.8596496582031, 366.3335266113281],
@@ -72,13 +70,15 @@ def load(folder, **sizes) -> OpenVlaOft:
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_chunks_and_hidden_states_are_the_authors(case, tmp_path):
+def test_chunks_and_hidden_states_equal_the_authors(case, tmp_path):
     views, state, film, sample = case
     model = load(
         write_published(tmp_path / "w", film=film, proprio=state), cameras=views, use_state=state
     )
     images, states = observations(2, views)
-    with torch.no_grad():  # both samples at once: padding of the shorter instruction must not count
+    with (
+        torch.no_grad()
+    ):  # both samples at once: padding of the shorter instruction must have no effect
         context = model.context(images, states, model.words.encode(TEXTS))
     actions, norm = GOLDEN[case]
     found = model.head(context)[sample, [0, -1]].flatten().tolist()
@@ -87,7 +87,7 @@ def test_chunks_and_hidden_states_are_the_authors(case, tmp_path):
 
 
 @pytest.mark.parametrize("views", GOLDEN_LAYERS)
-def test_hidden_states_of_every_block_are_the_authors(views, folder, tmp_path):
+def test_hidden_states_of_every_block_equal_the_authors(views, folder, tmp_path):
     model = (
         load(folder, cameras=views)
         if views == 2
@@ -112,7 +112,7 @@ def test_hidden_states_of_every_block_are_the_authors(views, folder, tmp_path):
     )
 
 
-def test_a_missing_camera_changes_nothing_but_by_its_absence(folder):
+def test_pixels_of_a_missing_camera_have_no_effect(folder):
     model = load(folder)
     images, states = observations(2, 2)
     text, present = model.words.encode(TEXTS), torch.tensor([[True, False], [True, True]])
@@ -122,14 +122,14 @@ def test_a_missing_camera_changes_nothing_but_by_its_absence(folder):
         found, changed = (
             model.context(each, states, text, present=present) for each in (images, other)
         )
-        whole = model.context(images, states, text)
+        full = model.context(images, states, text)
     assert torch.allclose(found[0], changed[0], atol=1e-6) and not torch.allclose(
-        found[0], whole[0], atol=1e-3
+        found[0], full[0], atol=1e-3
     )
-    assert torch.allclose(found[1], whole[1], atol=1e-5)
+    assert torch.allclose(found[1], full[1], atol=1e-5)
 
 
-def test_instructions_are_asked_in_lower_case_and_end_with_the_empty_word():
+def test_prompts_are_lower_case_and_end_with_the_empty_token():
     words = OftWords(tiny_tokenizer(), 100, "In: {instruction}?\nOut:", 32000, (29871,))
     short, long = words.encode(["PICK", "pick it"])
     assert (
@@ -141,7 +141,7 @@ def test_instructions_are_asked_in_lower_case_and_end_with_the_empty_word():
         words.encode(["x" * 90])
 
 
-def test_the_centre_crop_takes_the_samples_of_tensorflow():
+def test_the_centre_crop_samples_like_tensorflow():
     """crop_and_resize of the box [0.25, 0.75]: sample i lies at 0.25 (n - 1) + i 0.5 (n - 1) / (n -
     1).
     """
@@ -154,7 +154,7 @@ def test_the_centre_crop_takes_the_samples_of_tensorflow():
     )
 
 
-def test_the_crop_is_of_the_trained_policy_and_not_of_training(folder):
+def test_the_crop_applies_to_inference_and_not_to_training(folder):
     model = load(folder, crop=0.5)
     images, states = observations(2, 2)
     text = model.words.encode(TEXTS)
@@ -180,7 +180,7 @@ def test_a_checkpoint_gives_the_same_chunks(folder, tmp_path):
     assert torch.equal(one, other)
 
 
-def test_base_weights_without_head_start_one_and_adapters_are_merged(tmp_path):
+def test_base_weights_without_head_get_a_new_one_and_adapters_are_merged(tmp_path):
     base = load(write_published(tmp_path / "base", head=False, proprio=False))
     assert (
         base.head.fc1.weight.abs().max() < 1
@@ -217,10 +217,8 @@ def test_base_weights_without_head_start_one_and_adapters_are_merged(tmp_path):
         load(folder)
 
 
-def test_a_film_backbone_with_its_adapters_still_wrapped_is_merged(tmp_path):
-    """As OFT saves it: peft's names inside, rank 32 and alpha 16 there, here rank 4, so a scale of
-    1.
-    """
+def test_a_film_backbone_with_wrapped_adapters_is_merged(tmp_path):
+    """OFT saves it with peft's names, rank 32 and alpha 16; here rank 4, so a scale of 1."""
     plain = load(write_published(tmp_path / "plain", film=True))
     folder = write_published(tmp_path / "wrapped", film=True)
     path = next(folder.glob("vision_backbone--*"))
@@ -269,7 +267,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damaged_weights_give_the_list(what, tmp_path):
+def test_damaged_weights_are_listed(what, tmp_path):
     change, message = DAMAGE[what]
     folder = write_published(tmp_path / "w")
     damage(folder, change)
@@ -278,7 +276,7 @@ def test_damaged_weights_give_the_list(what, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (
             lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
@@ -316,24 +314,22 @@ def test_damaged_weights_give_the_list(what, tmp_path):
         ),
     ],
 )
-def test_directories_that_cannot_be_used_are_a_sentence(spoil, message, tmp_path):
+def test_unusable_directories_give_one_sentence(corrupt, message, tmp_path):
     folder = write_published(tmp_path / "w")
-    spoil(folder)
+    corrupt(folder)
     with pytest.raises(BackboneError, match=message):
         load(folder)
 
 
-def test_an_object_in_a_pickle_is_never_built(tmp_path):
+def test_an_object_in_a_pickle_is_never_constructed(tmp_path):
     folder = write_published(tmp_path / "w")
     torch.save({"model.fc1.weight": folder}, folder / "action_head--150000_checkpoint.pt")
     with pytest.raises(BackboneError, match="cannot be read"):
         load(folder)
 
 
-def test_openvla_7b_and_oft_have_a_place_for_every_weight():
-    """The published sizes, on no memory: names and shapes of the files against those of the
-    model.
-    """
+def test_every_weight_of_openvla_7b_and_oft_is_used():
+    """Compare names and shapes of the files with the model at published sizes, without memory."""
     llama = {
         **LLAMA,
         "hidden_size": 4096,
@@ -381,7 +377,7 @@ def test_openvla_7b_and_oft_have_a_place_for_every_weight():
     )
 
 
-def test_random_weights_from_a_configuration_of_ours():
+def test_random_weights_are_built_from_our_configuration():
     torch.manual_seed(0)
     model = OpenVlaOft.create(tiny_openvla_config(), tiny_tokenizer(), cameras=1, **SIZES)
     assert (

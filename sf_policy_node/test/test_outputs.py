@@ -1,6 +1,4 @@
-"""What each output of the executor puts on its topics, over DDS, for motion that is handed to it by
-hand.
-"""
+"""Tests over DDS of the messages of each output of the executor, for given motions."""
 
 import dataclasses
 import time
@@ -32,7 +30,7 @@ MOVING = np.array([0.3, -0.2, 0.1, 0.4, -0.5, 0.6, 0.0])  # velocities
 
 
 def variant(output, gripper=None, topic="/arm/commands"):
-    """The simulated arm's contract with another output."""
+    """Return the simulated arm's contract with another output."""
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     data["command"] = {"output": output, "topic": topic, "rate_hz": RATE, "gripper": gripper}
     return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml)
@@ -43,7 +41,7 @@ def setpoint(stamp=0.0, positions=HOME, velocities=MOVING):
 
 
 def motion(stamp, seconds=0.3):
-    """From HOME along MOVING, slowing down to rest."""
+    """Return a motion from HOME along MOVING that slows to rest."""
     times = np.arange(1, round(seconds * RATE) + 1) / RATE
     rate = 1.0 - times / seconds
     return Trajectory(
@@ -56,7 +54,7 @@ def motion(stamp, seconds=0.3):
 
 
 class Rig:
-    """A node with an output, and ears on its topics."""
+    """A node with an output, and subscriptions to its topics."""
 
     def __init__(self, graph, contract, **topics):
         self.graph = graph
@@ -71,25 +69,26 @@ class Rig:
                 topic,
             )
 
-    def heard(self, topic="/arm/commands", count=1):
+    def wait_for_messages(self, topic="/arm/commands", count=1):
         self.graph.until(
-            lambda: len(self.graph.heard[topic]) >= count, f"{count} messages on {topic}"
+            lambda: len(self.graph.wait_for_messages[topic]) >= count,
+            f"{count} messages on {topic}",
         )
-        return self.graph.heard[topic]
+        return self.graph.wait_for_messages[topic]
 
     def stream(self, setpoint, count, topic="/arm/commands"):
-        """Streams once, and waits until ``count`` messages in all have come."""
+        """Stream a setpoint and wait until ``count`` messages in all have been received."""
         self.output.stream(setpoint)
-        return self.heard(topic, count)[-1]
+        return self.wait_for_messages(topic, count)[-1]
 
 
-def test_a_trajectory_leaves_whole_and_needs_no_stream(graph):
+def test_a_trajectory_is_published_at_once_without_streaming(graph):
     rig = Rig(graph, variant("joint_trajectory"), arm=JointTrajectory)
     assert not rig.output.streams
     sent = motion(rig.node.now())
     rig.output.send(sent)
     rig.output.flush()
-    (message,) = rig.heard()
+    (message,) = rig.wait_for_messages()
     assert tuple(message.joint_names) == NAMES and to_seconds(
         message.header.stamp
     ) == pytest.approx(sent.stamp, abs=1e-6)
@@ -104,7 +103,7 @@ def pair_motion(stamp, seconds=0.3):
     return Trajectory(stamp, names, one.times, *both)
 
 
-def test_each_controller_of_two_arms_gets_its_joints_with_the_same_stamps(graph):
+def test_each_controller_of_two_arms_receives_its_joints_with_the_same_stamps(graph):
     topics = [f"/{arm}_arm_controller/joint_trajectory" for arm in ("left", "right")]
     node = graph.add(ManagedNode("executor"), activate=False)
     output = make_output(node, pair())
@@ -115,20 +114,20 @@ def test_each_controller_of_two_arms_gets_its_joints_with_the_same_stamps(graph)
     sent = pair_motion(node.now())
     output.send(sent)
     output.flush()
-    graph.until(lambda: all(graph.heard[topic] for topic in topics), "both messages")
-    left, right = (graph.heard[topic][0] for topic in topics)
+    graph.until(lambda: all(graph.wait_for_messages[topic] for topic in topics), "both messages")
+    left, right = (graph.wait_for_messages[topic][0] for topic in topics)
     assert left.header.stamp == right.header.stamp
     assert [*left.joint_names, *right.joint_names] == pair().command_joints
     np.testing.assert_array_equal(
         [point.positions for point in right.points], sent.positions[:, 7:]
     )
-    # A controller that was lost gets no stop.
+    # A lost controller receives no stop.
     output.send(dataclasses.replace(pair_motion(node.now()), left_out=tuple(range(7))))
-    graph.until(lambda: len(graph.heard[topics[1]]) == 2, "the stop of the other arm")
-    assert len(graph.heard[topics[0]]) == 1
+    graph.until(lambda: len(graph.wait_for_messages[topics[1]]) == 2, "the stop of the other arm")
+    assert len(graph.wait_for_messages[topics[0]]) == 1
 
 
-def test_one_controller_of_two_arms_gets_one_message(graph):
+def test_one_controller_of_two_arms_receives_one_message(graph):
     node = graph.add(ManagedNode("executor"), activate=False)
     contract = pair(topics="common")
     output = make_output(node, contract)
@@ -136,22 +135,22 @@ def test_one_controller_of_two_arms_gets_one_message(graph):
     graph.listen(JointTrajectory, f"/{topic}", 20)
     graph.until(lambda: node.count_subscribers(topic), topic)
     output.send(pair_motion(node.now()))
-    graph.until(lambda: graph.heard[f"/{topic}"], "the message")
-    assert list(graph.heard[f"/{topic}"][0].joint_names) == contract.command_joints
+    graph.until(lambda: graph.wait_for_messages[f"/{topic}"], "the message")
+    assert list(graph.wait_for_messages[f"/{topic}"][0].joint_names) == contract.command_joints
 
 
-def test_joint_positions_are_streamed_in_the_order_of_the_contract_and_a_hold_says_nothing(graph):
+def test_joint_positions_are_streamed_in_contract_order_and_not_while_holding(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     assert rig.output.streams
     rig.output.send(motion(rig.node.now()))
     assert list(rig.stream(setpoint(), 1).data) == HOME.tolist()
     rig.output.stream(None)
     assert list(rig.stream(setpoint(positions=HOME + 0.01), 2).data) == (HOME + 0.01).tolist()
-    assert len(rig.heard()) == 2
+    assert len(rig.wait_for_messages()) == 2
 
 
 @pytest.mark.parametrize("gripper", [None, FORWARD_GRIPPER], ids=["in the arm's command", "apart"])
-def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper):
+def test_the_last_stop_is_streamed_to_its_end_before_the_node_ends(graph, gripper):
     more = {"/gripper/commands": Float64MultiArray} if gripper else {}
     rig = Rig(graph, variant("forward_command", gripper), arm=Float64MultiArray, more=more)
     stop = motion(rig.node.now() - 0.1)  # a third of it has passed
@@ -162,15 +161,18 @@ def test_the_last_stop_is_played_to_its_end_before_the_node_goes(graph, gripper)
     width = 6 if gripper else 7
     end = stop.positions[-1][:width].tolist()
     graph.until(
-        lambda: graph.heard["/arm/commands"] and list(graph.heard["/arm/commands"][-1].data) == end,
+        lambda: (
+            graph.wait_for_messages["/arm/commands"]
+            and list(graph.wait_for_messages["/arm/commands"][-1].data) == end
+        ),
         "the end of the stop",
     )
-    played = np.array([message.data for message in rig.heard()])
+    played = np.array([message.data for message in rig.wait_for_messages()])
     assert (
         np.abs(np.diff(played, axis=0)).max() < 0.0065
-    )  # at most what the fastest joint moves in one period: no jump
+    )  # at most the motion of the fastest joint in one period: no jump
     if gripper:
-        assert list(rig.heard("/gripper/commands")[-1].data) == [HOME[-1]]
+        assert list(rig.wait_for_messages("/gripper/commands")[-1].data) == [HOME[-1]]
 
 
 def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):
@@ -178,32 +180,33 @@ def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):
     stop = motion(rig.node.now())
     rig.output.send(stop)
     rig.output.flush()
-    rig.output.stream(setpoint(rig.node.now(), positions=HOME))  # where it was before the stop
+    rig.output.stream(setpoint(rig.node.now(), positions=HOME))  # position before the stop
     graph.until(
-        lambda: list(rig.heard()[-1].data) == stop.positions[-1].tolist(), "the end of the stop"
+        lambda: list(rig.wait_for_messages()[-1].data) == stop.positions[-1].tolist(),
+        "the end of the stop",
     )
-    count = len(rig.heard())
+    count = len(rig.wait_for_messages())
     rig.output.send(motion(rig.node.now()))
     assert list(rig.stream(setpoint(positions=HOME + 0.1), count + 1).data) == (HOME + 0.1).tolist()
 
 
-def test_an_arm_that_has_stood_still_is_not_pulled_back_by_the_end_of_the_node(graph):
+def test_a_stationary_arm_is_not_pulled_back_when_the_node_ends(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     rig.output.send(motion(rig.node.now() - 5.0))
     rig.output.flush()
     rig.output.send(motion(rig.node.now()))
     rig.stream(
         setpoint(positions=HOME + 0.2), 1
-    )  # a sentinel: what was sent before it would have come before it
-    assert len(rig.heard()) == 1
+    )  # a sentinel: earlier messages would have arrived before it
+    assert len(rig.wait_for_messages()) == 1
 
 
-def test_a_gripper_with_a_controller_of_its_own_is_left_out_of_the_arms_trajectory(graph):
+def test_a_separate_gripper_controller_is_not_in_the_arms_trajectory(graph):
     more = {"/gripper/commands": Float64MultiArray}
     rig = Rig(graph, variant("joint_trajectory", FORWARD_GRIPPER), arm=JointTrajectory, more=more)
     assert rig.output.streams
     rig.output.send(motion(rig.node.now()))
-    message = rig.heard()[0]
+    message = rig.wait_for_messages()[0]
     assert tuple(message.joint_names) == NAMES[:-1]
     assert (
         {len(point.positions) for point in message.points}
@@ -213,29 +216,29 @@ def test_a_gripper_with_a_controller_of_its_own_is_left_out_of_the_arms_trajecto
     assert list(rig.stream(setpoint(), 1, "/gripper/commands").data) == [HOME[-1]]
 
 
-def test_the_twist_is_the_tools_in_the_base_frame_and_ends_with_zeros_then_silence(graph):
+def test_the_tool_twist_is_in_the_base_frame_and_ends_with_zeros(graph):
     contract = variant("servo_twist", FORWARD_GRIPPER)
     rig = Rig(graph, contract, arm=TwistStamped)
     message = rig.stream(setpoint(), 1)
     linear, angular = message.twist.linear, message.twist.angular
-    said = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
-    np.testing.assert_allclose(said, ToolMotion(contract).twist(HOME[:6], MOVING[:6]), atol=1e-12)
+    text = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+    np.testing.assert_allclose(text, ToolMotion(contract).twist(HOME[:6], MOVING[:6]), atol=1e-12)
     assert message.header.frame_id == "base_link"
     assert (
         abs(graph.now() - to_seconds(message.header.stamp)) < 1.0
-    )  # Servo drops what is older than 0.1 s, and stamps of 0
+    )  # Servo drops messages older than 0.1 s, and stamps of 0
     for _ in range(10):
         rig.output.stream(None)
     last = rig.stream(setpoint(), 6)
     assert last.twist.linear.x == linear.x
-    zeros = rig.heard()[1:5]
+    zeros = rig.wait_for_messages()[1:5]
     assert all(
         zero.twist.linear.x == zero.twist.linear.y == zero.twist.angular.z == 0.0 for zero in zeros
     )
-    assert len(rig.heard()) == 6
+    assert len(rig.wait_for_messages()) == 6
 
 
-def test_a_tool_beside_its_path_is_led_back_by_the_twist(graph):
+def test_the_twist_moves_a_tool_back_to_its_path(graph):
     rig = Rig(graph, variant("servo_twist", FORWARD_GRIPPER), arm=TwistStamped)
     states = graph.publisher(JointState, sim_arm().topics.joint_states, qos_profile_sensor_data)
     tool = ToolMotion(sim_arm())
@@ -253,44 +256,44 @@ def test_a_tool_beside_its_path_is_led_back_by_the_twist(graph):
             )
         )
         rig.output.stream(setpoint(rig.node.now()))
-        return rig.heard()[-1].twist.linear != straight
+        return rig.wait_for_messages()[-1].twist.linear != straight
 
     graph.until(says_so, "a correction")
-    said = rig.heard()[-1].twist.linear
-    back = np.array([said.x - straight.x, said.y - straight.y, said.z - straight.z])
+    text = rig.wait_for_messages()[-1].twist.linear
+    back = np.array([text.x - straight.x, text.y - straight.y, text.z - straight.z])
     offset = tool.pose(HOME[:6]).position - tool.pose(away[:6]).position
     assert back @ offset > 0.99 * np.linalg.norm(back) * np.linalg.norm(offset)  # towards the path
     assert np.linalg.norm(back) <= 0.1 + 1e-9
 
 
-def test_the_last_pose_is_repeated_until_servo_is_there_then_silence(graph):
+def test_the_last_pose_is_repeated_until_servo_reaches_it(graph):
     contract = variant("servo_pose", FORWARD_GRIPPER)
     rig = Rig(graph, contract, arm=PoseStamped)
     message = rig.stream(setpoint(), 1)
     tool = ToolMotion(contract).pose(HOME[:6])
-    place, turn = message.pose.position, message.pose.orientation
-    np.testing.assert_allclose([place.x, place.y, place.z], tool.position, atol=1e-12)
+    position, turn = message.pose.position, message.pose.orientation
+    np.testing.assert_allclose([position.x, position.y, position.z], tool.position, atol=1e-12)
     np.testing.assert_allclose([turn.x, turn.y, turn.z, turn.w], tool.quaternion, atol=1e-12)
     assert message.header.frame_id == "base_link"
     for count in range(20):  # 0.2 s
         assert rig.stream(None, count + 2).pose == message.pose
-    assert to_seconds(rig.heard()[-1].header.stamp) > to_seconds(message.header.stamp)
+    assert to_seconds(rig.wait_for_messages()[-1].header.stamp) > to_seconds(message.header.stamp)
     for _ in range(20):
         rig.output.stream(None)
     rig.stream(setpoint(positions=HOME + 0.1), 22)
-    assert len(rig.heard()) == 22
+    assert len(rig.wait_for_messages()) == 22
 
 
-def test_nothing_is_said_before_the_first_motion(graph):
+def test_nothing_is_published_before_the_first_motion(graph):
     rig = Rig(graph, variant("servo_twist", FORWARD_GRIPPER), arm=TwistStamped)
     rig.output.stream(None)
     rig.output.flush()
     rig.output.send(motion(rig.node.now()))
     rig.stream(setpoint(), 1)
-    assert len(rig.heard()) == 1
+    assert len(rig.wait_for_messages()) == 1
 
 
-def test_an_action_that_is_not_installed_is_refused_with_the_cure(graph, monkeypatch):
+def test_a_missing_action_package_is_refused_with_the_cure(graph, monkeypatch):
     monkeypatch.setattr(parallel_gripper, "ParallelGripperCommand", None)
     node = graph.add(ManagedNode("executor"), activate=False)
     gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd"}
@@ -301,7 +304,7 @@ def test_an_action_that_is_not_installed_is_refused_with_the_cure(graph, monkeyp
         make_output(node, variant("joint_trajectory", gripper))
 
 
-def test_what_an_output_made_is_gone_after_cleanup(graph):
+def test_cleanup_removes_what_an_output_created(graph):
     rig = Rig(graph, variant("servo_pose", FORWARD_GRIPPER), arm=PoseStamped)
     rig.node.resources.close()
     topics = {name for name, _ in rig.node.get_publisher_names_and_types_by_node("executor", "/")}

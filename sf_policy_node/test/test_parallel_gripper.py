@@ -1,5 +1,6 @@
-"""Which goals the motion of a gripper becomes, and the same against a real action server where
-control_msgs is installed.
+"""Tests of the goals of a gripper motion.
+
+A real action server is tested too if control_msgs is installed.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ PERIOD = 0.01
 
 
 def ramp(begin, end, speed=0.3):
-    """Positions and velocities of a move, one each period, at rest at both ends."""
+    """Return positions and velocities of a move, one per period, stationary at both ends."""
     count = max(2, round(abs(end - begin) / speed / PERIOD))
     moving = np.full(count - 1, np.copysign(speed, end - begin))
     return list(zip(np.linspace(begin, end, count + 1), [0.0, *moving, 0.0], strict=True))
@@ -22,34 +23,34 @@ def ramp(begin, end, speed=0.3):
 
 def goals_of(samples, gripper=GRIPPER, goals=None, start=0.0):
     goals = goals or GripperGoals(gripper)
-    said = [
+    message = [
         goals.next(position, velocity, start + index * PERIOD)
         for index, (position, velocity) in enumerate(samples)
     ]
-    return [goal for goal in said if goal is not None]
+    return [goal for goal in message if goal is not None]
 
 
-def test_a_binary_gripper_gets_one_goal_for_each_change():
+def test_a_binary_gripper_receives_one_goal_for_each_change():
     there, back = ramp(OPEN, CLOSED), ramp(CLOSED, OPEN)
     assert goals_of([(OPEN, 0.0)] * 20 + there + [(CLOSED, 0.0)] * 20 + back) == [CLOSED, OPEN]
 
 
-def test_the_goal_is_sent_when_the_move_begins_and_not_when_it_ends():
+def test_the_goal_is_sent_at_the_beginning_of_the_move():
     goals = GripperGoals(GRIPPER)
     assert goals.next(OPEN, 0.0, 0.0) is None
     assert goals.next(OPEN - 0.001, -0.1, 0.01) == CLOSED
 
 
-@pytest.mark.parametrize("place", [OPEN, CLOSED, 0.012])
-def test_a_gripper_that_is_where_it_is_to_be_gets_no_goal(place):
-    assert goals_of([(place, 0.0)] * 50) == []
+@pytest.mark.parametrize("point", [OPEN, CLOSED, 0.012])
+def test_a_gripper_at_its_target_receives_no_goal(point):
+    assert goals_of([(point, 0.0)] * 50) == []
 
 
-def test_a_gripper_that_holds_something_is_told_to_close_again():
+def test_a_gripper_with_an_object_receives_the_closing_goal_again():
     assert goals_of(ramp(0.012, CLOSED)) == [CLOSED]
 
 
-def test_a_stop_on_the_way_stops_the_gripper_where_it_is_and_it_can_go_on():
+def test_a_stop_during_the_move_stops_the_gripper_and_it_can_continue():
     goals = GripperGoals(GRIPPER)
     halt = 0.02
     assert goals_of(ramp(OPEN, halt), goals=goals) == [CLOSED, STOP]
@@ -62,15 +63,15 @@ def test_open_may_be_the_smaller_position():
     assert goals_of(ramp(0.0, 0.8), gripper) == [0.8]
 
 
-def test_a_gripper_with_many_widths_is_followed_with_few_goals_and_reaches_the_last():
+def test_a_continuous_gripper_receives_few_goals_and_reaches_the_last():
     gripper = GRIPPER.model_copy(update={"binary": False})
-    slow = ramp(OPEN, 0.01, speed=0.025)  # a second
+    slow = ramp(OPEN, 0.01, speed=0.025)  # s
     goals = goals_of(slow + [(0.01, 0.0)] * 5, gripper)
     assert 5 <= len(goals) <= 12 and goals == sorted(goals, reverse=True)
     assert goals[-1] == pytest.approx(0.01, abs=0.02 * OPEN)
 
 
-def test_a_forgotten_goal_is_sent_again():
+def test_a_cleared_goal_is_sent_again():
     goals = GripperGoals(GRIPPER)
     assert goals_of(ramp(OPEN, CLOSED), goals=goals) == [CLOSED]
     goals.forget()
@@ -81,8 +82,9 @@ def test_a_forgotten_goal_is_sent_again():
 
 
 class Server:
-    """What parallel_gripper_action_controller does with goals: the newest one wins, and a cancelled
-    one ends where it is.
+    """A server like parallel_gripper_action_controller.
+
+    The newest goal replaces others, and a cancelled one ends at the current position.
     """
 
     def __init__(self, node, action, kind):
@@ -190,8 +192,8 @@ def test_a_refused_goal_is_sent_again_with_the_next_motion(graph, rig):
 
 
 @pytest.mark.ros
-def test_a_gripper_that_comes_up_after_the_motion_does_not_move(graph, rig):
-    rig.play(ramp(OPEN, CLOSED))  # nobody there
+def test_a_gripper_server_that_starts_after_the_motion_does_not_move(graph, rig):
+    rig.play(ramp(OPEN, CLOSED))  # no server
     rig.output.stream(None)
     server = rig.serve()
     graph.until(lambda: rig.gripper._client.server_is_ready(), "the action server")

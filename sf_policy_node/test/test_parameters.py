@@ -1,6 +1,4 @@
-"""Parameters: taken in the right type and range, refused in one sentence, and not changed under a
-configured node.
-"""
+"""Tests of parameters: type and range, refusals in one sentence, locked while configured."""
 
 import pytest
 from motion_cases import CONTRACT_PATH
@@ -34,7 +32,7 @@ STEPS = Declared("steps", int, 1, None, (), False)
         ),
     ],
 )
-def test_values(declared, value, fault):
+def test_values_are_converted_or_refused(declared, value, fault):
     assert declared.fault(value) == fault
 
 
@@ -46,7 +44,7 @@ def overrides(**values):
 
 
 @pytest.mark.ros
-def test_whole_numbers_are_taken_and_wrong_values_refused_in_one_sentence(graph):
+def test_integers_are_accepted_and_wrong_values_refused_in_one_sentence(graph):
     node = graph.add(
         PolicyNode(parameter_overrides=overrides(observation_timeout_s=10)), activate=False
     )
@@ -72,7 +70,7 @@ def test_whole_numbers_are_taken_and_wrong_values_refused_in_one_sentence(graph)
 
 
 @pytest.mark.ros
-def test_what_is_read_at_configuration_cannot_be_set_under_a_configured_node(graph):
+def test_configuration_parameters_are_locked_while_configured(graph):
     node = graph.add(ChunkExecutorNode(parameter_overrides=overrides()))
 
     def set_shadow():

@@ -1,6 +1,4 @@
-"""pi0: the same loss and the same actions as transformers' own code, and real-time chunking on
-top.
-"""
+"""Tests of pi0: loss and actions equal transformers' code; real-time chunking."""
 
 import copy
 
@@ -22,11 +20,11 @@ COLUMNS = 12
 
 
 def their_inputs(model, images, state, text) -> dict:
-    """What transformers' model takes, made by hand."""
-    pictures = torch.full((len(text), 2 * 16), 299)
+    """Return the inputs of transformers' model, built by hand."""
+    frames = torch.full((len(text), 2 * 16), 299)
     return {
-        "input_ids": torch.cat([pictures, text.clamp(min=0)], 1),
-        "attention_mask": torch.cat([torch.ones_like(pictures), (text >= 0).long()], 1),
+        "input_ids": torch.cat([frames, text.clamp(min=0)], 1),
+        "attention_mask": torch.cat([torch.ones_like(frames), (text >= 0).long()], 1),
         "pixel_values": images.float() / 127.5 - 1,
         "pixel_attention_mask": torch.ones(len(text), 2, dtype=torch.bool),
         "state": torch.nn.functional.pad(state, (0, COLUMNS - state.shape[1])),
@@ -39,7 +37,7 @@ def noise_and_actions(count: int = 2):
     return noise, torch.randn(count, SIZES["horizon"], SIZES["action_size"], generator=generator)
 
 
-def test_loss_and_its_gradient_are_those_of_transformers():
+def test_loss_and_gradient_equal_transformers():
     model = pi0()
     inputs, (noise, actions), time = batch(model), noise_and_actions(), torch.tensor([0.3, 0.8])
     ours = model.flow_loss(model.context(*inputs), actions, noise=noise, time=time)
@@ -59,7 +57,7 @@ def test_loss_and_its_gradient_are_those_of_transformers():
             torch.testing.assert_close(gradient[name], p.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_sampled_actions_are_those_of_transformers_and_the_prefix_runs_once():
+def test_sampled_actions_equal_transformers_and_the_prefix_runs_once():
     model = pi0()
     inputs, (noise, _) = batch(model), noise_and_actions()
     calls = []
@@ -70,12 +68,12 @@ def test_sampled_actions_are_those_of_transformers_and_the_prefix_runs_once():
         again = sample(lambda x, tau: model.velocity(prefix, x, tau), noise, model.steps)
     hook.remove()
     assert len(calls) == 1
-    assert torch.equal(ours, again)  # sampling leaves the prefix as it was
+    assert torch.equal(ours, again)  # sampling does not change the prefix
     theirs = model.backbone.sample_actions(**their_inputs(model, *inputs), noise=noise)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_missing_camera_changes_nothing():
+def test_images_of_a_missing_camera_have_no_effect():
     model = pi0()
     (images, state, text), (noise, _) = batch(model), noise_and_actions()
     for present in (torch.tensor([[True, False]] * 2), torch.tensor([[False, True]] * 2)):
@@ -89,7 +87,7 @@ def test_a_missing_camera_changes_nothing():
         torch.testing.assert_close(first, second)
 
 
-def test_loss_falls_and_draws_are_repeatable():
+def test_the_loss_decreases_and_sampling_is_repeatable():
     model = pi0().train()
     inputs, (_, actions) = batch(model), noise_and_actions()
     draws = [
@@ -103,7 +101,7 @@ def test_loss_falls_and_draws_are_repeatable():
     assert draws[0] == draws[1]
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
-    for _ in range(30):  # of the same noise: thirty steps are too few to see through fresh one
+    for _ in range(30):  # fixed noise: thirty steps are too few for fresh noise
         loss = model.flow_loss(
             model.context(*inputs), actions, generator=torch.Generator().manual_seed(0)
         )
@@ -132,7 +130,7 @@ def test_a_saved_model_predicts_the_same_chunk_and_continues_the_last_one(tmp_pa
     )
 
 
-def test_guidance_draws_the_chunk_towards_the_last_one():
+def test_guidance_moves_the_chunk_towards_the_last_one():
     model = pi0()
     (noise, _), prefix = noise_and_actions(1), model.context(*batch(model, 1))
     rows = torch.zeros(SIZES["horizon"], COLUMNS)
@@ -143,7 +141,7 @@ def test_guidance_draws_the_chunk_towards_the_last_one():
     assert guided[:, :3].abs().mean() < 0.3 * free[:, :3].abs().mean()
 
 
-def test_sizes_that_do_not_fit_are_named():
+def test_incompatible_sizes_are_named():
     config = pi0().backbone.config
     with pytest.raises(
         BackboneError, match="action_size 40 is more than the model's max_action_dim 12"

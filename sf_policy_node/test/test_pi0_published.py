@@ -1,4 +1,4 @@
-"""pi0 and pi0.5 from openpi's and LeRobot's published layouts, compared with openpi's own code."""
+"""Tests of pi0 and pi0.5 from openpi's and LeRobot's layouts, compared with openpi's code."""
 
 import json
 
@@ -21,8 +21,8 @@ from sf_policy_node.vla.real_time_chunking import sample
 
 SIZES = {"cameras": 2, "state_size": 5, "action_size": 4, "horizon": cases.HORIZON}
 MODELS = {False: Pi0, True: Pi05}
-# openpi 15a9616 with its patched transformers 4.53.2 on these weights and inputs, float32:
-# loss, then seven sampled values (4 Euler steps), then three with the second camera missing.
+# Reference values of openpi 15a9616 with its patched transformers 4.53.2, float32: loss, then¬#
+# seven sampled values (4 Euler steps), then three with the second camera missing.
 GOLDEN = {
     False: (
         2.061916,
@@ -42,7 +42,7 @@ def load(folder, *, pi05: bool = False, **sizes):
 
 
 def inputs():
-    """The images, states, noise and actions that openpi's code was given."""
+    """Return the inputs of the reference values: images, states, noise and actions."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (2, 2, 3, 56, 56), generator=generator, dtype=torch.uint8)
     state = torch.rand(2, 5, generator=generator) * 2 - 1
@@ -58,7 +58,7 @@ def inputs():
 @pytest.mark.parametrize("write", [cases.write_openpi, cases.write_lerobot])
 @pytest.mark.parametrize("pi05", [False, True])
 @torch.no_grad()
-def test_loss_and_actions_are_openpis(pi05, write, tmp_path):
+def test_loss_and_actions_equal_openpi(pi05, write, tmp_path):
     model = load(write(tmp_path, pi05=pi05), pi05=pi05)
     images, state, noise, actions = inputs()
     text = model.words.encode([SENTENCE, "go"])
@@ -78,8 +78,8 @@ def test_loss_and_actions_are_openpis(pi05, write, tmp_path):
 
 
 @pytest.mark.parametrize("pi05", [False, True])
-def test_the_published_sizes_have_a_place_for_every_weight(pi05):
-    """Full size, on no memory: :func:`fill` refuses what is missing or left over."""
+def test_every_weight_of_the_published_sizes_is_used(pi05):
+    """The model has full size but no memory; :func:`fill` refuses missing and unused weights."""
     with torch.device("meta"):
         tensors = {
             name: torch.empty(shape) for name, shape in cases.shapes(cases.FULL, pi05=pi05).items()
@@ -106,7 +106,7 @@ def change(folder, alter):
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_damaged_weights_give_the_list(tmp_path):
+def test_damaged_weights_are_listed(tmp_path):
     def alter(tensors):
         del tensors["action_in_proj.bias"]
         del tensors["paligemma_with_expert.gemma_expert.model.layers.1.mlp.up_proj.weight"]
@@ -126,7 +126,7 @@ def test_damaged_weights_give_the_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (lambda f: (f / "model.safetensors").unlink(), "no \\*.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "not a readable safetensors file"),
@@ -145,9 +145,9 @@ def test_damaged_weights_give_the_list(tmp_path):
         ),
     ],
 )
-def test_directories_that_cannot_be_used_are_a_sentence(spoil, message, tmp_path):
+def test_unusable_directories_give_one_sentence(corrupt, message, tmp_path):
     folder = cases.write_openpi(tmp_path)
-    spoil(folder)
+    corrupt(folder)
     with pytest.raises(BackboneError, match=message):
         load(folder)
 
@@ -168,10 +168,12 @@ def test_pi05_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(policy.predict(camera_images(), JOINTS, SENTENCE), expected)
 
 
-def test_states_become_openpis_words(tmp_path):
+def test_states_become_openpis_prompt(tmp_path):
     rng = np.random.default_rng(0)
     state = np.concatenate([rng.uniform(-1.2, 1.2, 500), [-1.0, 1.0, 0.0, -1.001]])
-    theirs = np.digitize(state, bins=np.linspace(-1, 1, 256 + 1)[:-1]) - 1  # openpi, tokenizer.py
+    theirs = (
+        np.digitize(state, bins=np.linspace(-1, 1, 256 + 1)[:-1]) - 1
+    )  # from openpi's tokenizer.py
     np.testing.assert_array_equal(discretise(torch.from_numpy(state)), theirs)
     words = load(cases.write_openpi(tmp_path, pi05=True), pi05=True).words
     row = words.with_state(words.encode(["pick_the\ncube "]), torch.tensor([[-1.5, 0.0, 1.0]]))[0]

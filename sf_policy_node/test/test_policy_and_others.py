@@ -1,4 +1,4 @@
-"""The policy node among others over DDS: texts that are repeated, an executor that stops."""
+"""Tests of the policy node over DDS with repeated instructions and an executor that stops."""
 
 import pytest
 from policy_node_cases import TOPICS
@@ -29,7 +29,7 @@ class Repeater:
             self.sent += 1
 
 
-def test_stop_beside_a_running_publisher_of_the_text_is_a_stop(policy):
+def test_stop_holds_although_a_publisher_repeats_the_text(policy):
     repeater = Repeater(policy, TEXT)
     policy.graph.until(
         lambda: policy.status.instruction == TEXT and repeater.sent > 3,
@@ -84,8 +84,8 @@ def test_an_instruction_stopped_by_the_executor_ends_with_its_reason_and_may_be_
     )
 
 
-def test_an_instruction_whose_chunks_are_refused_for_good_ends_with_the_refusal(policy):
-    """As after the executor was activated anew: nothing more can come of the instruction."""
+def test_an_instruction_ends_if_all_its_chunks_are_refused(policy):
+    """This happens after a reactivation of the executor."""
     executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
     reason = (
         "refused chunk 3: the executor was activated after its instruction began; give an"

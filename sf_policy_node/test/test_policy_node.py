@@ -1,6 +1,4 @@
-"""The policy node over DDS, with a scripted policy: observations in, chunks out, and the
-instruction interfaces.
-"""
+"""Tests of the policy node over DDS with a scripted policy: observations, chunks, instructions."""
 
 import os
 import subprocess
@@ -49,7 +47,7 @@ def test_an_instruction_on_the_topic_becomes_chunks_stamped_with_the_observation
     assert policy.status.chunk_latency_p50_s > 0 and policy.status.policy_id == "scripted"
 
 
-def test_a_latched_instruction_from_before_the_node_came_up_is_not_lost(graph):
+def test_an_earlier_latched_instruction_is_received(graph):
     publisher = graph.peer.create_publisher(
         String, TOPICS.instruction, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     )
@@ -58,7 +56,7 @@ def test_a_latched_instruction_from_before_the_node_came_up_is_not_lost(graph):
     policy.until(lambda: policy.chunks, "a chunk")
 
 
-def test_the_same_text_again_goes_on_with_the_same_epoch(policy):
+def test_a_repeated_text_continues_with_the_same_epoch(policy):
     policy.say("pick the red cube")
     policy.until(lambda: policy.chunks, "a chunk")
     policy.say("pick the red cube")
@@ -79,9 +77,11 @@ def test_an_unusable_instruction_is_refused_with_one_sentence(policy, text, reas
     policy.say(text)
     policy.until(lambda: reason in policy.status.reason, "the refusal")
     handle, _ = policy.start(text)
-    answer = policy.result(handle)
-    assert answer.status == GoalStatus.STATUS_ABORTED
-    assert answer.result.termination_reason == Result.REFUSED and reason in answer.result.message
+    response = policy.result(handle)
+    assert response.status == GoalStatus.STATUS_ABORTED
+    assert (
+        response.result.termination_reason == Result.REFUSED and reason in response.result.message
+    )
     assert not policy.chunks
 
 
@@ -103,14 +103,14 @@ def test_a_silent_camera_is_named(policy):
     assert policy.status.state == PolicyStatus.WAITING
 
 
-def test_an_action_reports_and_ends_with_its_timeout(policy):
+def test_an_action_sends_feedback_and_ends_with_its_timeout(policy):
     handle, feedback = policy.start("pick the red cube", timeout_s=1.5)
     assert handle.accepted
-    answer = policy.result(handle)
-    assert answer.status == GoalStatus.STATUS_SUCCEEDED
-    assert answer.result.termination_reason == Result.TIMEOUT
-    assert answer.result.chunks >= 3 and 1.4 < answer.result.duration_s < 3.0
-    assert answer.result.chunk_latency_p95_s >= answer.result.chunk_latency_p50_s > 0
+    response = policy.result(handle)
+    assert response.status == GoalStatus.STATUS_SUCCEEDED
+    assert response.result.termination_reason == Result.TIMEOUT
+    assert response.result.chunks >= 3 and 1.4 < response.result.duration_s < 3.0
+    assert response.result.chunk_latency_p95_s >= response.result.chunk_latency_p50_s > 0
     assert len(feedback) >= 2 and feedback[-1].state == "running" and feedback[-1].chunks > 0
 
 
@@ -119,24 +119,26 @@ def test_an_action_can_be_cancelled(policy):
     policy.until(lambda: policy.chunks, "a chunk")
     future = handle.cancel_goal_async()
     policy.until(future.done, "the cancellation")
-    answer = policy.result(handle)
+    response = policy.result(handle)
     assert (
-        answer.status == GoalStatus.STATUS_CANCELED
-        and answer.result.termination_reason == Result.CANCELLED
+        response.status == GoalStatus.STATUS_CANCELED
+        and response.result.termination_reason == Result.CANCELLED
     )
     policy.until(
         lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle"
     )
 
 
-def test_an_action_ends_when_its_client_is_gone(policy):
-    """Before, the arm went on for the rest of the time limit, up to a minute."""
+def test_an_action_ends_when_its_client_disappears(policy):
+    """Before, the arm continued for the rest of the time limit, up to a minute."""
     client = ActionClient(policy.graph.peer, RunInstruction, "run_instruction")
     policy.until(client.server_is_ready, "the action server")
-    heard = []
+    received = []
     goal = RunInstruction.Goal(instruction="pick the red cube", timeout_s=500.0)
-    client.send_goal_async(goal, feedback_callback=lambda message: heard.append(message.feedback))
-    policy.until(lambda: heard and policy.chunks, "a chunk")
+    client.send_goal_async(
+        goal, feedback_callback=lambda message: received.append(message.feedback)
+    )
+    policy.until(lambda: received and policy.chunks, "a chunk")
     client.destroy()
     policy.until(
         lambda: policy.status.state == PolicyStatus.IDLE and not policy.status.instruction, "idle"
@@ -169,8 +171,8 @@ def test_the_stop_service_and_the_emergency_stop_end_an_action(policy):
 def test_a_failing_policy_ends_the_action_with_its_reason(policy):
     policy.policy.result = RuntimeError("out of memory")
     handle, _ = policy.start("pick the red cube")
-    answer = policy.result(handle).result
-    assert answer.termination_reason == Result.ERROR and "out of memory" in answer.message
+    response = policy.result(handle).result
+    assert response.termination_reason == Result.ERROR and "out of memory" in response.message
     policy.until(lambda: policy.status.state == PolicyStatus.ERROR, "the status")
 
 
@@ -182,7 +184,7 @@ def test_deactivation_ends_the_action_and_refuses_new_ones(policy):
     assert not handle.accepted
 
 
-def test_it_can_be_cleaned_up_and_configured_again(policy):
+def test_the_node_can_be_cleaned_up_and_reconfigured(policy):
     policy.node.trigger_deactivate()
     policy.node.trigger_cleanup()
     assert (
@@ -210,9 +212,7 @@ def test_a_policy_that_cannot_be_loaded_fails_the_transition_with_one_sentence(g
         ([f"contract:={CONTRACT_PATH}", "checkpoint:=/nowhere/policy"], "/nowhere/policy"),
     ],
 )
-def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(
-    ros_domain, parameters, sentence
-):
+def test_unusable_parameters_end_the_process_with_one_sentence(ros_domain, parameters, sentence):
     options = [word for parameter in parameters for word in ("-p", parameter)]
     command = [sys.executable, "-m", "sf_policy_node.nodes.policy_node", "--ros-args", *options]
     done = subprocess.run(
@@ -223,7 +223,7 @@ def test_a_start_that_cannot_work_ends_the_process_with_one_sentence(
 
 
 class Continuing(ScriptedPolicy):
-    """Of real-time chunking; notes what it is to continue."""
+    """A policy with real-time chunking that records what it continues."""
 
     join = Join.RTC
 
@@ -251,14 +251,14 @@ def test_a_chunk_that_the_arm_does_not_follow_is_not_continued(graph, message):
         TOPICS.executor_status,
         QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
     )
-    told = policy.policy.continued
+    continued = policy.policy.continued
     policy.say("pick the red cube")
     executor.publish(ExecutorStatus(state=ExecutorStatus.EXECUTING))
-    policy.until(lambda: len(told) > 4, "chunks")
-    assert told[0] is False and all(told[2:])
+    policy.until(lambda: len(continued) > 4, "chunks")
+    assert continued[0] is False and all(continued[2:])
     executor.publish(message)
-    policy.until(lambda: told[-1] is False, "a chunk that begins anew")
+    policy.until(lambda: continued[-1] is False, "a chunk that begins anew")
     executor.publish(
         ExecutorStatus(state=ExecutorStatus.EXECUTING, chunks_refused=message.chunks_refused)
     )
-    policy.until(lambda: told[-1] is True, "chunks that continue each other again")
+    policy.until(lambda: continued[-1] is True, "chunks that continue each other again")

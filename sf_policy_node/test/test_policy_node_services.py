@@ -1,6 +1,4 @@
-"""Start, stop and pause over services, what an action tells its client, cameras that freeze, and
-/diagnostics; over DDS.
-"""
+"""Tests over DDS of start, stop, pause, action feedback, frozen cameras and /diagnostics."""
 
 import math
 import time
@@ -29,24 +27,24 @@ Result = RunInstruction.Result
 def test_a_pause_keeps_the_instruction_and_a_resume_starts_a_new_epoch(policy):
     policy.say("pick the red cube")
     policy.until(lambda: policy.chunks, "a chunk")
-    answer = policy.call(SetBool, "pause", data=True)
-    assert answer.success and answer.message == "paused 'pick the red cube'"
+    response = policy.call(SetBool, "pause", data=True)
+    assert response.success and response.message == "paused 'pick the red cube'"
     policy.until(lambda: policy.status.state == PolicyStatus.PAUSED, "the status")
-    first, heard = policy.chunks[0].epoch, len(policy.chunks)
+    first, received = policy.chunks[0].epoch, len(policy.chunks)
     assert (policy.status.instruction, policy.status.epoch) == ("pick the red cube", first)
-    policy.say("pick the red cube")  # as `ros2 topic pub` does once a second: that is no resume
+    policy.say("pick the red cube")  # `ros2 topic pub` repeats once a second: no resume
     seen = len(policy.arm.stamps)
-    policy.until(lambda: len(policy.arm.stamps) > seen + 40, "0.8 s of pictures")
-    assert len(policy.chunks) == heard and policy.status.state == PolicyStatus.PAUSED
+    policy.until(lambda: len(policy.arm.stamps) > seen + 40, "0.8 s of images")
+    assert len(policy.chunks) == received and policy.status.state == PolicyStatus.PAUSED
     assert policy.call(SetBool, "pause", data=False).success
-    policy.until(lambda: len(policy.chunks) > heard + 1, "chunks again")
-    assert {chunk.epoch for chunk in policy.chunks[heard:]} == {
+    policy.until(lambda: len(policy.chunks) > received + 1, "chunks again")
+    assert {chunk.epoch for chunk in policy.chunks[received:]} == {
         policy.status.epoch
     } and policy.status.epoch > first
     assert policy.chunks[-1].instruction == "pick the red cube"
 
 
-def test_an_action_goes_on_through_a_pause_that_does_not_cost_its_time(policy):
+def test_an_action_continues_after_a_pause_without_losing_time(policy):
     handle, feedback = policy.start("pick the red cube", timeout_s=1.5)
     policy.until(lambda: feedback and feedback[-1].chunks > 0, "feedback")
     policy.call(SetBool, "pause", data=True)
@@ -64,18 +62,18 @@ def test_an_action_goes_on_through_a_pause_that_does_not_cost_its_time(policy):
     assert result.worst_cycle_s < 1.5, "the pause is no cycle"
 
 
-def test_without_an_instruction_start_and_pause_say_what_is_missing(policy):
+def test_without_an_instruction_start_and_pause_are_refused_with_the_reason(policy):
     for kind, name, request in (
         (Trigger, "start", {}),
         (SetBool, "pause", {"data": True}),
         (SetBool, "pause", {"data": False}),
     ):
-        answer = policy.call(kind, name, **request)
-        assert not answer.success and "there is no instruction to" in answer.message
+        response = policy.call(kind, name, **request)
+        assert not response.success and "there is no instruction to" in response.message
     assert not policy.call(Trigger, "stop").success
 
 
-def test_start_follows_the_last_instruction_again_and_not_while_the_emergency_stop_is_pressed(
+def test_start_repeats_the_last_instruction_except_during_an_emergency_stop(
     policy,
 ):
     policy.say("pick the red cube")
@@ -89,8 +87,8 @@ def test_start_follows_the_last_instruction_again_and_not_while_the_emergency_st
     button = policy.graph.publisher(Bool, TOPICS.emergency_stop)
     button.publish(Bool(data=True))
     policy.until(lambda: policy.status.reason == "emergency stop", "the stop")
-    answer = policy.call(Trigger, "start")
-    assert not answer.success and "emergency stop is pressed" in answer.message
+    response = policy.call(Trigger, "start")
+    assert not response.success and "emergency stop is pressed" in response.message
     policy.node.trigger_deactivate()
     assert "not active" in policy.call(Trigger, "start").message
 
@@ -104,14 +102,14 @@ def test_the_emergency_stop_ends_a_paused_instruction(policy):
     assert not policy.call(SetBool, "pause", data=False).success
 
 
-def test_start_takes_the_parameter_when_there_has_been_no_instruction(graph):
+def test_start_uses_the_parameter_without_an_instruction(graph):
     policy = Policy(graph, None, Parameter("instruction", value="pick the red cube"))
     policy.until(lambda: policy.chunks, "a chunk: the parameter is followed from activation on")
     policy.call(Trigger, "stop")
     assert policy.call(Trigger, "start").success
 
 
-def test_an_action_tells_progress_clips_latency_and_cadence(policy):
+def test_an_action_reports_progress_clips_latency_and_cadence(policy):
     executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
     executor.publish(ExecutorStatus(workspace_clips=100))
     handle, feedback = policy.start("pick the red cube", timeout_s=2.0)
@@ -158,10 +156,10 @@ def test_a_policy_that_is_too_slow_is_counted_and_the_warm_up_is_not(graph):
     )
     policy.until(lambda: policy.status.inference_latency_p99_s > 0, "the latency")
     assert policy.status.inference_latency_p99_s >= 0.5
-    policy.policy.clock = lambda: math.inf  # so that a prediction under way ends
+    policy.policy.clock = lambda: math.inf  # so that a running prediction ends
 
 
-def test_a_camera_that_repeats_its_picture_while_the_arm_moves_is_refused(policy):
+def test_a_camera_that_repeats_its_image_while_the_arm_moves_is_refused(policy):
     move = policy.arm
 
     def moving():
@@ -177,14 +175,14 @@ def test_a_camera_that_repeats_its_picture_while_the_arm_moves_is_refused(policy
     assert "restart the camera's driver" in policy.status.reason
 
 
-def test_the_node_speaks_on_diagnostics(policy):
-    heard = policy.graph.listen(DiagnosticArray, "/diagnostics")
+def test_the_node_publishes_diagnostics(policy):
+    received = policy.graph.listen(DiagnosticArray, "/diagnostics")
     policy.say("pick the red cube")
     policy.until(
-        lambda: heard and heard[-1].status[0].message == "follows: pick the red cube",
+        lambda: received and received[-1].status[0].message == "follows: pick the red cube",
         "the diagnostics",
     )
-    status = heard[-1].status[0]
+    status = received[-1].status[0]
     assert (status.name, status.hardware_id, status.level) == (
         "policy_node: policy",
         sim_arm().robot,
@@ -194,13 +192,13 @@ def test_the_node_speaks_on_diagnostics(policy):
         item.key for item in status.values
     }
     policy.arm.silent.add("wrist")
-    policy.until(lambda: heard[-1].status[0].level == DiagnosticStatus.WARN, "the warning")
-    assert heard[-1].status[0].message.startswith("camera wrist: the newest image is")
+    policy.until(lambda: received[-1].status[0].level == DiagnosticStatus.WARN, "the warning")
+    assert received[-1].status[0].message.startswith("camera wrist: the newest image is")
 
 
 def test_joint_states_that_the_node_lost_are_counted(policy):
-    """A burst overflows its queue, as on a busy computer: best-effort delivery tells nobody."""
-    heard, states = policy.graph.listen(DiagnosticArray, "/diagnostics"), policy.arm.joint_states
+    """A burst overflows its queue, as on a busy machine; best effort reports no loss."""
+    received, states = policy.graph.listen(DiagnosticArray, "/diagnostics"), policy.arm.joint_states
     policy.until(lambda: policy.status.joint_state_age_s >= 0.0, "a joint state")
     for _ in range(500):
         states.publish(
@@ -211,13 +209,15 @@ def test_joint_states_that_the_node_lost_are_counted(policy):
             )
         )
     policy.until(
-        lambda: heard and "joint states on joint_states were lost" in heard[-1].status[0].message,
+        lambda: (
+            received and "joint states on joint_states were lost" in received[-1].status[0].message
+        ),
         "the warning",
     )
-    assert heard[-1].status[0].level == DiagnosticStatus.WARN
+    assert received[-1].status[0].level == DiagnosticStatus.WARN
     assert (
         int(
-            {item.key: item.value for item in heard[-1].status[0].values}[
+            {item.key: item.value for item in received[-1].status[0].values}[
                 "joint states lost"
             ].split()[0]
         )

@@ -1,4 +1,4 @@
-"""What a message tells people to type works where they are."""
+"""Tests that messages name commands that exist in this installation."""
 
 import shutil
 

@@ -1,6 +1,4 @@
-"""QoS of a managed node's topics can be changed by parameters, as in any ROS 2 node, and a second
-configuration keeps them.
-"""
+"""Tests of QoS overrides of a managed node by parameters, and after a reconfiguration."""
 
 import pytest
 from rclpy.parameter import Parameter
@@ -14,7 +12,7 @@ pytestmark = pytest.mark.ros
 
 
 class Relay(ManagedNode):
-    """Two topics and nothing else."""
+    """A node with two topics."""
 
     def set_up(self, contract) -> None:
         self.subscribe(String, "heard", lambda message: None, qos_profile_sensor_data)
@@ -36,8 +34,8 @@ def test_parameters_change_the_qos(graph):
     parameters.append(Parameter("contract", value=str(CONTRACT_PATH)))
     node = graph.add(Relay("relay", namespace="left", parameter_overrides=parameters))
     for _ in range(2):
-        (heard,) = node.get_subscriptions_info_by_topic("/left/heard")
-        assert heard.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        (received,) = node.get_subscriptions_info_by_topic("/left/heard")
+        assert received.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         assert node.get_parameter("qos_overrides./left/said.publisher.depth").value == 7
         assert node.inputs[0].qos.reliability == ReliabilityPolicy.RELIABLE
         node.trigger_deactivate()
@@ -46,4 +44,4 @@ def test_parameters_change_the_qos(graph):
         node.trigger_activate()
     assert (
         LATCHED.depth == 1 and qos_profile_sensor_data.reliability == ReliabilityPolicy.BEST_EFFORT
-    )  # shared profiles stay
+    )  # shared profiles are unchanged

@@ -1,6 +1,4 @@
-"""Guided sampling of a flow policy, on a flow whose answer is known: actions with a Gaussian
-distribution.
-"""
+"""Tests of guided sampling on a flow with a known solution: Gaussian actions."""
 
 import math
 
@@ -20,7 +18,7 @@ from sf_policy_node.vla.real_time_chunking import (
 HORIZON = 8
 DELAY, OVERLAP = 2, 5
 ROWS = torch.arange(HORIZON, dtype=torch.float64)
-# Neighbouring rows of a chunk go together.
+# Neighbouring steps of a chunk are correlated.
 COVARIANCE = torch.exp(-((ROWS[:, None] - ROWS) ** 2) / 8) + 1e-6 * torch.eye(
     HORIZON, dtype=torch.float64
 )
@@ -50,8 +48,9 @@ def velocity(x: Tensor, tau: float) -> Tensor:
 
 
 def descending_velocity(x: Tensor, t: float) -> Tensor:
-    """The same flow as openpi and transformers state it: ``noise - action``, t from 1 (noise) to 0
-    (action).
+    """The same flow in the convention of openpi and transformers.
+
+    ``noise - action``, t from 1 (noise) to 0 (action).
     """
     return (x - clean_estimate(x, 1 - t)) / t
 
@@ -59,8 +58,9 @@ def descending_velocity(x: Tensor, t: float) -> Tensor:
 def descending_sample(
     noise: Tensor, steps: int, guidance: Guidance | None, sign: float = -1.0
 ) -> Tensor:
-    """Real-time chunking written down in the openpi convention alone; ``sign`` is that of the pull
-    in dx/dt.
+    """Reference implementation of real-time chunking in the openpi convention.
+
+    ``sign`` is that of the guidance in dx/dt.
     """
     x = noise
     for step in range(steps):
@@ -88,7 +88,7 @@ def guidance(delay: int = DELAY, overlap: int = OVERLAP) -> Guidance:
 
 
 def distance(chunks: Tensor) -> Tensor:
-    """Mean distance from the prefix, row by row."""
+    """Return the mean distance from the prefix for each step."""
     return (chunks - PREFIX).abs().mean((0, 2))
 
 
@@ -103,11 +103,11 @@ def test_plain_sampling_reaches_the_distribution():
     torch.testing.assert_close(torch.cov(chunks.T), COVARIANCE, atol=0.3, rtol=0.0)
 
 
-def test_frozen_rows_end_at_the_prefix_and_free_rows_keep_their_freedom():
+def test_frozen_steps_end_at_the_prefix_and_free_steps_keep_their_spread():
     plain, guided = sample(velocity, NOISE), sample(velocity, NOISE, guidance=guidance())
     assert drawn_to_the_prefix(guided, plain)
-    # Steadily less from the frozen rows to the free ones; the last row is hardly touched, and its
-    # spread remains.
+    # The guidance decreases from frozen to free steps. The last step is hardly affected and keeps
+    # its¬    # spread.
     assert (distance(guided)[DELAY - 1 :].diff() > 0).all()
     assert (guided - plain)[:, -1].abs().mean() < 0.1
     assert guided[:, -1].std() > 0.8 * plain[:, -1].std()
@@ -127,8 +127,8 @@ def test_both_conventions_of_time_give_the_same_chunks():
     )
 
 
-def test_a_reversed_sign_is_noticed():
-    """The mistakes that were made elsewhere: each of them must fail what the tests above demand."""
+def test_a_reversed_sign_fails_the_tests():
+    """Known mistakes of other implementations must fail the tests above."""
     plain = sample(velocity, NOISE)
     assert not drawn_to_the_prefix(descending_sample(NOISE, 5, guidance(), sign=1.0), plain)
     not_adapted = sample(descending_velocity_as_is, NOISE, guidance=guidance())
@@ -141,7 +141,7 @@ def descending_velocity_as_is(x: Tensor, tau: float) -> Tensor:
     return descending_velocity(x, 1 - tau)
 
 
-def test_without_anything_ahead_it_is_plain_sampling():
+def test_without_remaining_steps_guidance_is_plain_sampling():
     nothing = guidance(0, 0)
     assert not nothing.step_weights.any()
     assert torch.equal(sample(velocity, NOISE, guidance=nothing), sample(velocity, NOISE))
@@ -159,7 +159,7 @@ def test_soft_mask_is_the_formula_of_the_paper():
 
 
 @pytest.mark.parametrize(("horizon", "delay", "overlap"), [(8, 3, 2), (8, -1, 2), (8, 2, 9)])
-def test_a_mask_that_cannot_be_is_refused(horizon, delay, overlap):
+def test_an_invalid_mask_is_refused(horizon, delay, overlap):
     with pytest.raises(ValueError, match="needs 0 <= delay <= overlap <= horizon"):
         soft_mask(horizon, delay, overlap)
 

@@ -1,6 +1,4 @@
-"""The policy node over DDS with a policy on a server: chunks, a wait with the reason when the
-server is gone, and refusals at the start.
-"""
+"""Tests over DDS of the policy node with a remote policy: chunks, lost server, refusals."""
 
 import re
 
@@ -32,7 +30,7 @@ def parameters(server, folder, mapping=MAPPING):
     return [CONTRACT_PARAMETER, address, Parameter("mapping", value=str(folder / "mapping.yaml"))]
 
 
-def test_a_server_drives_the_node_and_its_loss_is_a_wait_with_the_reason(graph, tmp_path):
+def test_a_server_predicts_chunks_and_its_loss_gives_a_wait_with_the_reason(graph, tmp_path):
     with openpi_server(lambda *_: encoded({"actions": chunk()})) as server:
         chunks = graph.listen(ActionChunk, TOPICS.action_chunk)
         statuses = graph.listen(PolicyStatus, TOPICS.policy_status, 50)
@@ -71,7 +69,7 @@ def test_a_server_drives_the_node_and_its_loss_is_a_wait_with_the_reason(graph, 
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_the_arm_moves(graph, tmp_path, mapping, reason):
+def test_an_incompatible_server_is_refused_before_the_arm_moves(graph, tmp_path, mapping, reason):
     with openpi_server(lambda *_: encoded({"actions": chunk()})) as server:
         node = graph.add(
             PolicyNode(parameter_overrides=parameters(server, tmp_path, mapping)), activate=False

@@ -1,6 +1,4 @@
-"""A policy on a server that lies, hangs, breaks off and comes back: the arm gets a sound chunk, or
-none and the reason.
-"""
+"""Tests of remote policies on faulty servers: a valid chunk, or none and the reason."""
 
 import socket
 import threading
@@ -103,9 +101,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_no_chunk_and_the_next_sound_reply_is(name):
-    answer, reason = GARBAGE[name]
-    replies = [answer]
+def test_an_invalid_reply_is_refused_and_the_next_valid_one_accepted(name):
+    response, reason = GARBAGE[name]
+    replies = [response]
     with openpi_server(lambda *given: (replies.pop() if replies else good)(*given)) as server:
         policy = remote(server)
         with pytest.raises(ValueError, match=reason):
@@ -114,7 +112,7 @@ def test_garbage_is_no_chunk_and_the_next_sound_reply_is(name):
         policy.close()
 
 
-def test_a_link_that_breaks_in_the_middle_of_a_message_is_made_again():
+def test_a_link_that_breaks_during_a_message_is_restored():
     replies = [drop_mid_message]
     with openpi_server(lambda *given: (replies.pop() if replies else good)(*given)) as server:
         policy = remote(server)
@@ -124,27 +122,27 @@ def test_a_link_that_breaks_in_the_middle_of_a_message_is_made_again():
         policy.close()
 
 
-def test_a_late_reply_is_not_taken_for_the_next_one():
+def test_a_late_reply_is_not_mistaken_for_the_next_one():
     late = [True]
 
-    def answer(connection, frame):
+    def response(connection, frame):
         if late.pop() if late else False:
             server.release.wait(30.0)
             return encoded({"actions": 9.0 * chunk()})
         return good()
 
-    with openpi_server(answer) as server:
+    with openpi_server(response) as server:
         policy = remote(server, timeout_s=0.2, first_timeout_s=0.2)
         with pytest.raises(PolicyUnavailable, match=r"no reply within 0.2 s"):
             ask(policy)
         server.release.set()
-        policy._mapping = mapping()  # the machine may be slow
+        policy._mapping = mapping()  # on a slow machine
         assert np.array_equal(ask(policy), chunk())
         policy.close()
 
 
-def test_a_server_that_does_not_read_holds_nobody():
-    """A frame larger than all buffers: sending itself would wait."""
+def test_a_server_that_does_not_read_blocks_nothing():
+    """The frame is larger than all buffers, so sending blocks."""
     stuck = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -172,7 +170,7 @@ def test_a_server_that_does_not_read_holds_nobody():
         thread.join()
 
 
-def test_nobody_there_and_somebody_else_are_told_apart(tmp_path):
+def test_no_server_and_another_server_are_distinguished(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(
@@ -194,7 +192,7 @@ def test_nobody_there_and_somebody_else_are_told_apart(tmp_path):
             remote(server)
 
 
-def test_a_server_of_others_needs_a_mapping_and_the_metadata_it_expects():
+def test_a_foreign_server_needs_a_mapping_and_expected_metadata():
     with openpi_server(good, {"robot": "other", "reset_pose": np.zeros(2)}) as server:
         with pytest.raises(
             MappingError, match="does not declare its keys and units; write a mapping"
@@ -229,14 +227,14 @@ def test_another_policy_behind_the_same_address_is_refused():
         "openpi://host:8000?a=b",
     ],
 )
-def test_an_address_that_is_none_is_refused(address):
+def test_an_invalid_address_is_refused(address):
     with pytest.raises(
         MappingError, match="not an address; write openpi://HOST:8000 or oft://HOST:8777"
     ):
         make_link(address)
 
 
-def test_addresses_are_told_from_paths():
+def test_addresses_are_distinguished_from_paths():
     assert (
         is_remote("openpi://h:1")
         and is_remote("oft://h")
@@ -293,9 +291,9 @@ OFT_GARBAGE = {
 
 
 @pytest.mark.parametrize("name", OFT_GARBAGE)
-def test_garbage_from_oft_is_no_chunk_and_the_next_sound_reply_is(name):
-    answer, kind, reason = OFT_GARBAGE[name]
-    replies = [answer]
+def test_an_invalid_oft_reply_is_refused_and_the_next_valid_one_accepted(name):
+    response, kind, reason = OFT_GARBAGE[name]
+    replies = [response]
     with oft_server(
         lambda *given: replies.pop()(*given) if replies else [json_array(row) for row in chunk()]
     ) as server:
@@ -306,7 +304,7 @@ def test_garbage_from_oft_is_no_chunk_and_the_next_sound_reply_is(name):
         policy.close()
 
 
-def test_a_reply_that_comes_byte_by_byte_is_given_up():
+def test_a_reply_that_arrives_byte_by_byte_times_out():
     with (
         oft_server(drip) as server,
         pytest.raises(PolicyUnavailable, match=r"no reply within 0.3 s"),
@@ -314,7 +312,7 @@ def test_a_reply_that_comes_byte_by_byte_is_given_up():
         ask(oft(server, first_timeout_s=0.3))
 
 
-def test_a_lost_server_makes_the_session_wait_and_go_on_when_it_is_back():
+def test_a_session_waits_for_a_lost_server_and_continues():
     with openpi_server(good) as server:
         stage = Stage(remote(server))
         run = stage.session.begin("pick the red cube")
@@ -337,7 +335,7 @@ def test_a_lost_server_makes_the_session_wait_and_go_on_when_it_is_back():
         stage.session.close()
 
 
-def test_a_server_that_stays_away_ends_the_instruction_with_the_reason():
+def test_a_permanently_lost_server_ends_the_instruction_with_the_reason():
     with openpi_server(good) as server:
         stage = Stage(remote(server))
         run = stage.session.begin("pick the red cube")

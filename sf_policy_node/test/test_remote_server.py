@@ -1,6 +1,4 @@
-"""Our server: the same chunks as in process, only for those who may ask, and a sentence for what it
-cannot answer.
-"""
+"""Tests of our policy server: same chunks as in process, authorization, errors."""
 
 import threading
 
@@ -32,7 +30,7 @@ IMAGES = {name: RNG.integers(0, 256, (240, 320, 3), dtype=np.uint8) for name in 
 
 
 class Words:
-    """Stands for the text encoder, which takes seconds to load."""
+    """A mock of the text encoder, which takes seconds to load."""
 
     def encode(self, texts):
         return np.stack(
@@ -63,7 +61,7 @@ def tiny(head="regression", contract=None):
         rng.normal(size=(20, TEXT_SIZE)),
         contract.columns.action.grippers,
     )
-    statistics.action.std[-1] = 0.01  # untrained: an opening near a half
+    statistics.action.std[-1] = 0.01  # untrained: an opening near one half
     return Policy(model, contract, statistics, policy_id="tiny@0", device="cpu", encoder=Words())
 
 
@@ -85,7 +83,7 @@ def served():
         thread.join()
 
 
-def test_a_served_checkpoint_predicts_what_it_predicts_in_process(served):
+def test_a_served_checkpoint_predicts_as_in_process(served):
     served_policy, here = tiny(), tiny()
     policy = load_remote(f"openpi://127.0.0.1:{served(served_policy).port}", sim_arm())
     policy.warm_up()
@@ -97,7 +95,7 @@ def test_a_served_checkpoint_predicts_what_it_predicts_in_process(served):
     policy.close()
 
 
-def test_a_flow_policy_is_told_what_it_has_to_continue(served):
+def test_a_flow_policy_receives_the_steps_to_continue(served):
     served_policy, here = tiny("flow"), tiny("flow")
     policy = load_remote(f"openpi://127.0.0.1:{served(served_policy).port}", sim_arm())
     assert policy.join is Join.RTC
@@ -114,7 +112,7 @@ def test_a_flow_policy_is_told_what_it_has_to_continue(served):
     policy.close()
 
 
-def test_only_loopback_is_served_without_a_token_and_only_the_token_opens(served, monkeypatch):
+def test_only_loopback_needs_no_token(served, monkeypatch):
     for host in ("0.0.0.0", "192.168.0.7", "::", "robot.local"):
         with pytest.raises(
             ServeError, match=f"--host {host}: others can reach it, so a token is needed"
@@ -131,11 +129,11 @@ def test_only_loopback_is_served_without_a_token_and_only_the_token_opens(served
     load_remote(f"openpi://127.0.0.1:{server.port}", sim_arm()).close()
 
 
-def test_health_is_told_to_anybody_and_a_taken_port_is_a_sentence(served):
+def test_health_needs_no_token_and_a_used_port_gives_one_sentence(served):
     server = served(token="secret")
-    with pytest.raises(InvalidStatus) as told:
+    with pytest.raises(InvalidStatus) as refusal:
         connect(f"ws://127.0.0.1:{server.port}/healthz", proxy=None)
-    assert told.value.response.status_code == 200 and told.value.response.body == b"OK\n"
+    assert refusal.value.response.status_code == 200 and refusal.value.response.body == b"OK\n"
     with pytest.raises(
         ServeError, match=f"--port {server.port}: cannot listen there .*choose another port"
     ):
@@ -169,9 +167,7 @@ def test_a_policy_for_another_contract_is_refused_with_the_difference(served):
         ({"prompt": 5}, "prompt: needs the instruction as text"),
     ],
 )
-def test_an_observation_that_cannot_be_used_is_a_sentence_and_the_next_one_counts(
-    served, change, reason
-):
+def test_an_unusable_observation_gives_one_sentence_and_the_next_is_used(served, change, reason):
     link = OpenpiLink("127.0.0.1", served().port)
     link.open(5.0)
     sound = {"images": IMAGES, "state": HOME, "prompt": "go"}
@@ -182,7 +178,7 @@ def test_an_observation_that_cannot_be_used_is_a_sentence_and_the_next_one_count
     link.close()
 
 
-def test_frames_that_are_none_are_answered_in_words(served):
+def test_invalid_frames_get_an_error_message(served):
     with connect(f"ws://127.0.0.1:{served().port}", proxy=None) as client:
         assert unpack(client.recv())["server"] == "sf_policy_node"
         for frame, reason in (
@@ -194,7 +190,7 @@ def test_frames_that_are_none_are_answered_in_words(served):
             assert reason in client.recv()
 
 
-def test_a_model_that_breaks_is_told_and_ends_the_connection(served):
+def test_a_failing_model_is_reported_and_ends_the_connection(served):
     policy = tiny()
     server = served(policy)
     policy.predict = lambda *_, **__: 1 / 0

@@ -1,6 +1,4 @@
-"""A mapping from the contract to a server's keys, units and gripper values, and what only a wrong
-mapping explains.
-"""
+"""Tests of mappings from the contract to a server's keys, units and gripper values."""
 
 import numpy as np
 import pytest
@@ -40,7 +38,7 @@ def test_an_observation_has_the_servers_keys_order_and_units(tmp_path):
     assert found["prompt"] == "pick the red cube" and set(found["images"]) == {"cam_wrist"}
     image = found["observation/image"]
     assert image.shape == (32, 48, 3) and image.dtype == np.uint8
-    assert (image[:, :2] == 0).all() and (image[16, 24] == 60).all()  # bars beside a 4:3 picture
+    assert (image[:, :2] == 0).all() and (image[16, 24] == 60).all()  # bars beside a 4:3 image
     pose = Kinematics(sim_arm()).forward(joints[:6])
     state = found["observation/state"]
     assert state[0] == pose.position[0] and state[2] == 0.0
@@ -49,13 +47,13 @@ def test_an_observation_has_the_servers_keys_order_and_units(tmp_path):
     assert angle <= np.pi
 
 
-def test_channels_first_and_the_cameras_own_size(tmp_path):
+def test_images_may_be_channels_first_in_the_cameras_size(tmp_path):
     text = TOOL.replace("image_size: [32, 48]", "image_layout: chw")
     image = translation(tmp_path, text).observation(IMAGES, HOME, "go")["images"]["cam_wrist"]
     assert image.shape == (3, 240, 320) and image.flags.c_contiguous and (image == 61).all()
 
 
-def test_a_chunk_comes_back_in_the_contracts_order_and_units(tmp_path):
+def test_a_chunk_is_converted_to_the_contracts_order_and_units(tmp_path):
     rows = np.zeros((12, 5), np.float32)
     rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3] = 99.0, 20.0, 0.01 * np.arange(12), 0.5
     rows[:, 4] = np.linspace(-1.0, 1.2, 12)
@@ -90,7 +88,7 @@ def test_a_reply_that_is_no_chunk_is_refused(tmp_path, reply, reason):
         translation(tmp_path).chunk(reply)
 
 
-def test_degrees_taken_for_radians_are_refused_by_name(tmp_path):
+def test_degrees_mistaken_for_radians_are_refused_by_name(tmp_path):
     contract = contract_for(ActionSpace.JOINT_POSITION)
     names = ", ".join(contract.arm_joints)
     text = (
@@ -156,12 +154,12 @@ def test_degrees_taken_for_radians_are_refused_by_name(tmp_path):
         ("images: {", "images: [", "is not YAML"),
     ],
 )
-def test_a_mapping_that_does_not_fit_is_refused_with_its_key(tmp_path, before, after, reason):
+def test_an_incompatible_mapping_is_refused_with_its_key(tmp_path, before, after, reason):
     assert before in TOOL
     with pytest.raises(MappingError, match=reason):
         translation(tmp_path, TOOL.replace(before, after, 1))
 
 
-def test_a_mapping_that_is_not_there_is_said(tmp_path):
+def test_a_missing_mapping_is_named(tmp_path):
     with pytest.raises(MappingError, match=r"cannot be read .*check the path of the mapping"):
         load_mapping(tmp_path / "none.yaml")

@@ -1,6 +1,4 @@
-"""Messages of policy servers: openpi's bytes to the letter, json_numpy's layout, and nothing read
-that is not sound.
-"""
+"""Tests of messages of policy servers: openpi's bytes, json_numpy's layout, invalid input."""
 
 import json
 
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from sf_policy_node.vla.remote.wire import WireError, from_json, pack, to_json, unpack
 
-# From openpi_client.msgpack_numpy.packb (Physical-Intelligence/openpi 15a9616) of OBSERVATION.
+# Result of openpi_client.msgpack_numpy.packb (Physical-Intelligence/openpi 15a9616) on OBSERVATION.
 OBSERVATION = {
     "observation/state": np.array([1, -2.5], np.float32),
     "n": np.float64(0.5),
@@ -21,11 +19,11 @@ OPENPI = bytes.fromhex(
     "83b16f62736572766174696f6e2f737461746584c40b5f5f6e6461727261795f5fc3c40464617461c4080000803f000020c0c4056474797065a33c6634c405736861"
     "70659102a16ecb3fe0000000000000a670726f6d7074a2676f"
 )
-# From json_numpy 2.1.1, json_numpy.dumps of [np.arange(3, dtype=np.float32)].
+# Result of json_numpy 2.1.1, json_numpy.dumps on [np.arange(3, dtype=np.float32)].
 JSON_NUMPY = '[{"__numpy__": "AAAAAAAAgD8AAABA", "dtype": "<f4", "shape": [3]}]'
 
 
-def test_bytes_are_openpis():
+def test_bytes_equal_openpi():
     found = unpack(OPENPI)
     assert found["prompt"] == "go" and found["n"] == 0.5
     assert (
@@ -35,7 +33,7 @@ def test_bytes_are_openpis():
     assert pack(OBSERVATION) == OPENPI
 
 
-def test_a_numpy_number_comes_back_with_its_dtype():
+def test_a_numpy_scalar_keeps_its_dtype():
     found = unpack(pack({"n": np.float32(0.1), "k": np.int16(-3)}))
     assert (found["n"].dtype, found["k"].dtype) == (np.float32, np.int16) and (
         found["n"],
@@ -43,7 +41,7 @@ def test_a_numpy_number_comes_back_with_its_dtype():
     ) == (np.float32(0.1), -3)
 
 
-def test_json_is_json_numpys():
+def test_json_equals_json_numpy():
     (found,) = from_json(JSON_NUMPY.encode())
     assert found.tolist() == [0.0, 1.0, 2.0] and found.dtype == np.float32
     assert json.loads(to_json([np.arange(3, dtype=np.float32)])) == json.loads(JSON_NUMPY)
@@ -55,7 +53,7 @@ def test_json_is_json_numpys():
     shape=st.lists(st.integers(0, 4), min_size=0, max_size=3),
     text=st.text(max_size=10),
 )
-def test_arrays_come_back_as_they_were(dtype, shape, text):
+def test_arrays_survive_a_round_trip(dtype, shape, text):
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
     for there, back in ((pack, unpack), (to_json, from_json)):
         found = back(there({"a": {"b": [array]}, "text": text}))
@@ -68,7 +66,7 @@ def test_arrays_come_back_as_they_were(dtype, shape, text):
 
 @settings(max_examples=300, deadline=None)
 @given(noise=st.binary(max_size=200))
-def test_noise_is_refused_or_read_and_never_anything_else(noise):
+def test_noise_is_refused_or_read(noise):
     for read in (unpack, from_json):
         try:
             read(noise)
@@ -82,7 +80,7 @@ def test_noise_is_refused_or_read_and_never_anything_else(noise):
     value=st.integers(0, 255),
     cut=st.integers(0, len(OPENPI)),
 )
-def test_a_damaged_message_is_refused_or_read_and_never_anything_else(where, value, cut):
+def test_a_damaged_message_is_refused_or_read(where, value, cut):
     damaged = bytearray(OPENPI)
     damaged[where] = value
     for data in (bytes(damaged), OPENPI[:cut]):
@@ -115,7 +113,7 @@ def array(data=b"\0" * 8, dtype="<f4", shape=(2,)):
         (b"\x91" * 2000, "not a msgpack message"),
     ],
 )
-def test_what_is_wrong_with_a_message_is_said(message, reason):
+def test_the_error_of_a_message_is_named(message, reason):
     with pytest.raises(WireError, match=reason):
         unpack(message)
 

@@ -1,6 +1,4 @@
-"""A replayed episode moves the arm like a person does, outranks the policy, and yields to a person,
-a pause and an emergency stop.
-"""
+"""Tests of replay: limits as in teleoperation; priority between policy and operator."""
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ def turned(angle):
     return HOME + np.array([angle, 0, 0, 0, 0, 0, 0])
 
 
-def lead(bench, target, seconds, source=ControlSource.REPLAY):
+def teleoperate(bench, target, seconds, source=ControlSource.REPLAY):
     for _ in range(round(seconds / PERIOD)):
         bench.post(
             bench.executor.on_teleoperation(bench.now, target, np.zeros(7), bench.now, source)
@@ -30,8 +28,8 @@ def lead(bench, target, seconds, source=ControlSource.REPLAY):
         bench.run(PERIOD)
 
 
-def test_a_replay_moves_the_arm_inside_the_limits_and_says_so(bench):
-    lead(bench, turned(0.2), 1.5)
+def test_a_replay_moves_the_arm_within_limits_and_is_reported(bench):
+    teleoperate(bench, turned(0.2), 1.5)
     assert bench.observer.state(bench.now)[0][0] == pytest.approx(0.2, abs=0.01)
     status = bench.executor.status
     assert (status.state, status.source, status.reason) == (
@@ -44,20 +42,20 @@ def test_a_replay_moves_the_arm_inside_the_limits_and_says_so(bench):
     assert not bench.violations()
 
 
-def test_a_person_takes_over_from_a_replay_which_is_refused_meanwhile(bench):
-    lead(bench, turned(0.2), 0.5)
-    place = bench.observer.state(bench.now)[0]
-    lead(bench, place, 0.2, ControlSource.TELEOPERATION)
+def test_an_operator_takes_over_from_a_replay_which_is_then_refused(bench):
+    teleoperate(bench, turned(0.2), 0.5)
+    position = bench.observer.state(bench.now)[0]
+    teleoperate(bench, position, 0.2, ControlSource.TELEOPERATION)
     assert bench.executor.status.source is ControlSource.TELEOPERATION
     with pytest.raises(MotionRefused, match="has priority over a replay"):
-        lead(bench, turned(0.2), 0.02)
+        teleoperate(bench, turned(0.2), 0.02)
     assert bench.executor.status.source is ControlSource.TELEOPERATION
     assert not bench.violations()
 
 
-def test_a_replay_outranks_the_policy_which_goes_on_after_it(bench):
+def test_a_replay_has_priority_over_the_policy_which_continues_after_it(bench):
     keep_moving(bench, 0.6)
-    lead(bench, bench.observer.state(bench.now)[0], 0.3)
+    teleoperate(bench, bench.observer.state(bench.now)[0], 0.3)
     assert bench.executor.status.source is ControlSource.REPLAY
     bench.run(sim_arm().budgets.teleop_age_s + 0.4)
     assert (bench.executor.status.state, bench.executor.status.source) == (
@@ -71,24 +69,24 @@ def test_a_replay_outranks_the_policy_which_goes_on_after_it(bench):
     assert not bench.violations()
 
 
-def test_a_pause_stops_a_replay_but_not_a_person(bench):
-    lead(bench, turned(0.3), 0.3)
+def test_a_pause_stops_a_replay_but_not_an_operator(bench):
+    teleoperate(bench, turned(0.3), 0.3)
     bench.post(bench.executor.pause(True, bench.now))
     with pytest.raises(MotionRefused, match="paused"):
-        lead(bench, turned(0.3), 0.02)
+        teleoperate(bench, turned(0.3), 0.02)
     bench.run(0.5)
     assert bench.executor.status.state is ExecutorState.PAUSED
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
-    lead(bench, turned(0.1), 0.1, ControlSource.TELEOPERATION)
+    teleoperate(bench, turned(0.1), 0.1, ControlSource.TELEOPERATION)
     assert bench.executor.status.source is ControlSource.TELEOPERATION
     assert not bench.violations()
 
 
 def test_an_emergency_stop_ends_a_replay(bench):
-    lead(bench, turned(0.3), 0.3)
+    teleoperate(bench, turned(0.3), 0.3)
     bench.post(bench.executor.emergency_stop(bench.now))
     with pytest.raises(MotionRefused, match="emergency stop"):
-        lead(bench, turned(0.3), 0.02)
+        teleoperate(bench, turned(0.3), 0.02)
     bench.run(0.5)
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
     assert not bench.violations()

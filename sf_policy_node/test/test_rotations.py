@@ -1,4 +1,4 @@
-"""Both branches of the rotations give the same; and cv_bridge the same pixels as OpenCV."""
+"""Tests of rotations with both libraries, and of cv_bridge against OpenCV."""
 
 import importlib.util
 
@@ -31,7 +31,7 @@ IN_EVERY_CV_BRIDGE = {
 
 @pytest.fixture(params=["tf_transformations", "transforms3d"])
 def branch(request, monkeypatch):
-    """Each of the two libraries in turn."""
+    """Return each of the two libraries in turn."""
     if request.param == "transforms3d":
         monkeypatch.setattr(rotations, "tf_transformations", None)
     elif importlib.util.find_spec("tf_transformations") is None:
@@ -66,13 +66,13 @@ def test_half_turns_have_a_quaternion(branch):
 
 
 @pytest.mark.parametrize("quaternion", [[0, 0, 0, 0], [np.nan, 0, 0, 1], [np.inf, 0, 0, 0]])
-def test_what_is_no_rotation_is_refused(branch, quaternion):
+def test_invalid_rotations_are_refused(branch, quaternion):
     with pytest.raises(ValueError, match="is no rotation"):
         rotations.matrix_from_quaternion(quaternion)
 
 
 @pytest.mark.parametrize("encoding", sorted(COLOUR))
-def test_cv_bridge_gives_the_pixels_of_opencv(encoding):
+def test_cv_bridge_and_opencv_give_equal_pixels(encoding):
     if not cv_bridge_encodings():
         pytest.skip(
             "cv_bridge is not installed (it comes with ROS 2), or does not work beside this NumPy"

@@ -1,5 +1,6 @@
-"""When a policy predicts, for which instruction, and when it gives up. With a real worker thread
-and a clock of the test's own.
+"""Tests of a policy session: when it predicts, for which instruction, when it gives up.
+
+They use a real worker thread and a manual clock.
 """
 
 import threading
@@ -14,12 +15,12 @@ from sf_policy_node.session.instruction_run import Termination
 from sf_policy_node.session.status import PolicyState
 
 
-def test_no_instruction_no_prediction(stage):
+def test_without_an_instruction_there_is_no_prediction(stage):
     stage.advance(0.5)
     assert not stage.policy.calls and stage.session.status().state is PolicyState.IDLE
 
 
-def test_a_chunk_carries_the_stamp_the_joints_and_the_instruction_of_its_observation(stage):
+def test_a_chunk_has_stamp_joints_and_instruction_of_its_observation(stage):
     run = stage.session.begin(" pick the red cube ")
     stage.see(100.01)
     stage.now = 100.08
@@ -39,7 +40,7 @@ def test_images_from_before_the_instruction_are_not_used(stage):
     assert not stage.policy.calls
 
 
-def test_predictions_keep_the_replan_interval(stage):
+def test_predictions_respect_the_replan_interval(stage):
     stage.session.begin("pick the red cube")
     stage.advance(3.0)
     stamps = [chunk.stamp for chunk in stage.chunks]
@@ -71,7 +72,7 @@ def test_a_new_instruction_replaces_the_old_and_a_late_chunk_does_not_leak(stage
     assert stage.session.take_ended() == [first]
 
 
-def test_an_old_camera_makes_it_wait_and_say_which(stage):
+def test_an_old_camera_image_gives_a_wait_with_the_cameras_name(stage):
     stage.session.begin("pick the red cube")
     stage.see()
     stage.until(lambda: stage.chunks, "a chunk")
@@ -85,7 +86,7 @@ def test_an_old_camera_makes_it_wait_and_say_which(stage):
     assert stage.session.status().state is PolicyState.RUNNING
 
 
-def test_an_instruction_that_sees_nothing_is_dropped(stage):
+def test_an_instruction_without_observations_is_dropped(stage):
     run = stage.session.begin("pick the red cube")
     stage.see(cameras=("scene",))
     stage.settle()
@@ -110,7 +111,7 @@ def test_a_slow_model_is_not_mistaken_for_a_missing_camera(stage):
     leave.set()
 
 
-def test_a_timeout_ends_it(stage):
+def test_a_timeout_ends_an_instruction(stage):
     run = stage.session.begin("pick the red cube", timeout_s=2.0)
     stage.advance(1.9)
     stage.session.check_time()
@@ -132,9 +133,7 @@ def test_a_timeout_ends_it(stage):
         (np.full((8, 4), np.nan), "the policy failed: it returned nan in column x"),
     ],
 )
-def test_a_failing_policy_ends_the_instruction_and_says_so_and_a_new_one_may_work(
-    stage, result, message
-):
+def test_a_failing_policy_ends_the_instruction_with_its_reason(stage, result, message):
     stage.policy.result = result
     run = stage.session.begin("pick the red cube")
     stage.see()
@@ -147,7 +146,7 @@ def test_a_failing_policy_ends_the_instruction_and_says_so_and_a_new_one_may_wor
     assert stage.chunks
 
 
-def test_an_image_that_cannot_be_read_makes_it_wait_with_the_sentence(stage):
+def test_an_unreadable_image_gives_a_wait_with_the_reason(stage):
     def decode(camera, image):
         raise ValueError("/scene_camera/image_raw: encoding 'x' cannot be read")
 
@@ -160,7 +159,7 @@ def test_an_image_that_cannot_be_read_makes_it_wait_with_the_sentence(stage):
     assert stage.session.status().state is PolicyState.WAITING and not stage.chunks
 
 
-def test_a_refused_instruction_leaves_the_one_in_force(stage):
+def test_a_refused_instruction_does_not_replace_the_current_one(stage):
     run = stage.session.begin("pick the red cube")
     for text in ("", "x" * 10_000):
         with pytest.raises(ValueError):
@@ -168,7 +167,7 @@ def test_a_refused_instruction_leaves_the_one_in_force(stage):
     assert stage.session.run is run
 
 
-def test_epochs_rise_from_one_start_to_the_next(stage):
+def test_epochs_increase_across_restarts(stage):
     first = stage.session.begin("pick the red cube").epoch
     other = Stage()
     time.sleep(0.002)
@@ -176,7 +175,7 @@ def test_epochs_rise_from_one_start_to_the_next(stage):
     other.session.close()
 
 
-def test_a_clock_that_goes_back_ends_the_instruction(stage):
+def test_a_backward_clock_jump_ends_the_instruction(stage):
     run = stage.session.begin("pick the red cube")
     stage.advance(0.5)
     stage.now = 3.0
@@ -184,7 +183,7 @@ def test_a_clock_that_goes_back_ends_the_instruction(stage):
     assert run.termination is Termination.STOPPED and "clock" in run.message
 
 
-def test_an_instruction_from_before_the_first_clock_message_begins_with_the_clock(stage):
+def test_an_instruction_before_the_first_clock_message_starts_with_the_clock(stage):
     stage.now = 0.0
     run = stage.session.begin("pick the red cube", timeout_s=2.0)
     stage.settle()

@@ -1,6 +1,4 @@
-"""Pause and resume, the cadence of a run, cameras that freeze, and policies that continue their
-last chunk.
-"""
+"""Tests of a policy session: pause, resume, cadence, frozen cameras, continued chunks."""
 
 import threading
 
@@ -34,7 +32,7 @@ def test_a_pause_keeps_the_instruction_and_predicts_nothing(stage):
     )
 
 
-def test_a_resume_goes_on_in_a_new_epoch_with_what_is_seen_then(stage):
+def test_a_resume_continues_in_a_new_epoch_with_new_observations(stage):
     run = stage.session.begin("pick the red cube")
     stage.advance(1.0)
     first = run.epoch
@@ -44,7 +42,7 @@ def test_a_resume_goes_on_in_a_new_epoch_with_what_is_seen_then(stage):
     assert stage.session.pause(False) is run and stage.session.status().state is PolicyState.RUNNING
     stage.settle()
     assert {chunk.epoch for chunk in stage.chunks} == {first}, (
-        "pictures from before the resume are not used"
+        "images from before the resume are not used"
     )
     stage.advance(1.0)
     later = [chunk for chunk in stage.chunks if chunk.epoch != first]
@@ -55,7 +53,7 @@ def test_a_resume_goes_on_in_a_new_epoch_with_what_is_seen_then(stage):
     assert np.all(np.diff([chunk.sequence for chunk in stage.chunks]) == 1)
 
 
-def test_the_time_limit_stands_still_while_paused(stage):
+def test_the_time_limit_does_not_run_during_a_pause(stage):
     run = stage.session.begin("pick the red cube", timeout_s=2.0)
     stage.advance(1.0)
     stage.session.pause(True)
@@ -75,7 +73,7 @@ def test_the_time_limit_stands_still_while_paused(stage):
     assert run.termination is Termination.TIMEOUT and run.duration_s == pytest.approx(2.1)
 
 
-def test_cameras_may_be_gone_during_a_pause_and_are_missed_after_it(stage):
+def test_cameras_may_be_missing_during_a_pause_but_not_after_it(stage):
     run = stage.session.begin("pick the red cube")
     stage.advance(0.5)
     stage.session.pause(True)
@@ -92,7 +90,7 @@ def test_cameras_may_be_gone_during_a_pause_and_are_missed_after_it(stage):
     assert run.termination is Termination.NO_OBSERVATION
 
 
-def test_a_prediction_under_way_does_not_leak_out_of_a_pause(stage):
+def test_a_running_prediction_is_dropped_by_a_pause(stage):
     entered, leave, predict = threading.Event(), threading.Event(), stage.policy.predict
 
     def slow(*arguments):
@@ -129,7 +127,7 @@ def test_a_new_instruction_replaces_a_paused_one_and_a_stop_ends_it(stage):
     assert stage.session.run is None and stage.session.status().state is PolicyState.IDLE
 
 
-def test_without_an_instruction_there_is_nothing_to_pause_and_twice_is_once(stage):
+def test_a_pause_needs_an_instruction_and_repeating_it_has_no_effect(stage):
     with pytest.raises(ValueError, match="there is no instruction to pause"):
         stage.session.pause(True)
     with pytest.raises(ValueError, match="there is no instruction to resume"):
@@ -144,7 +142,7 @@ def test_without_an_instruction_there_is_nothing_to_pause_and_twice_is_once(stag
     assert run.elapsed_s(stage.now) == 0.0
 
 
-def test_the_cadence_of_a_run_is_in_the_status_and_stays_after_its_end(stage):
+def test_the_cadence_of_a_run_remains_in_the_status_after_its_end(stage):
     run = stage.session.begin("pick the red cube")
     stage.advance(3.0)
     stage.session.pause(True)
@@ -159,7 +157,7 @@ def test_the_cadence_of_a_run_is_in_the_status_and_stays_after_its_end(stage):
     assert stage.session.status().cadence == cadence
 
 
-def test_clips_are_those_of_this_run_also_when_the_executor_is_started_again(stage):
+def test_clips_count_only_this_run_even_if_the_executor_restarts(stage):
     stage.session.note_clips(100)
     run = stage.session.begin("pick the red cube")
     for total in (100, 103, 103, 2, 3):
@@ -187,7 +185,7 @@ def test_a_frozen_camera_stops_the_predictions_and_then_the_instruction(stage):
     assert run.chunks <= 2 and stage.session.status().observations_refused > 0
 
 
-def test_pictures_that_cannot_be_read_end_the_instruction_after_a_while(stage):
+def test_unreadable_images_end_the_instruction_after_a_while(stage):
     def decode(camera, image):
         raise ValueError("/scene_camera/image_raw: encoding 'x' cannot be read")
 
@@ -204,13 +202,13 @@ def test_pictures_that_cannot_be_read_end_the_instruction_after_a_while(stage):
     )
 
 
-def test_chunks_say_how_they_want_to_be_joined(stage):
+def test_chunks_have_the_policys_blending_mode(stage):
     stage.session.begin("pick the red cube")
     stage.advance(0.2)
     assert stage.chunks[0].join is Join.BLEND
 
 
-def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last_chunk():
+def test_a_real_time_chunking_policy_receives_the_rest_of_its_last_chunk():
     pytest.importorskip("sf_policy_node.session.continuation")
     given = []
 
@@ -230,7 +228,7 @@ def test_a_policy_of_real_time_chunking_is_given_what_is_still_ahead_of_its_last
     assert rows.shape[1] == 4 and 4 <= len(rows) <= 6, (
         "of 8 rows of 0.1 s, those of the first 0.3 s are over"
     )
-    # The arm has not moved, so what is ahead is what was predicted.
+    # The arm has not moved, so the rest equals the prediction.
     assert rows[0][0] == pytest.approx(0.005 * 4, abs=0.0026)
     stage.session.pause(True)
     stage.session.pause(False)

@@ -1,4 +1,4 @@
-"""Shaping: whatever the reference asks for, the samples stay inside every limit and can stop."""
+"""Tests of shaping: for any reference, samples keep every limit and allow a stop."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ unit = st.floats(-1.0, 1.0)
 
 
 def states():
-    """Positions inside the limits and velocities from which the limit can still be kept."""
+    """Return positions within limits and velocities from which the limits can be kept."""
     return st.tuples(st.lists(unit, min_size=J, max_size=J), st.lists(unit, min_size=J, max_size=J))
 
 
@@ -41,7 +41,7 @@ def assert_within_limits(position, velocity, positions, velocities, period):
     rate=st.sampled_from([10.0, 50.0, 125.0]),
     wild=st.floats(0.1, 30.0),
 )
-def test_any_reference_becomes_a_motion_inside_the_limits(start, seed, rate, wild):
+def test_any_reference_becomes_a_motion_within_limits(start, seed, rate, wild):
     rng, period = np.random.default_rng(seed), 1.0 / rate
     reference = rng.normal(0.0, wild, (int(rate), J))
     speed = rng.normal(0.0, wild, reference.shape)
@@ -58,7 +58,7 @@ def test_any_reference_becomes_a_motion_inside_the_limits(start, seed, rate, wil
     assert (zero[-1] == 0.0).all()
 
 
-def test_a_reference_inside_the_limits_is_followed_closely_and_cut_nowhere():
+def test_a_reference_within_limits_is_followed_closely_and_not_clipped():
     period = 0.02
     times = period * np.arange(100)
     reference = 0.2 * np.sin(times)[:, None] * np.ones(J) * np.append(
@@ -92,7 +92,7 @@ def test_a_far_target_is_reached_at_top_speed_without_overshoot():
     assert (shaped.velocity_clips[:6] > 0).all()
 
 
-def test_a_joint_outside_its_limits_only_comes_back():
+def test_a_joint_outside_its_limits_only_moves_back():
     start = LIMITS.upper + 0.1
     away, back = np.tile(LIMITS.upper + 1.0, (50, 1)), np.tile(LIMITS.lower, (50, 1))
     stays = follow(away, np.zeros_like(away), start, np.zeros(J), LIMITS, 0.02, np.full(J, 8.0))
@@ -116,7 +116,7 @@ def test_braking_is_the_shortest_stop_of_each_joint(speed, rate):
 
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.floats(-2.0, 2.0), min_size=2, max_size=9))
-def test_the_curve_passes_every_row_and_never_leaves_the_range_between_two(values):
+def test_the_curve_passes_every_step_and_stays_between_neighbours(values):
     rows = np.array(values)[:, None]
     times = 0.1 * np.arange(len(rows))
     curve = ReferenceCurve(times, rows, np.array([False]))
@@ -128,7 +128,7 @@ def test_the_curve_passes_every_row_and_never_leaves_the_range_between_two(value
     assert (positions >= low - 1e-9).all() and (positions <= high + 1e-9).all()
 
 
-def test_a_column_of_steps_takes_the_value_of_the_row_it_leads_to():
+def test_a_binary_column_takes_the_value_of_the_next_step():
     curve = ReferenceCurve(
         np.array([0.0, 0.1, 0.2]), np.array([[0.0], [1.0], [0.0]]), np.array([True])
     )

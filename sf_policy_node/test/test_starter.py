@@ -1,4 +1,4 @@
-"""A node ends with the `ros2` command that started it, and outlives any other parent."""
+"""Tests that a node ends with its `ros2` command and outlives any other parent."""
 
 import subprocess
 import sys
@@ -40,11 +40,11 @@ def test_a_killed_ros2_command_takes_its_node_with_it(tmp_path, end):
     parent = start(tmp_path, "ros2", "ends")
     assert parent.stdout.readline() == "ready True\n"
     getattr(parent, end)()
-    assert parent.stdout.read() == "interrupted\n"  # until the node, too, has closed its end
+    assert parent.stdout.read() == "interrupted\n"  # until the node has closed its end too
     parent.wait()
 
 
-def test_a_node_of_another_parent_stays(tmp_path):
+def test_a_node_of_another_parent_continues(tmp_path):
     parent = start(tmp_path, "my_supervisor", "stays")
     assert parent.stdout.readline() == "ready False\n"
     parent.kill()

@@ -1,4 +1,4 @@
-"""What a node says about others on its topics."""
+"""Tests of reports about other nodes on a node's topics."""
 
 import pytest
 from executor_cases import TOPICS, Executor
@@ -46,7 +46,7 @@ def test_publishers_of_another_type_or_qos_are_named_with_the_cure(graph):
     )
 
 
-def test_a_second_executor_is_refused_and_the_first_goes_on(graph):
+def test_a_second_executor_is_refused_and_the_first_continues(graph):
     first = Executor(graph)
     second = graph.add(
         ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]),
@@ -76,7 +76,7 @@ def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
     assert "the policy follows no instruction" in executor.node._motion.status.reason
 
 
-def test_a_topic_of_commands_that_nobody_takes_is_named(graph):
+def test_a_command_topic_without_subscribers_is_named(graph):
     executor = Executor(graph)
     executor.graph.peer.destroy_subscription(
         next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory"))

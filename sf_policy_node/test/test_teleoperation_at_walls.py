@@ -1,6 +1,4 @@
-"""A person takes over close to a wall of the workspace box, as close to the table as most work is
-done, and can lead the arm away.
-"""
+"""Tests of teleoperation close to a wall of the workspace box, such as the table."""
 
 import contextlib
 
@@ -17,7 +15,7 @@ DOWN = straight(sim_arm(), (0.005, 0.0, -0.02))
 
 @pytest.fixture
 def low():
-    """An arm whose policy has led the tool down to the table."""
+    """Return an arm whose policy has moved the tool down to the table."""
     bench = Bench(sim_arm())
     keep_moving(bench, 1.5, DOWN)
     bench.run(1.0)
@@ -25,23 +23,23 @@ def low():
     return bench
 
 
-def target(bench, way):
-    """Joints (7,) with the tool moved from where it is."""
+def target(bench, displacement):
+    """Return joints (7,) with the tool displaced from its position."""
     joints = bench.observer.state(bench.now)[0]
     pose = kinematics().forward(joints[:6])
     return np.append(
-        kinematics().inverse(ToolPose(pose.position + way, pose.rotation), joints[:6]).positions,
+        kinematics()
+        .inverse(ToolPose(pose.position + displacement, pose.rotation), joints[:6])
+        .positions,
         joints[-1],
     )
 
 
 @pytest.mark.parametrize(
-    "way", [(0.0, 0.1, 0.0), (-0.1, 0.0, 0.0), (0.0, -0.15, 0.02), (-0.1, 0.1, 0.0)]
+    "displacement", [(0.0, 0.1, 0.0), (-0.1, 0.0, 0.0), (0.0, -0.15, 0.02), (-0.1, 0.1, 0.0)]
 )
-def test_targets_along_the_table_are_reached_though_the_straight_way_in_the_joints_leads_through_it(
-    low, way
-):
-    wanted = target(low, np.array([*way[:2], max(way[2], 0.003)]))
+def test_targets_along_the_table_are_reached_around_the_wall(low, displacement):
+    wanted = target(low, np.array([*displacement[:2], max(displacement[2], 0.003)]))
     for _ in range(200):
         with contextlib.suppress(MotionRefused):
             low.post(low.executor.on_teleoperation(low.now, wanted, np.zeros(7), low.now))
@@ -50,7 +48,7 @@ def test_targets_along_the_table_are_reached_though_the_straight_way_in_the_join
     assert not low.violations()
 
 
-def test_a_target_outside_is_still_not_gone_to(low):
+def test_a_target_outside_the_box_is_not_reached(low):
     wanted = target(low, np.array([0.0, 0.0, -0.05]))
     with pytest.raises(MotionRefused, match="out of the workspace box"):
         for _ in range(100):
@@ -62,11 +60,11 @@ def test_a_target_outside_is_still_not_gone_to(low):
 
 
 @pytest.mark.parametrize("step", [0.0004, 0.0009])
-def test_a_leader_that_goes_down_slowly_does_not_lead_the_tool_through_the_table_step_by_step(step):
+def test_a_slowly_lowered_leader_does_not_move_the_tool_through_the_table(step):
     bench = Bench(sim_arm())
     wanted = HOME.copy()
-    way = kinematics().forward(HOME[:6]).position[2] - sim_arm().workspace.lower[2] + 0.015
-    for _ in range(round(way / step)):
+    displacement = kinematics().forward(HOME[:6]).position[2] - sim_arm().workspace.lower[2] + 0.015
+    for _ in range(round(displacement / step)):
         pose = kinematics().forward(wanted[:6])
         wanted[:6] = (
             kinematics()

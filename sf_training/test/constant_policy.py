@@ -1,4 +1,4 @@
-"""Checkpoints whose chunks are known: every value of every chunk is one number."""
+"""Checkpoints with known chunks: every value of a chunk is one number."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sf_policy_node.vla.text import TEXT_SIZE
 def constant_checkpoint(
     path: Path, contract: Contract, value: float, training: dict | None = None
 ) -> Path:
-    """A nano checkpoint that answers ``value`` everywhere, in units of the contract."""
+    """Write a nano checkpoint that predicts ``value`` everywhere, in units of the contract."""
     model = untrained(contract)
     with torch.no_grad():
         model.head.weight.zero_()
@@ -30,7 +30,7 @@ def constant_checkpoint(
 
 
 def untrained(contract: Contract, seed: int = 0) -> Nano:
-    """A small nano with random weights."""
+    """Return a small nano with random weights."""
     torch.manual_seed(seed)
     return Nano(NanoConfig(**_sizes(contract), image_size=32, width=32, layers=2))
 
@@ -46,7 +46,7 @@ def _sizes(contract: Contract) -> dict[str, int]:
 
 
 def vision_language_model(contract: Contract, family: str = "smolvlm", seed: int = 0) -> HfVla:
-    """A tiny transformers model of a family, with random weights."""
+    """Return a tiny transformers model of a family with random weights."""
     torch.manual_seed(seed)
     return tiny_hf(family, **_sizes(contract)).eval()
 
@@ -54,7 +54,10 @@ def vision_language_model(contract: Contract, family: str = "smolvlm", seed: int
 def statistics(
     contract: Contract, action: Columns | None = None, text: int = TEXT_SIZE
 ) -> Normalisation:
-    """That leave everything as it is. A model with words of its own has no ``text`` columns."""
+    """Return statistics that leave values unchanged.
+
+    A model with its own tokenizer has no ``text`` columns.
+    """
     sizes = (len(state_names(contract)), len(contract.action.names), text)
     state, identity, words = (Columns(np.zeros(size), np.ones(size)) for size in sizes)
     return Normalisation(state, action or identity, words)

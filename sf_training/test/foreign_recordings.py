@@ -1,4 +1,4 @@
-"""Recordings as other recorders make them, in memory, and the ways in which they are stored."""
+"""Recordings in memory as other recorders make them, and the formats in which they are stored."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ JOINT_SPACE = {
 S = 10**9
 BEGIN = 1_700_000_000 * S
 DELAY = 4_000_000
-GRIPPER = "/jaw/target"  # of what commands the gripper alone
+GRIPPER = "/jaw/target"  # of the topic that commands the gripper alone
 FLOATS = "std_msgs/msg/Float64"
 GEOMETRY = "geometry_msgs/msg/"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A message as it was received; ``at`` is when it was sent [s], ``log`` when it was received
-    [ns].
-    """
+    """A received message; ``at`` is when it was sent [s], ``log`` when it was received [ns]."""
 
     topic: str
     kind: str
@@ -63,32 +61,33 @@ class Entry:
 
 
 def contract(**bags):
-    """The tiny robot with joint positions as actions, and how these recordings name things;
-    ``topics`` are added.
+    """Return the tiny robot's contract with joint positions as actions and a ``bags`` mapping.
+
+    ``topics`` are added to the mapping.
     """
     topics = BAGS["topics"] | bags.pop("topics", {})
     return tiny_contract(bags=BAGS | {"topics": topics} | bags, action=JOINT_SPACE)
 
 
 def make(kind: str, *fields):
-    """A message."""
+    """Make a message."""
     return messages.typestore().types[kind](*fields)
 
 
 def header(stamp: int, frame: str = "f"):
-    """A header with a stamp [ns]."""
+    """Make a header with a stamp [ns]."""
     return make(
         "std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, S)), frame
     )
 
 
 def pose_at(t: float) -> np.ndarray:
-    """(7,) joints and gripper."""
+    """Return joints and gripper (7,) at a time [s]."""
     return np.array([0.2 * t, 0.4 + 0.1 * t, 1.4, 1.3, -0.1 * t, 0.0, 0.03 - 0.005 * t])
 
 
 def joints(stamp: int, names: Sequence[str], positions):
-    """Joint states."""
+    """Make a joint state."""
     none = np.zeros(0)
     return make(
         messages.JOINT_STATE, header(stamp), list(names), np.asarray(positions, float), none, none
@@ -96,14 +95,14 @@ def joints(stamp: int, names: Sequence[str], positions):
 
 
 def numbers(values):
-    """Numbers without names."""
+    """Make an array message: numbers without names."""
     return make(
         messages.NUMBERS, make("std_msgs/msg/MultiArrayLayout", [], 0), np.asarray(values, float)
     )
 
 
 def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]):
-    """A trajectory of (time from its start [s], positions)."""
+    """Make a trajectory of (time from its start [s], positions)."""
     none, made = np.zeros(0), []
     for after, positions in points:
         duration = make("builtin_interfaces/msg/Duration", *divmod(round(after * S), S))
@@ -141,12 +140,12 @@ def twist(stamp: int, linear, angular, frame: str = "base_link"):
 
 
 def text(words: str):
-    """An instruction."""
+    """Make an instruction."""
     return make(messages.STRING, words)
 
 
 def shot(frame: int, scale: int = 1) -> np.ndarray:
-    """(H, W, 3), noise that differs from frame to frame."""
+    """Return noise (H, W, 3) that differs from frame to frame."""
     return (
         np.random.default_rng(frame)
         .integers(0, 255, (HEIGHT * scale, WIDTH * scale, 3))
@@ -155,7 +154,7 @@ def shot(frame: int, scale: int = 1) -> np.ndarray:
 
 
 def jpeg(stamp: int, pixels: np.ndarray, suffix: str = ".jpg", what: str = "jpeg"):
-    """A compressed image."""
+    """Make a compressed image."""
     return make(
         messages.COMPRESSED_IMAGE, header(stamp), what, cv2.imencode(suffix, pixels)[1].ravel()
     )
@@ -167,7 +166,7 @@ def recording(
     stamp: Callable[[str, float], int] = lambda topic, t: BEGIN + round(t * S),
     commands: bool = True,
 ) -> list[Entry]:
-    """A raw and a JPEG camera at 10 Hz, joint states at 50 Hz and commands at 25 Hz.
+    """Return a recording of two cameras (raw, JPEG; 10 Hz), joint states (50 Hz), commands (25 Hz).
 
     Args:
         stamp: header stamp of a topic's message at a time [s].
@@ -205,24 +204,24 @@ def recording(
 
 
 def entry(topic: str, kind: str, t: float, content) -> Entry:
-    """A message that is received a little after ``t`` [s]."""
+    """Return an entry that is received a little after ``t`` [s]."""
     return Entry(topic, kind, t, BEGIN + round(t * S) + DELAY, content)
 
 
 def merged(*parts: Sequence[Entry]) -> list[Entry]:
-    """Some recordings as one."""
+    """Merge recordings into one."""
     return sorted((each for part in parts for each in part), key=lambda each: each.log)
 
 
 def changed(entries: Sequence[Entry], topic: str, change: Callable[[Entry], object]) -> list[Entry]:
-    """The recording with other contents on one topic."""
+    """Return the recording with changed messages on one topic."""
     return [
         replace(each, content=change(each)) if each.topic == topic else each for each in entries
     ]
 
 
 def without(entries: Sequence[Entry], topic: str) -> list[Entry]:
-    """The recording without a topic."""
+    """Return the recording without a topic."""
     return [each for each in entries if each.topic != topic]
 
 
@@ -233,7 +232,7 @@ def write_bag(
     custom: dict[str, str] | None = None,
     compression=None,
 ) -> Path:
-    """A bag folder by rosbags."""
+    """Write a bag folder with rosbags."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = Writer(path, version=9, storage_plugin=storage)
     if compression:
@@ -256,7 +255,7 @@ def write_bag(
 def write_mcap(
     path: Path, entries: Sequence[Entry], encoding: str = "cdr", schema: str = "ros2msg", **options
 ) -> Path:
-    """One MCAP file by the library, with its options."""
+    """Write one MCAP file with the mcap library and its options."""
     path.parent.mkdir(parents=True, exist_ok=True)
     store, schemas, channels = messages.typestore(), {}, {}
     with path.open("wb") as file:
@@ -277,7 +276,7 @@ def write_mcap(
 
 
 def describe(folder: Path, names: Sequence[str], **changes) -> None:
-    """metadata.yaml that names some files."""
+    """Write a metadata.yaml that names some files."""
     information = {
         "version": 9,
         "storage_identifier": "mcap",
@@ -291,7 +290,7 @@ def describe(folder: Path, names: Sequence[str], **changes) -> None:
 
 
 def damaged_jpeg(stamp: int, how: str):
-    """A JPEG that cannot be decoded to its end."""
+    """Return a JPEG that cannot be decoded to its end."""
     data = cv2.imencode(".jpg", shot(1))[1].ravel()
     if how == "cut":
         data = data[: len(data) // 2]
@@ -303,7 +302,7 @@ def damaged_jpeg(stamp: int, how: str):
 
 
 def stamp_of(each: Entry) -> int:
-    """The header stamp of a message [ns]."""
+    """Return the header stamp of a message [ns]."""
     stamp = each.content.header.stamp
     return stamp.sec * S + stamp.nanosec
 

@@ -1,4 +1,4 @@
-"""Small LeRobot datasets as other people's recorders leave them, and faults to put into them."""
+"""Small LeRobot datasets as other recorders write them, and faults to insert into them."""
 
 import copy
 import json
@@ -16,11 +16,11 @@ SIDE = (16, 12)  # width, height
 JOINTS = ["j1", "j2", "j3", "j4", "j5", "j6", "claw"]
 FPS = 10
 REST = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.02])
-SPEED = np.array([*[0.01] * 6, 0.0005])  # a frame
+SPEED = np.array([*[0.01] * 6, 0.0005])  # s, duration of a frame
 
 
 def one_camera_contract(size=SIDE, *, depth=False):
-    """The simulated arm with one camera of 16x12, or of another size with depth."""
+    """Return the simulated arm's contract with one camera of 16x12, or another size with depth."""
     camera = tiny_contract().model_dump(mode="json")["cameras"][0]
     return tiny_contract(
         cameras=[
@@ -32,7 +32,7 @@ def one_camera_contract(size=SIDE, *, depth=False):
 
 
 def save_contract(folder, contract):
-    """ROBOT.yaml with its URDF; returns its path."""
+    """Write ROBOT.yaml with its URDF; return its path."""
     path = folder / "robot.yaml"
     path.write_text(contract.to_yaml())
     (folder / contract.urdf).write_text(contract.urdf_xml)
@@ -40,7 +40,7 @@ def save_contract(folder, contract):
 
 
 def frames_of(count, episode):
-    """Pictures whose brightness tells frame and episode."""
+    """Return images whose brightness encodes frame and episode."""
     return [
         np.full((SIDE[1], SIDE[0], 3), 20 + 10 * frame + 60 * episode, np.uint8)
         for frame in range(count)
@@ -48,7 +48,7 @@ def frames_of(count, episode):
 
 
 def info(described, version="v3.0", **changes):
-    """info.json, with the paths of its version."""
+    """Return info.json with the paths of its version."""
     paths = {
         "v3": (
             "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -80,25 +80,25 @@ def write(
     camera="observation.images.front",
     video=False,
     names=tuple(JOINTS),
-    picture_names=("height", "width", "channels"),
-    picture_shape=(SIDE[1], SIDE[0], 3),
+    image_names=("height", "width", "channels"),
+    image_shape=(SIDE[1], SIDE[0], 3),
     version="v3.0",
     extra=lambda episode, frame: {},
     **changes,
 ):
-    """A dataset of one camera; ``changes`` replace keys of info.json."""
+    """Write a dataset of one camera; ``changes`` replace keys of info.json."""
     numbers = {
         "dtype": "float32",
         "shape": [7],
         "names": list(names) if isinstance(names, tuple) else names,
     }
-    picture = {
+    image = {
         "dtype": "video" if video else "image",
-        "shape": list(picture_shape),
-        "names": picture_names and list(picture_names),
+        "shape": list(image_shape),
+        "names": image_names and list(image_names),
     }
     described = info(
-        {"observation.state": numbers, "action": numbers, camera: picture}, version, **changes
+        {"observation.state": numbers, "action": numbers, camera: image}, version, **changes
     )
     rows = [
         {
@@ -151,7 +151,7 @@ def _write_v3(root, rows, listed, tasks, video):
     )
     if video:
         frames = [
-            picture for row in listed for picture in frames_of(row["length"], row["episode_index"])
+            image for row in listed for image in frames_of(row["length"], row["episode_index"])
         ]
         write_video(root / f"videos/{video}/chunk-000/file-000.mp4", frames)
 
@@ -176,7 +176,7 @@ def _write_v2(root, rows, listed, tasks, video):
 
 
 def write_video(path, frames, rate=FPS):
-    """An H.264 file."""
+    """Write an H.264 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=rate, options={"g": "2", "crf": "10"})
@@ -216,7 +216,7 @@ JUNK = [
 
 
 def break_one(root, rng: random.Random) -> str:
-    """Put one fault into a dataset; returns what was done."""
+    """Insert one fault into a dataset; return a description."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     path = rng.choice(files)
     kinds = ("content", "content", "content", "cut", "flip", "remove", "empty")
@@ -242,7 +242,7 @@ def break_one(root, rng: random.Random) -> str:
             LookupError,
             OSError,
             pa.ArrowException,
-        ):  # broken before, by another fault
+        ):  # already broken by another fault
             path.write_bytes(b"junk")
     return f"{kind} of {path.relative_to(root)}"
 
@@ -262,16 +262,16 @@ def _change_content(path, files, rng):
 
 
 def _swapped(content, rng):
-    """JSON with one value replaced, left out, or exchanged with another."""
+    """Return JSON with one value replaced, removed or swapped with another."""
     content = copy.deepcopy(content)
-    places = list(_places(content))
-    holder, key = rng.choice(places)
+    positions = list(_value_positions(content))
+    holder, key = rng.choice(positions)
     action = rng.choice(("junk", "junk", "drop", "exchange", "rename"))
     if action == "junk":
         holder[key] = rng.choice(JUNK)
     elif action == "exchange":
-        other, place = rng.choice(places)
-        holder[key], other[place] = copy.deepcopy(other[place]), copy.deepcopy(holder[key])
+        other, position = rng.choice(positions)
+        holder[key], other[position] = copy.deepcopy(other[position]), copy.deepcopy(holder[key])
     else:
         value = holder.pop(key)
         if action == "rename" and isinstance(holder, dict):
@@ -279,12 +279,12 @@ def _swapped(content, rng):
     return content
 
 
-def _places(content):
+def _value_positions(content):
     keys = content if isinstance(content, dict) else range(len(content))
     for key in keys:
         yield content, key
         if isinstance(content[key], dict | list):
-            yield from _places(content[key])
+            yield from _value_positions(content[key])
 
 
 def _swap_column(path, rng):

@@ -1,6 +1,4 @@
-"""Weights and inputs made in code from a seed, the same on every machine: what golden values are
-computed from.
-"""
+"""Make weights and inputs from a seed, equal on every machine, for golden values."""
 
 import numpy as np
 import torch
@@ -14,21 +12,19 @@ TINY_VGGT = VggtConfig(
 
 
 def seeded(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
-    """Normal values; NumPy's old generator is frozen for good."""
+    """Return a source of normal values; NumPy's legacy generator is frozen."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape) * scale).float()
 
 
 def seeded_images(seed: int, *shape: int) -> torch.Tensor:
-    """Uniform values in [0, 1]."""
+    """Return uniform values in [0, 1]."""
     return torch.from_numpy(np.random.RandomState(seed).uniform(size=shape)).float()
 
 
 def vggt_weights(
     config: VggtConfig = TINY_VGGT, prefix: str = "aggregator."
 ) -> dict[str, torch.Tensor]:
-    """All tensors of an aggregator under the official names, none of them near its initial
-    value.
-    """
+    """Return all tensors of an aggregator under the official names, far from initial values."""
     with torch.device("meta"):
         shapes = {
             name: tuple(value.shape) for name, value in VggtAggregator(config).state_dict().items()
@@ -49,7 +45,7 @@ def vggt_weights(
 
 
 def da3_weights(prefix: str = "model.backbone.pretrained.") -> dict[str, torch.Tensor]:
-    """All tensors of a tiny backbone of Depth Anything 3 under the official names."""
+    """Return all tensors of a tiny Depth Anything 3 backbone under the official names."""
     config = DepthAnything3Config(width=32, blocks=6, alternating=2, grid=4, patch=14, head_size=8)
     with torch.device("meta"):
         network = DepthAnything3(config)

@@ -1,4 +1,4 @@
-"""Tiny students of every kind for the shipped robot, and data that look like its episodes."""
+"""Tiny students of every kind for the shipped robot, and data like its episodes."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ SMALL_LORA = LoraSettings(rank=8, alpha=16)
 
 
 def config_folder(name: str, folder: Path) -> Path:
-    """``config.json`` and tokenizer of a tiny backbone, without weights."""
+    """Write ``config.json`` and the tokenizer of a tiny backbone, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "openvla_oft":
         (folder / "config.json").write_text(json.dumps(tiny_openvla_config()))
@@ -49,8 +49,9 @@ def config_folder(name: str, folder: Path) -> Path:
 
 
 def student_settings(name: str, root: Path, **changes) -> StudentSettings:
-    """Settings of a tiny model with random weights, all of it trained; its folder is made below
-    ``root`` when it is not there.
+    """Return settings of a tiny, fully trainable model with random weights.
+
+    Its folder is created below ``root`` if missing.
     """
     if name == "nano":
         return StudentSettings(**{"image_size": IMAGE_SIZES[name], **changes})
@@ -74,7 +75,7 @@ def student_settings(name: str, root: Path, **changes) -> StudentSettings:
 def student(
     name: str, root: Path, *, head: str = "regression", seed: int = 0, **changes
 ) -> Student:
-    chosen = student_settings(name, root, **changes)  # may draw random numbers
+    chosen = student_settings(name, root, **changes)  # this call may draw random numbers
     torch.manual_seed(seed)
     return build_student(chosen, CONTRACT, head=head, width=32, layers=4)
 
@@ -94,7 +95,7 @@ def random_statistics(text_size: int = 0) -> Normalisation:
 def inputs(
     one: Student, count: int = 2, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images, states and text rows for ``model.context``."""
+    """Return images, states and text rows for ``model.context``."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(
         0,
@@ -108,7 +109,7 @@ def inputs(
 
 
 def outputs(model, batch) -> torch.Tensor:
-    """Chunks, or pi0's velocity at one noise and time."""
+    """Return chunks, or pi0's velocity at one noise and time."""
     with torch.no_grad():
         context = model.context(*batch)
         if model.config.head == "regression":
@@ -118,9 +119,7 @@ def outputs(model, batch) -> torch.Tensor:
 
 
 class Joint:
-    """A student in the trainer's module, with its alignment to a random teacher and an optimiser,
-    on one batch of random data.
-    """
+    """A student with alignment to a random teacher and an optimizer, on one random batch."""
 
     def __init__(self, one: Student, layer: int) -> None:
         self.model = one.model
@@ -132,19 +131,19 @@ class Joint:
         chunks = torch.randn(2, SIZES["horizon"], SIZES["action_size"], generator=generator)
         features = torch.randn(2, SIZES["cameras"], 8, 8, 48, generator=generator)
         target = prepare_target(features, self.model.visual_layout().grid, 0.1)
-        # The same noise in every step: thirty are too few to see through fresh one.
+        # The same noise in every step: fresh noise would hide the trend of thirty steps.
         drawn = draw(self.model, 2, torch.Generator().manual_seed(2), draws=2)
         self.inputs = Inputs(images, torch.arange(2), states, text, chunks, (target,), drawn)
         self.trained = [p for p in self.training.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, 3e-3)
 
     def losses(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of actions and alignment."""
+        """Return the losses of actions and alignment."""
         losses = self.training(self.inputs)
         return losses["action"], losses["alignment"]
 
     def step(self) -> tuple[float, float]:
-        """Train once; the losses before."""
+        """Train one step; return the losses before it."""
         action, aligned = self.losses()
         self.optimizer.zero_grad()
         (action + 0.5 * aligned).backward()

@@ -1,6 +1,4 @@
-"""Small episodes made in code: a contract with tiny cameras, and bags whose every value says where
-it comes from.
-"""
+"""Small synthetic episodes: a contract with tiny cameras, and bags with traceable values."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -22,8 +20,9 @@ REST = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 
 def tiny_contract(**changes) -> Contract:
-    """The simulated arm with 32x24 cameras; ``changes`` replace its keys, ``action`` and
-    ``topics`` are merged.
+    """Return the simulated arm's contract with 32x24 cameras.
+
+    ``changes`` replace its keys; ``action`` and ``topics`` are merged.
     """
     contract = load_contract(SIM_ARM)
     data = contract.model_dump(mode="json")
@@ -35,18 +34,18 @@ def tiny_contract(**changes) -> Contract:
     return parse_contract(yaml.safe_dump(data), contract.urdf_xml)
 
 
-def picture(frame: int, camera: int) -> np.ndarray:
-    """(H, W, 3): brightness tells frame and camera."""
+def image(frame: int, camera: int) -> np.ndarray:
+    """Return an image (H, W, 3) whose brightness encodes frame and camera."""
     return np.full((HEIGHT, WIDTH, 3), (10 * frame + 100 * camera) % 256, np.uint8)
 
 
 def joints_at(seconds: float) -> np.ndarray:
-    """(7,) joints that move linearly in time."""
+    """Return joints (7,) that move linearly in time."""
     return REST + np.array([0.1, 0.05, 0.0, 0.0, 0.0, 0.2, -0.005]) * (seconds - START)
 
 
 def expert_answer(contract: Contract, stamp: float, instruction: str, value: float) -> Chunk:
-    """A chunk filled with ``value``."""
+    """Return a chunk filled with ``value``."""
     shape = (contract.action.horizon, len(contract.action.names))
     return Chunk(
         stamp=stamp,
@@ -68,7 +67,7 @@ def expert_answer(contract: Contract, stamp: float, instruction: str, value: flo
 def open_writer(
     directory: Path, contract: Contract, name: str = "episode", **options
 ) -> EpisodeWriter:
-    """A writer with all topics of the contract announced."""
+    """Open a writer with all topics of the contract."""
     writer = EpisodeWriter(
         directory,
         contract,
@@ -88,15 +87,16 @@ def write_cameras(
     depth: bool = True,
     without: Collection[str] = (),
 ) -> None:
-    """All cameras' images at one stamp, with depth ``1 + frame`` metres and the pose of the
-    camera; nothing of the cameras named in ``without``.
+    """Write all cameras' images at one stamp.
+
+    Depth is ``1 + frame`` metres; the pose of the camera is included.
     """
     at = messages.nanoseconds(stamp)
     for index, camera in enumerate(contract.cameras):
         if camera.name in without:
             continue
         writer.write(
-            absolute(camera.topic), messages.image(stamp, camera.frame, picture(frame, index)), at
+            absolute(camera.topic), messages.image(stamp, camera.frame, image(frame, index)), at
         )
         if depth:
             metres = np.full((HEIGHT, WIDTH), 1.0 + frame, np.float32)
@@ -115,7 +115,7 @@ def write_cameras(
 def write_joints(
     writer: EpisodeWriter, contract: Contract, topic: str, stamp: float, positions: np.ndarray
 ) -> None:
-    """One joint state or command."""
+    """Write one joint state or command."""
     writer.write(
         absolute(topic),
         messages.joint_state(stamp, contract.command_joints, positions),
@@ -135,8 +135,9 @@ def write_episode(
     instruction: str = "pick the red cube",
     without: Collection[str] = (),
 ) -> Path:
-    """A whole episode: ``labels`` is "expert" (two instructions per frame), "operator" (joint
-    commands) or "none"; nothing of the cameras named in ``without``.
+    """Write an episode.
+
+    ``labels`` is "expert" (two instructions per frame), "operator" (joint commands) or "none".
     """
     with open_writer(directory, contract, name, instruction=instruction) as writer:
         for camera in contract.cameras:

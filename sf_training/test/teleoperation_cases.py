@@ -1,6 +1,4 @@
-"""What the teleoperation tests share: the simulated arm's contract, the shipped devices, and a hand
-that moves them.
-"""
+"""Shared parts of the teleoperation tests: contract, devices, and an operator's hand."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +15,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "sf_bringup" / "config"
 DEVICES = CONFIG / "teleoperation"
 HOME = np.array(
     [0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035]
-)  # tool points down, in the middle of the workspace
+)  # the tool points down in the middle of the workspace
 PERIOD = 0.02
 
 
@@ -36,14 +34,14 @@ def kinematics():
 
 
 def shipped(name, **changes) -> Device:
-    """A shipped device with some top-level keys changed."""
+    """Return a shipped device with some top-level keys changed."""
     return Device.model_validate(
         {**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes}
     )
 
 
 class Hand:
-    """A session, a clock, and an arm that is always where it was sent."""
+    """A session and a clock with an arm that follows commands exactly."""
 
     def __init__(self, device: Device, contract=None, measured=HOME):
         self.contract = contract or sim_arm()
@@ -52,7 +50,7 @@ class Hand:
         self.commands = []
 
     def run(self, seconds, each=lambda: None):
-        """Every 20 ms: joint states, what the hand does, and a command; returns the commands."""
+        """Send joint states and input every 20 ms; return the commands."""
         commands = []
         for _ in range(round(seconds / PERIOD)):
             self.now += PERIOD
@@ -72,17 +70,17 @@ class Hand:
 
 
 class Pad(Hand):
-    """A gamepad, or anything else behind one Joy topic."""
+    """A gamepad, or another device behind one Joy topic."""
 
     def __init__(self, name="gamepad", axes=6, buttons=15, *, arms=None, measured=HOME, **changes):
         super().__init__(shipped(name, **changes), arms, measured)
         self.axes, self.buttons = [0.0] * axes, [0] * buttons
         self.topic = self.session.device.dead_man.topic
         self.grip = self.session.device.dead_man.button
-        self.run(0.1)  # the hand is open when it is first heard
+        self.run(0.1)  # the switch is released in the first message
 
     def press(self, seconds=0.0, *, grip=True, axes=None, buttons=()):
-        """Hold the dead-man switch (or not), deflect axes and press buttons for a time."""
+        """Hold or release the dead-man switch, deflect axes and press buttons for a time."""
         self.axes = [(axes or {}).get(index, 0.0) for index in range(len(self.axes))]
         self.buttons = [
             int(index in buttons or (grip and index == self.grip))
@@ -98,7 +96,7 @@ class Pad(Hand):
 
 
 def written(folder, name, **changes):
-    """The path of a shipped device's YAML with some keys changed."""
+    """Write a shipped device's YAML with some keys changed; return its path."""
     path = folder / f"{name}.yaml"
     path.write_text(
         yaml.safe_dump({**yaml.safe_load((DEVICES / f"{name}.yaml").read_text()), **changes})

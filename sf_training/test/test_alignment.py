@@ -1,4 +1,4 @@
-"""The alignment as a whole: upstream's loss and gradients, presets, several layers, masks."""
+"""Tests of the alignment: upstream's loss and gradients, presets, several layers, masks."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ STUDENT, TEACHER, GRID = 24, 32, 4
 PATCHES = GRID**2
 
 
-def upstreams_projector(config: AlignmentConfig) -> Alignment:
-    """With the weights of which upstream's figures were computed."""
+def upstream_projector(config: AlignmentConfig) -> Alignment:
+    """Return a projector with the weights of upstream's reference figures."""
     alignment = Alignment(config, STUDENT, TEACHER)
     parameters = dict(alignment.projector.named_parameters())
     with torch.no_grad():
@@ -52,15 +52,16 @@ def gradients(loss: torch.Tensor, hidden: torch.Tensor, alignment: Alignment) ->
     )
 
 
-# Both from OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and custom_pooling of
-# each tree.
-def test_openvla_loss_and_gradient_are_those_of_upstream():
-    """Sequence: one token, 2 x 16 patches, proprioception, text. The shift leaves the first patch
-    out and takes proprioception in.
+# Reference values of OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and¬#
+# custom_pooling of each tree.
+def test_openvla_loss_and_gradient_equal_upstream():
+    """Sequence: one token, 2 x 16 patches, proprioception, text.
+
+    The shift drops the first patch and includes proprioception.
     """
     config = preset("paper_openvla", 32)
     hidden = seeded(300, 2, 1 + 2 * PATCHES + 1 + 4, STUDENT).requires_grad_()
-    alignment = upstreams_projector(config)
+    alignment = upstream_projector(config)
     tokens = visual_tokens(hidden, slice(1, 1 + 2 * PATCHES), config.token_shift)
     loss = alignment({24: tokens}, targets(config, 2, 2))
     found = gradients(loss, hidden, alignment)
@@ -73,7 +74,7 @@ def test_openvla_loss_and_gradient_are_those_of_upstream():
     assert not found[0][:, :2].any() and not found[0][:, 34:].any()
 
 
-def test_openpi_loss_gradient_and_mask_are_those_of_upstream():
+def test_openpi_loss_gradient_and_mask_equal_upstream():
     config = preset("paper_pi0", 18)
     present = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
     valid = torch.ones(3, 3, 56, 56, dtype=torch.bool)
@@ -82,7 +83,7 @@ def test_openpi_loss_gradient_and_mask_are_those_of_upstream():
     mask = token_mask(present, GRID, valid)
     assert mask.sum(1).tolist() == [28, 12, 40]
     hidden = seeded(300, 3, 3 * PATCHES + 4, STUDENT).requires_grad_()
-    alignment = upstreams_projector(config)
+    alignment = upstream_projector(config)
     loss = alignment(
         {12: visual_tokens(hidden, slice(0, 3 * PATCHES), config.token_shift)},
         targets(config, 3, 3),
@@ -97,7 +98,7 @@ def test_openpi_loss_gradient_and_mask_are_those_of_upstream():
     assert not found[0][1, PATCHES:].any()
 
 
-def test_presets_are_the_papers_and_keep_their_proportion():
+def test_presets_equal_the_papers_and_keep_their_layer_proportion():
     openvla, pi0 = preset("paper_openvla", 32), preset("paper_pi0", 18)
     assert (
         openvla.layer,
@@ -191,7 +192,7 @@ def test_several_layers_share_one_projector_and_their_losses_are_averaged():
     assert torch.isfinite(one_target(tokens, wanted[:1]))
 
 
-def test_the_gate_finds_the_layer_that_holds_the_target():
+def test_the_gate_selects_the_layer_that_contains_the_target():
     torch.manual_seed(0)
     alignment = Alignment(preset("adaptive", 3), STUDENT, STUDENT)
     wanted = torch.randn(8, PATCHES, STUDENT)
@@ -199,7 +200,7 @@ def test_the_gate_finds_the_layer_that_holds_the_target():
         1: torch.randn_like(wanted),
         2: 100 * torch.randn_like(wanted),
         3: wanted,
-    }  # the loudest layer is not the best
+    }  # the layer with the largest norm is not the best
     assert list(alignment.shares.values()) == pytest.approx([1 / 3] * 3)
     optimizer = torch.optim.Adam(alignment.parameters(), lr=2e-2)
     for _ in range(150):
@@ -211,7 +212,7 @@ def test_the_gate_finds_the_layer_that_holds_the_target():
 
 
 @pytest.mark.parametrize("norm", ["none", "layer", "batch"])
-def test_a_masked_token_may_be_anything(norm):
+def test_masked_tokens_do_not_affect_the_loss(norm):
     config = AlignmentConfig(norm=norm)
     alignment = Alignment(config, STUDENT, TEACHER)
     tokens, target = seeded(1, 2, PATCHES, STUDENT), seeded(2, 2, PATCHES, TEACHER)
@@ -262,13 +263,13 @@ def test_the_mask_is_ignored_when_the_settings_say_so():
     resize=st.sampled_from(["bilinear", "area"]),
 )
 @settings(max_examples=40, deadline=None)
-def test_targets_have_the_size_asked_for_whatever_the_teachers_grid(rows, columns, resize):
+def test_targets_have_the_requested_size_for_any_teacher_grid(rows, columns, resize):
     target = prepare_target(torch.ones(1, 2, rows, columns, 8), (3, 5), 0.0, resize=resize)
     assert target.shape == (1, 2 * 15, 8)
     torch.testing.assert_close(target, torch.ones_like(target))
 
 
-def test_position_after_resizing_is_that_of_the_students_grid():
+def test_the_position_embedding_uses_the_students_grid_after_resizing():
     features = torch.zeros(1, 1, 9, 9, 8)
     before, after = (
         prepare_target(features, 4, 0.1, position=position) for position in ("before", "after")
@@ -277,7 +278,7 @@ def test_position_after_resizing_is_that_of_the_students_grid():
     torch.testing.assert_close(after, prepare_target(torch.zeros(1, 1, 4, 4, 8), 4, 0.1))
 
 
-def test_batch_norm_takes_its_statistics_from_all_tokens():
+def test_batch_norm_uses_statistics_of_all_tokens():
     alignment = Alignment(AlignmentConfig(norm="batch"), STUDENT, TEACHER)
     normed = alignment.projector.norm((5 + 3 * seeded(1, 2, PATCHES, STUDENT)).flatten(0, 1))
     torch.testing.assert_close(normed.mean(0), torch.zeros(STUDENT), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""The simulated arm: kinematics, seeds, scoring, and the expert on it."""
+"""Tests of the simulated arm: kinematics, seeds, scoring, and the expert."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,21 +46,21 @@ def test_a_seed_gives_the_same_scene_and_images_and_another_seed_does_not(sim):
     np.testing.assert_array_equal(joints, sim.joint_positions())
 
 
-def test_time_never_goes_back(sim):
+def test_time_never_decreases(sim):
     sim.step(10)
     before = sim.time
     sim.reset(1)
     assert sim.time >= before
 
 
-def test_an_arm_without_commands_stands_still(sim):
+def test_an_arm_without_commands_is_stationary(sim):
     sim.reset(0)
     before = sim.joint_positions()
     sim.step(200)
     np.testing.assert_allclose(sim.joint_positions(), before, atol=1e-3)
 
 
-def test_depth_and_camera_pose_put_the_cubes_where_they_are(sim):
+def test_depth_and_camera_pose_give_the_positions_of_the_cubes(sim):
     scene = sim.reset(0)
     rotation, position = sim.camera_pose("scene")
     depth = sim.depth("scene")
@@ -71,11 +71,11 @@ def test_depth_and_camera_pose_put_the_cubes_where_they_are(sim):
     )[0, :240]
     for colour in scene.colours:
         nearest = np.linalg.norm(points - sim.cube_position(colour), axis=-1).min()
-        assert 0.014 < nearest < 0.02  # the visible face, half a cube from the centre
+        assert 0.014 < nearest < 0.02  # the visible face is half a cube from the center
 
 
 @pytest.mark.parametrize("cubes", [1, 2, 3])
-def test_the_number_of_cubes_is_as_asked(sim, cubes):
+def test_a_scene_has_the_requested_number_of_cubes(sim, cubes):
     assert len(sim.reset(3, cubes).colours) == cubes == len(sim.task_state().objects)
 
 
@@ -85,26 +85,26 @@ def test_a_bad_reset_is_refused(sim, seed, cubes):
         sim.reset(seed, cubes)
 
 
-def test_the_expert_picks_the_named_cube_and_touches_no_other(sim):
+def test_the_expert_picks_the_named_cube_and_moves_no_other(sim):
     for seed in SEEDS:
         scene = sim.reset(seed)
         frames = list(demonstrate(sim, CONTRACT, KINEMATICS, np.random.default_rng(seed)))
         cubes = {cube.colour: cube for cube in sim.task_state().objects}
         assert cubes[scene.target].lifted
         assert not any(cube.touched for colour, cube in cubes.items() if colour != scene.target)
-        # Contrastive labels: the first frame answers for every cube, and the answers differ.
+        # Contrastive labels: the first frame has a chunk for every cube, and the chunks differ.
         answers = [chunk for _, chunk in frames[0].answers]
         assert len(answers) == len(scene.colours)
         assert all(np.abs(answers[0] - other).max() > 0.03 for other in answers[1:])
 
 
-def test_expert_opens_after_closing_on_nothing():
+def test_the_expert_reopens_the_gripper_after_a_failed_grasp():
     chunk = expert_chunk(np.array([0.3, 0.0, 0.2]), 0.0, np.array([0.3, 0.1, 0.05]), 0.03, 8)
     np.testing.assert_array_equal(chunk[:, 3], 1.0)
     np.testing.assert_array_equal(chunk[:, :3], 0.0)
 
 
-def test_another_cube_is_approachable_only_from_above():
+def test_the_expert_approaches_another_cube_only_from_above():
     cube = np.array([0.3, 0.0, 0.05])
     assert can_approach(np.array([0.3, 0.1, 0.2]), 1.0, cube)
     assert not can_approach(np.array([0.3, 0.1, 0.06]), 1.0, cube)
@@ -120,14 +120,14 @@ def test_held_out_sentences_are_never_used_in_demonstrations():
         assert canonical(colour) in shown
 
 
-def test_no_gl_library_is_one_sentence_with_the_packages(monkeypatch):
+def test_a_missing_gl_library_gives_one_sentence_with_the_packages(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(rendering.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(rendering.RenderingError, match=r"install libegl1 .* or libosmesa6"):
         rendering.choose_gl()
 
 
-def test_the_trace_of_the_motion_agrees_with_itself_and_leaves_the_motion_as_it_was(sim):
+def test_the_motion_trace_is_consistent_and_does_not_change_the_motion(sim):
     def move(trace):
         sim.trace = trace
         sim.reset(3)
@@ -150,7 +150,7 @@ def test_the_trace_of_the_motion_agrees_with_itself_and_leaves_the_motion_as_it_
     trace = MotionTrace()
     moved = move(trace)
     motion = trace.take()
-    np.testing.assert_allclose(move(None), moved, atol=1e-12)  # the clock is another one
+    np.testing.assert_allclose(move(None), moved, atol=1e-12)  # the clock differs
     assert len(motion.positions) == 100
     np.testing.assert_allclose(
         np.diff(motion.positions, axis=0) / sim.TIMESTEP, motion.velocities[1:], atol=1e-6

@@ -1,6 +1,4 @@
-"""Augmentation: colours against colorsys, crops against interpolation, the same crop for the
-teacher, and the same draws however a batch
-is split."""
+"""Tests of augmentation: colors, crops, the teacher's crop, and draws independent of batching."""
 
 import colorsys
 from pathlib import Path
@@ -16,7 +14,7 @@ from sf_training.spatial_forcing.vision_targets import vision_targets
 from sf_training.training.batches.augmentation import Augmentation
 from sf_training.training.settings import Settings, TrainingError
 
-MIDDLE = 0.5  # a draw that changes nothing but the crop's place
+MIDDLE = 0.5  # a draw that changes only the position of the crop
 RNG = np.random.default_rng(0)
 
 
@@ -28,7 +26,7 @@ def draws(frames=1, views=2, **changes) -> torch.Tensor:
     return found
 
 
-def pictures(frames=1, views=2, side=12) -> torch.Tensor:
+def random_images(frames=1, views=2, side=12) -> torch.Tensor:
     return torch.from_numpy(RNG.integers(0, 256, (frames, views, 3, side, side), dtype=np.uint8))
 
 
@@ -38,17 +36,17 @@ def make(name: str, cameras=("scene", "wrist")) -> Augmentation:
 
 @pytest.mark.parametrize("name", ["openvla_colour", "openpi_colour"])
 def test_draws_in_the_middle_change_nothing(name):
-    images = pictures()
+    images = random_images()
     for changed in make(name).apply(images, draws()):
         assert torch.allclose(changed, images.float(), atol=2e-3)
 
 
-def test_hue_and_saturation_are_those_of_colorsys():
-    images = pictures(side=4)
+def test_hue_and_saturation_equal_colorsys():
+    images = random_images(side=4)
     student, teacher = make("openvla_colour").apply(images, draws(saturation=0.9, hue=0.1))
     factor, shift = 1 + 0.2 * 0.8, -0.05 * 0.8
-    for place in np.ndindex(1, 2, 4, 4):
-        frame, view, row, column = place
+    for position in np.ndindex(1, 2, 4, 4):
+        frame, view, row, column = position
         hue, saturation, value = colorsys.rgb_to_hsv(
             *(images[frame, view, :, row, column].double() / 255).tolist()
         )
@@ -56,11 +54,11 @@ def test_hue_and_saturation_are_those_of_colorsys():
         assert (student[frame, view, :, row, column] / 255).tolist() == pytest.approx(
             expected, abs=1e-5
         )
-    assert torch.equal(student, teacher)  # OpenVLA's teacher sees the colours too
+    assert torch.equal(student, teacher)  # OpenVLA's teacher sees the augmented colors too
 
 
 def test_brightness_and_contrast_of_openvla_and_of_openpi():
-    images = pictures()
+    images = random_images()
     values = images.double() / 255
     found = make("openvla_colour").apply(images, draws(brightness=0.75, contrast=1.0))[0]
     bright = (values + 0.1).clamp(0, 1)
@@ -80,11 +78,11 @@ def test_brightness_and_contrast_of_openvla_and_of_openpi():
     )
     assert torch.allclose(
         teacher, images.float(), atol=1e-3
-    )  # openpi's colours are not for the teacher
+    )  # openpi's teacher sees the original colors
 
 
 @pytest.mark.parametrize(("down", "across"), [(0.0, 0.0), (0.999, 0.0), (0.5, 0.999)])
-def test_openvlas_crop_is_ninety_percent_of_the_area_anywhere(down, across):
+def test_openvlas_crop_is_ninety_percent_of_the_area_at_any_position(down, across):
     ramp = torch.arange(31.0)
     images = torch.stack([ramp[:, None].expand(31, 31), ramp.expand(31, 31), torch.zeros(31, 31)])[
         None, None
@@ -93,15 +91,15 @@ def test_openvlas_crop_is_ninety_percent_of_the_area_anywhere(down, across):
         0, 0
     ]
     side = 0.9**0.5
-    begin = [place * (1 - side) * 30 for place in (down, across)]
+    begin = [position * (1 - side) * 30 for position in (down, across)]
     assert found[0, :, 5].tolist() == pytest.approx(
         [begin[0] + i * side for i in range(31)], abs=2e-3
     )
     assert found[1, 5].tolist() == pytest.approx([begin[1] + i * side for i in range(31)], abs=2e-3)
 
 
-def test_openpis_crop_and_rotation_are_interpolations_and_leave_the_wrist_alone():
-    images = pictures(side=40)
+def test_openpis_crop_and_rotation_interpolate_and_skip_the_wrist():
+    images = random_images(side=40)
     found = make("openpi").apply(images, draws(down=0.6, across=0.2, rotation=0.9))[1] / 255
     assert torch.allclose(found[:, 1], images[:, 1] / 255.0, atol=1e-5)
     scene = images[:, 0].float() / 255
@@ -118,7 +116,7 @@ def test_openpis_crop_and_rotation_are_interpolations_and_leave_the_wrist_alone(
     assert torch.allclose(found[:, 0].double(), expected, atol=1e-4)
 
 
-def test_draws_depend_on_seed_and_step_alone():
+def test_draws_depend_only_on_seed_and_step():
     one = make("openvla")
     assert torch.equal(one.draw(5, 4), one.draw(5, 4)) and torch.equal(
         one.draw(5, 4)[:2], one.draw(5, 2)
@@ -153,8 +151,8 @@ def test_a_batch_in_parts_sees_the_same_images(name, tmp_path):
     plain.close()
 
 
-class Watching:
-    """A teacher that notes what it sees; its features are mean colours."""
+class RecordingTeacher:
+    """A teacher that records its images; its features are mean colors."""
 
     feature_size, pixels, layers, licence, description = 4, 32 * 32, (-1,), "", ""
     identity = "watching"
@@ -162,7 +160,9 @@ class Watching:
     def __init__(self) -> None:
         self.seen = []
 
-    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def features(
+        self, images: torch.Tensor, present: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         self.seen.append(images)
         means = (
             functional.adaptive_avg_pool2d(images.flatten(0, 1), 4)
@@ -173,7 +173,7 @@ class Watching:
 
 
 def test_a_live_teacher_sees_the_crop_of_the_student():
-    teacher, images = Watching(), pictures(frames=3, side=32).numpy()
+    teacher, images = RecordingTeacher(), random_images(frames=3, side=32).numpy()
     targets = vision_targets(teacher, images, 4, AlignmentConfig(), live=True)
     student, seen = make("openvla").apply(
         torch.from_numpy(images[[2, 0]]), draws(frames=2, down=0.1, brightness=0.9)
@@ -199,13 +199,13 @@ def test_a_live_teacher_sees_the_crop_of_the_student():
         ),
     ],
 )
-def test_crops_without_targets_of_the_crop_are_refused(changes, message):
-    with pytest.raises(TrainingError) as told:
+def test_crops_without_targets_of_the_same_crop_are_refused(changes, message):
+    with pytest.raises(TrainingError) as refusal:
         Settings(data=Path("d"), out=Path("o"), **changes)
-    assert message in str(told.value)
+    assert message in str(refusal.value)
 
 
-def test_crops_that_would_move_bars_are_refused(tmp_path):
+def test_crops_that_would_shift_letterbox_bars_are_refused(tmp_path):
     with pytest.raises(
         TrainingError,
         match=r"crops would move the letterbox bars; give --student.fit stretch or crop",

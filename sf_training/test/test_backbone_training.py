@@ -1,6 +1,4 @@
-"""Every kind of model is trained: what a step changes, losses on record, and that what was learned
-arrives on the robot.
-"""
+"""Tests of training every kind of model: changed weights, recorded losses, result on the robot."""
 
 import json
 from pathlib import Path
@@ -21,8 +19,8 @@ from sf_training.training.students import merged_copy
 EVERY = ["nano", *BACKBONES]
 ADAPTED = {"train_vision": "lora", "train_language": "lora"}
 LAYER = 2
-# (action, alignment) losses of three steps at seed 0; a change of model, loss, adapters or order of
-# random numbers shows here.
+# (action, alignment) losses of three steps at seed 0. A change of model, loss, adapters or order¬#
+# of random numbers changes them.
 RECORD = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 
 
@@ -35,25 +33,25 @@ def joint(name: str, root: Path, how: str, **changes) -> Joint:
     return Joint(student(name, root, **(ADAPTED if how == "lora" else {}), **changes), LAYER)
 
 
-def ways(names):
+def combinations(names):
     return [
         (name, how) for name in names for how in ("full", "lora") if name != "nano" or how == "full"
     ]
 
 
-@pytest.mark.parametrize(("name", "how"), ways(EVERY))
-def test_losses_of_the_first_steps_are_those_on_record(name, how, root):
+@pytest.mark.parametrize(("name", "how"), combinations(EVERY))
+def test_losses_of_the_first_steps_equal_the_recorded_ones(name, how, root):
     one = joint(name, root, how)
     losses = [one.step() for _ in range(3)]
     np.testing.assert_allclose(losses, RECORD[f"{name} {how}"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "how"), ways(BACKBONES))
-def test_a_step_changes_what_is_trained_and_nothing_else(name, how, root):
+@pytest.mark.parametrize(("name", "how"), combinations(BACKBONES))
+def test_a_step_changes_only_trainable_weights(name, how, root):
     one = joint(name, root, how)
     before = {key: value.detach().clone() for key, value in one.model.named_parameters()}
     one.step()
-    one.step()  # in the first, the inner half of an adapter has no gradient yet
+    one.step()  # in the first step the inner half of an adapter has no gradient yet
     changed = {
         key for key, value in one.model.named_parameters() if not torch.equal(value, before[key])
     }
@@ -68,8 +66,8 @@ def test_a_step_changes_what_is_trained_and_nothing_else(name, how, root):
         }
 
 
-@pytest.mark.parametrize(("name", "how"), ways(BACKBONES))
-def test_the_alignment_alone_reaches_the_vision_tower_and_nothing_above_its_layer(name, how, root):
+@pytest.mark.parametrize(("name", "how"), combinations(BACKBONES))
+def test_the_alignment_gradient_reaches_the_vision_tower_but_no_higher_layer(name, how, root):
     one = joint(name, root, how)
     one.losses()[1].backward()
     touched = {
@@ -80,7 +78,7 @@ def test_the_alignment_alone_reaches_the_vision_tower_and_nothing_above_its_laye
     reached = {key for key, moved in touched.items() if moved}
     assert any(part_of(one.model, key) == "vision" for key in reached)
     if how == "full":
-        assert any("patch" in key for key in reached)  # where pictures enter
+        assert any("patch" in key for key in reached)  # where images enter
     blocks = next(
         key
         for key, module in one.model.named_modules()
@@ -98,8 +96,8 @@ def test_the_alignment_alone_reaches_the_vision_tower_and_nothing_above_its_laye
     )
 
 
-@pytest.mark.parametrize(("name", "how"), ways(BACKBONES))
-def test_losses_fall_in_thirty_steps_and_the_robot_gets_what_was_learned(name, how, root, tmp_path):
+@pytest.mark.parametrize(("name", "how"), combinations(BACKBONES))
+def test_losses_decrease_in_thirty_steps_and_the_policy_loads_the_result(name, how, root, tmp_path):
     one = joint(name, root, how)
     curve = torch.tensor([one.step() for _ in range(30)])
     first, last = curve[:4].mean(0), curve[-4:].mean(0)
@@ -108,20 +106,20 @@ def test_losses_fall_in_thirty_steps_and_the_robot_gets_what_was_learned(name, h
 
     save_checkpoint(tmp_path / name, merged_copy(one.model), CONTRACT, random_statistics(), {})
     loaded = Policy.load(tmp_path / name, contract=CONTRACT, device="cpu")
-    pictures = {
+    images = {
         camera.name: np.full((camera.height, camera.width, 3), 90, np.uint8)
         for camera in CONTRACT.cameras
     }
     joints = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
     with_adapters = Policy(one.model, CONTRACT, random_statistics(), device="cpu").predict(
-        pictures, joints, TEXTS[0]
+        images, joints, TEXTS[0]
     )
     np.testing.assert_allclose(
-        loaded.predict(pictures, joints, TEXTS[0]), with_adapters, rtol=1e-3, atol=1e-4
+        loaded.predict(images, joints, TEXTS[0]), with_adapters, rtol=1e-3, atol=1e-4
     )
     untrained = Policy(
         student(name, root).model, CONTRACT, random_statistics(), device="cpu"
-    ).predict(pictures, joints, TEXTS[0])
+    ).predict(images, joints, TEXTS[0])
     assert np.abs(with_adapters - untrained).max() > 1e-2
 
 

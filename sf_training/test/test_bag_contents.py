@@ -1,6 +1,4 @@
-"""What is learned from a bag: instructions in time, commands of every kind, and whose topics they
-are.
-"""
+"""Tests of training data from a bag: instructions over time, commands of every kind, topics."""
 
 import foreign_recordings
 import numpy as np
@@ -55,18 +53,20 @@ def findings(folder, entries, robot=ROBOT):
 
 
 def test_each_frame_has_the_instruction_in_force(tmp_path):
-    told = ((0.25, "grasp"), (0.9, "lift"), (1.4, "lift"), (1.6, "drop"))
-    said = [entry("/instruction", messages.STRING, at, text(words)) for at, words in told]
-    data = load(tmp_path, merged(recording(), said))
-    told = [data.instructions[number] for number in data.pair_instruction]
-    assert told == ["grasp"] * 10 + ["lift"] * 7 + ["drop"] * 3
+    segments = ((0.25, "grasp"), (0.9, "lift"), (1.4, "lift"), (1.6, "drop"))
+    instructions = [
+        entry("/instruction", messages.STRING, at, text(words)) for at, words in segments
+    ]
+    data = load(tmp_path, merged(recording(), instructions))
+    labels = [data.instructions[number] for number in data.pair_instruction]
+    assert labels == ["grasp"] * 10 + ["lift"] * 7 + ["drop"] * 3
     measure = measure_episode(tmp_path / "take", Thresholds(), 4, ROBOT)
     assert measure.instructions == ("grasp", "lift", "drop")
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_custom_data_is_found_inside_the_file(tmp_path, storage):
-    """rosbag2 keeps a copy of metadata.yaml in the file, for the day on which the other is lost."""
+def test_custom_data_is_read_from_the_file(tmp_path, storage):
+    """rosbag2 stores a copy of metadata.yaml in the file, in case the original is lost."""
     path = write_bag(
         tmp_path / "take",
         recording(0.6),
@@ -77,27 +77,27 @@ def test_custom_data_is_found_inside_the_file(tmp_path, storage):
     assert loaded([path], ROBOT).instructions == ["close the lid"]
 
 
-def test_where_an_instruction_comes_from(tmp_path):
-    """A label given afterwards, then a message, then custom data, then the contract."""
+def test_instruction_sources_have_an_order_of_precedence(tmp_path):
+    """The order is: a later label, a message, custom data, the contract."""
     entries = recording(0.6)
     assert load(tmp_path, entries).instructions == ["stack the bowls"]
     data = load(tmp_path / "custom", entries, custom={"task": "wipe the table", "instruction": ""})
     assert data.instructions == ["wipe the table"]
 
-    said = merged(entries, [entry("/voice", messages.STRING, 0.0, text("fold the towel"))])
+    with_voice = merged(entries, [entry("/voice", messages.STRING, 0.0, text("fold the towel"))])
     robot = contract(topics={"/voice": "/instruction"})
-    data = load(tmp_path / "said", said, robot, custom={"task": "wipe the table"})
+    data = load(tmp_path / "said", with_voice, robot, custom={"task": "wipe the table"})
     assert data.instructions == ["fold the towel"]
     add_label(tmp_path / "said/take", segments=[(0.0, "take it"), (0.3, "put it")])
     data = load_dataset([tmp_path / "said/take"], robot, size=8, workers=1, progress=False)
-    told = [data.instructions[number] for number in data.pair_instruction]
-    assert told == ["take it"] * 4 + ["put it"] * 2
+    labels = [data.instructions[number] for number in data.pair_instruction]
+    assert labels == ["take it"] * 4 + ["put it"] * 2
 
 
 # ---- commands -----------------------------------------------------------------------------------
 
 
-def test_a_trajectory_is_followed_by_the_times_of_its_points(tmp_path):
+def test_a_trajectory_is_interpolated_at_the_times_of_its_points(tmp_path):
     """Two trajectories; the second one replaces the first half-way."""
     states = without(recording(), LEADER)
     ahead = [(0.4, pose_at(1.0)), (1.2, pose_at(3.0))]
@@ -120,7 +120,7 @@ def test_a_trajectory_is_followed_by_the_times_of_its_points(tmp_path):
     np.testing.assert_allclose(first[:10], expected, atol=1e-3)
 
 
-def test_a_plan_that_cannot_be_followed_is_named(tmp_path):
+def test_an_invalid_trajectory_is_named(tmp_path):
     states = without(recording(0.6), LEADER)
     for name, points in (
         ("order", [(0.4, pose_at(0)), (0.2, pose_at(1))]),
@@ -145,9 +145,9 @@ def arm_only(entries):
 
 
 @pytest.mark.parametrize("kind", ["float", "numbers", "state", "trajectory"])
-def test_arm_and_gripper_are_commanded_on_two_topics(tmp_path, kind):
+def test_arm_and_gripper_may_have_separate_command_topics(tmp_path, kind):
     robot = contract(topics={GRIPPER: "/teleop/joint_command"})
-    whole = load(tmp_path / "one", recording())
+    full = load(tmp_path / "one", recording())
     jaw = []
     for k in range(50):
         t = k / 25
@@ -169,8 +169,8 @@ def test_arm_and_gripper_are_commanded_on_two_topics(tmp_path, kind):
         recording(), LEADER, lambda each: joints(stamp_of(each), ARM, each.content.position[:6])
     )
     both = load(tmp_path / "two", merged(arm, jaw), robot)
-    np.testing.assert_allclose(both.pair_target[..., :6], whole.pair_target[..., :6], atol=1e-6)
-    np.testing.assert_allclose(both.pair_target[1:, :, 6], whole.pair_target[1:, :, 6], atol=0.02)
+    np.testing.assert_allclose(both.pair_target[..., :6], full.pair_target[..., :6], atol=1e-6)
+    np.testing.assert_allclose(both.pair_target[1:, :, 6], full.pair_target[1:, :, 6], atol=0.02)
 
 
 def as_numbers(values):
@@ -184,7 +184,7 @@ def as_numbers(values):
     ]
 
 
-def test_numbers_for_other_joints_than_the_robots_are_refused(tmp_path):
+def test_numbers_for_joints_of_another_robot_are_refused(tmp_path):
     wide = as_numbers(lambda position: [*position[::-1], 5.0, 5.0, *position, 5.0])
     with pytest.raises(
         BagError, match=rf"{LEADER}: 17 values for 7 joints .*bags.columns: {{{LEADER}: "
@@ -200,9 +200,9 @@ def test_numbers_for_other_joints_than_the_robots_are_refused(tmp_path):
     assert "17 values for 7 joints" in findings(tmp_path, wide)[Verdict.FAIL, "refused by training"]
 
 
-def test_a_joint_that_nobody_commands_is_named(tmp_path):
+def test_a_joint_without_commands_is_named(tmp_path):
     some = [0, 1, 2, 3, 4, 6]
-    names = [ALL[place] for place in some]
+    names = [ALL[point] for point in some]
     arm = changed(
         recording(0.6),
         LEADER,
@@ -215,7 +215,7 @@ def test_a_joint_that_nobody_commands_is_named(tmp_path):
 # ---- topics -------------------------------------------------------------------------------------
 
 
-def test_topics_of_another_robot_with_our_names_are_left_alone(tmp_path):
+def test_topics_of_another_robot_with_our_names_are_ignored(tmp_path):
     """Joint states, commands and a camera of another robot, under names that our contract uses."""
     other = []
     for k in range(40):
@@ -250,7 +250,7 @@ def test_one_joint_on_two_mapped_topics_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("topics", "told"),
+    ("topics", "message"),
     [
         (
             {"/words": "/joint_states"},
@@ -266,11 +266,11 @@ def test_one_joint_on_two_mapped_topics_is_refused(tmp_path):
         ({"/words": "/teleop/joint_command"}, r"/words .* holds std_msgs/String, but"),
     ],
 )
-def test_a_topic_of_the_wrong_type_is_named(tmp_path, topics, told):
+def test_a_topic_of_the_wrong_type_is_named(tmp_path, topics, message):
     entries = merged(
         recording(0.4), [entry("/words", messages.STRING, t, text("hm")) for t in (0.0, 0.2)]
     )
     robot = contract(topics=topics)
-    with pytest.raises(BagError, match=told):
+    with pytest.raises(BagError, match=message):
         load(tmp_path, entries, robot)
     assert measure_episode(tmp_path / "take", Thresholds(), 4, robot).broken

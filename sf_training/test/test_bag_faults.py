@@ -1,5 +1,6 @@
-"""Faults in a bag (clocks, units, numbers, images, outcomes) are reported, and the rest of the bag
-or of the folder is still used.
+"""Tests of faults in a bag: they are reported, and the other data are still used.
+
+Faults concern clocks, units, numbers, images and outcomes.
 """
 
 import foreign_recordings
@@ -63,7 +64,7 @@ def findings(folder, entries, robot=ROBOT):
 
 
 @pytest.mark.parametrize("kind", ["zero stamps", "no stamps"])
-def test_commands_without_stamps_join_a_simulated_clock(tmp_path, kind):
+def test_commands_without_stamps_are_mapped_to_a_simulated_clock(tmp_path, kind):
     def simulated(topic, t):
         return 0 if topic == LEADER else round((77 + t) * S)
 
@@ -84,7 +85,7 @@ def test_commands_without_stamps_join_a_simulated_clock(tmp_path, kind):
 @pytest.mark.parametrize(
     ("topic", "ahead"), [(STATES, 3.0), (HAND, -4.0), (LEADER, 1.5), (TOP, 4000.0)]
 )
-def test_clocks_that_differ_are_named_with_bag_and_stream(tmp_path, topic, ahead):
+def test_differing_clocks_are_named_with_bag_and_stream(tmp_path, topic, ahead):
     def late(name, t):
         return BEGIN + round((t + (ahead if name == topic else 0.0)) * S)
 
@@ -122,7 +123,7 @@ def in_degrees(entries, *topics):
 
 
 @pytest.mark.parametrize("topic", [STATES, LEADER])
-def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
+def test_degrees_are_detected_and_can_be_declared(tmp_path, topic):
     entries = in_degrees(recording(), topic)
     with pytest.raises(
         BagError,
@@ -138,7 +139,7 @@ def test_degrees_are_guessed_and_named_and_can_be_told(tmp_path, topic):
     np.testing.assert_allclose(data.pair_target, expected.pair_target, atol=1e-5)
 
 
-def test_a_gripper_in_another_unit_is_named_and_can_be_told(tmp_path):
+def test_a_gripper_in_another_unit_is_detected_and_can_be_declared(tmp_path):
     entries = changed(
         recording(0.6),
         STATES,
@@ -153,22 +154,22 @@ def test_a_gripper_in_another_unit_is_named_and_can_be_told(tmp_path):
     ):
         load(tmp_path / "guessed", entries)
     closed, opened = (1000 * end for end in (ROBOT.gripper.closed, ROBOT.gripper.open))
-    told = load(tmp_path / "told", entries, contract(gripper={STATES: [closed, opened]}))
+    data = load(tmp_path / "told", entries, contract(gripper={STATES: [closed, opened]}))
     np.testing.assert_allclose(
-        told.joint_positions, load(tmp_path / "plain", recording(0.6)).joint_positions, atol=1e-6
+        data.joint_positions, load(tmp_path / "plain", recording(0.6)).joint_positions, atol=1e-6
     )
 
 
 @pytest.mark.parametrize(
     ("topic", "value"), [(LEADER, np.nan), (STATES, np.inf), (LEADER, -np.inf)]
 )
-def test_numbers_that_are_not_finite_are_named_and_the_good_bags_used(tmp_path, topic, value):
-    def spoilt(each):
+def test_non_finite_numbers_are_named_and_other_bags_used(tmp_path, topic, value):
+    def corrupted(each):
         position = each.content.position.copy()
         position[4] = value if 0.5 <= each.at < 0.9 else position[4]
         return joints(stamp_of(each), each.content.name, position)
 
-    bad = changed(recording(), topic, spoilt)
+    bad = changed(recording(), topic, corrupted)
     data = load(tmp_path, {"good": recording(), "bad": bad})
     assert [each.name for each in data.episodes] == ["good"]
     (left,) = data.left_out
@@ -182,7 +183,7 @@ def test_numbers_that_are_not_finite_are_named_and_the_good_bags_used(tmp_path, 
 
 
 @pytest.mark.parametrize("how", ["cut", "head", "empty"])
-def test_an_image_that_cannot_be_decoded_costs_its_frame_only(tmp_path, how):
+def test_an_undecodable_image_drops_only_its_frame(tmp_path, how):
     entries = changed(
         recording(),
         HAND,
@@ -199,7 +200,7 @@ def test_an_image_that_cannot_be_decoded_costs_its_frame_only(tmp_path, how):
     )
 
 
-def test_a_raw_image_that_ends_too_early_costs_its_frame_only(tmp_path):
+def test_a_truncated_raw_image_drops_only_its_frame(tmp_path):
     def cut(each):
         if each.at != 1.1:
             return each.content
@@ -218,7 +219,7 @@ def test_a_raw_image_that_ends_too_early_costs_its_frame_only(tmp_path):
     assert len(data.images) == 19 and "/scene_camera/image_raw at 1.10 s" in data.notes[0]
 
 
-def test_a_size_that_changes_is_found_before_training(tmp_path):
+def test_a_changing_image_size_is_reported_before_training(tmp_path):
     entries = changed(
         recording(),
         HAND,
@@ -234,16 +235,16 @@ def test_a_size_that_changes_is_found_before_training(tmp_path):
         "5 of 20 images are 64x48, the first at 1.50 s"
         in findings(tmp_path, entries)[Verdict.FAIL, "image size"]
     )
-    whole = changed(recording(0.5), HAND, lambda each: jpeg(stamp_of(each), shot(3, 2)))
+    resized = changed(recording(0.5), HAND, lambda each: jpeg(stamp_of(each), shot(3, 2)))
     with pytest.raises(
         BagError,
         match=r"whole/take: /wrist_camera/image_raw: image is 64x48, the contract says 32x24",
     ):
-        load(tmp_path / "whole", whole)
+        load(tmp_path / "whole", resized)
 
 
 def depth_of(kind: str, stamp: int):
-    """A CompressedImage of 0.8 m, and nothing measured in its left half."""
+    """Return a CompressedImage of 0.8 m with an invalid left half."""
     metres = np.full((HEIGHT, WIDTH), 0.8)
     if (
         kind == "inverse"
@@ -281,8 +282,8 @@ def test_compressed_depth_is_read_in_metres(tmp_path, kind):
 # ---- outcomes and verdicts ----------------------------------------------------------------------
 
 
-def test_the_outcome_is_read_before_the_bag(tmp_path):
-    """A failed or discarded episode may be broken: it is counted and left alone."""
+def test_a_failed_or_discarded_episode_is_counted_without_reading_it(tmp_path):
+    """Such an episode may be broken."""
     good = write_bag(tmp_path / "good", recording(0.6))
     for name, outcome in (("a", "discarded"), ("b", "failure")):
         path = write_bag(tmp_path / name, recording(0.3), custom={"outcome": outcome})
@@ -298,7 +299,7 @@ def test_the_outcome_is_read_before_the_bag(tmp_path):
 
 
 def test_the_recorders_verdict_reaches_training(tmp_path):
-    """FAIL is left out by default, and said; whoever wants it says so."""
+    """FAIL is excluded by default, with a message; an option includes it."""
     robot, bags = tiny_contract(), []
     for verdict in ("PASS", "WARN", "FAIL", ""):
         with open_writer(tmp_path, robot, f"was_{verdict.lower()}") as writer:
@@ -312,9 +313,7 @@ def test_the_recorders_verdict_reaches_training(tmp_path):
 
 
 def test_evaluation_counts_the_episodes_that_training_counted(tmp_path):
-    """Which episodes were held out is told by their number: what training left out must not be
-    counted.
-    """
+    """Held-out episodes are identified by number, so excluded episodes must not be counted."""
     robot = tiny_contract(action=JOINT_SPACE)
     for name in ("a", "b", "c", "d"):
         write_episode(
@@ -338,7 +337,7 @@ def test_evaluation_counts_the_episodes_that_training_counted(tmp_path):
         {"space": "ee_delta", "names": ["x", "y", "z", "rx", "ry", "rz", "gripper"]},
     ],
 )
-def test_own_recordings_are_labelled_as_the_contract_asks(tmp_path, action):
+def test_own_recordings_get_labels_in_the_contracts_action_space(tmp_path, action):
     bag = write_episode(tmp_path, tiny_contract(action=JOINT_SPACE), frames=6, labels="operator")
     robot = tiny_contract(action=JOINT_SPACE | action)
     data = load_dataset([bag], robot, size=8, workers=1, progress=False)

@@ -1,6 +1,6 @@
-"""Whatever is done to the bytes of a bag: reading it gives a result or one sentence.
+"""Fuzz tests: a damaged bag gives a result or one sentence.
 
-SF_FUZZ=2000 pytest sf_training/test/test_bag_fuzz.py  tries more.
+``SF_FUZZ=2000 pytest sf_training/test/test_bag_fuzz.py`` tries more cases.
 """
 
 import os
@@ -48,7 +48,7 @@ ROBOT = contract(topics={GRIPPER: "/teleop/joint_command"})
 
 
 def with_effort(each):
-    """A joint state with efforts."""
+    """Return a joint state with efforts."""
     each.content.effort = np.arange(7.0)
     return each.content
 
@@ -71,7 +71,7 @@ PLAIN = {"compression": CompressionType.NONE, "enable_crcs": False}
 
 
 def folder_of(path):
-    """The folder of a bare file."""
+    """Return the folder of a bare file."""
     return path.parent
 
 
@@ -94,14 +94,14 @@ MAKERS = {
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Bytes with one kind of damage."""
+    """Return bytes with one kind of damage."""
     data = bytearray(data)
     size, kind = (
         len(data),
         rng.choice(["cut", "flip", "flips", "swap", "number", "drop", "double", "zeros"]),
     )
     at = rng.randrange(size)
-    if rng.random() < 0.4:  # where the structure is: at the ends
+    if rng.random() < 0.4:  # at the ends, where the structure is
         at = min(size - 1, rng.choice([rng.randrange(200), max(0, size - 1 - rng.randrange(1500))]))
     length = min(rng.choice([1, 2, 4, 8, 30, 400]), size - at)
     if kind == "cut":
@@ -130,8 +130,8 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def read_everything(path, robot):
-    """Everything that stats, train, lint, view and export read of a bag; returns the sentences."""
-    told = []
+    """Read all that stats, train, lint, view and export use; return the error sentences."""
+    sentences = []
     for read in (
         lambda: np.asarray(load_dataset([path], robot, size=8, workers=1, progress=False).images),
         lambda: view_episode(EpisodeReader(path, robot)),
@@ -140,9 +140,9 @@ def read_everything(path, robot):
         try:
             read()
         except BagError as error:
-            told.append(str(error))
-    told.append(measure_episode(path, Thresholds(), 2, robot).broken)
-    return told
+            sentences.append(str(error))
+    sentences.append(measure_episode(path, Thresholds(), 2, robot).broken)
+    return sentences
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +167,13 @@ def test_damage_gives_a_result_or_one_sentence(originals, tmp_path, monkeypatch,
         target.chmod(0o644)
         target.write_bytes(damaged(target.read_bytes(), rng))
         try:
-            told = read_everything(path, robot)
+            sentences = read_everything(path, robot)
         except Exception as error:
             raise AssertionError(
                 f"number {number} of {name}: {type(error).__name__}: {error}"
             ) from error
-        refused += any(told)
-        for sentence in filter(None, told):
+        refused += any(sentences)
+        for sentence in filter(None, sentences):
             assert "\n" not in sentence and len(sentence) < 1200
             assert str(tmp_path) in sentence or sentence.startswith(
                 "none of 1 episodes has the outcome"

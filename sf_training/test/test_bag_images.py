@@ -1,6 +1,4 @@
-"""Pictures that stay in the bags are indexed like an array, from any process, and say what happened
-when a file is gone.
-"""
+"""Tests of images read lazily from bags: indexing, processes, missing files."""
 
 import multiprocessing
 import pickle
@@ -55,17 +53,17 @@ def everything(bags, contract):
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(-sum(FRAMES), sum(FRAMES) - 1), max_size=12))
-def test_any_frames_in_any_order(data, everything, frames):
-    """Twice and unordered too: as an array of all of them would give."""
+def test_any_frames_are_read_in_any_order(data, everything, frames):
+    """The result equals that of an array of all frames, with repetitions and unordered indices."""
     index = np.array(frames, int)
     np.testing.assert_array_equal(data.images[index], everything[0][index])
     np.testing.assert_array_equal(data.depth[index], everything[1][index])
 
 
-def test_it_is_indexed_like_an_array(data, everything):
-    images, whole = data.images, everything[0]
+def test_images_are_indexed_like_an_array(data, everything):
+    images, full = data.images, everything[0]
     assert (
-        images.shape == whole.shape == (8, 2, 3, 8, 12)
+        images.shape == full.shape == (8, 2, 3, 8, 12)
         and len(images) == 8
         and images.dtype == np.uint8
         and images.ndim == 5
@@ -79,12 +77,12 @@ def test_it_is_indexed_like_an_array(data, everything):
         np.array([[0, 1], [2, 7]]),
         np.arange(8) % 2 == 0,
     ):
-        np.testing.assert_array_equal(images[index], whole[index])
+        np.testing.assert_array_equal(images[index], full[index])
     with pytest.raises(IndexError):
         images[8]
 
 
-def test_other_processes_read_and_keep_the_same_pictures(bags, contract, tmp_path, everything):
+def test_other_processes_read_and_cache_the_same_images(bags, contract, tmp_path, everything):
     images = load(bags, contract, cache=tmp_path).images
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
         parts = list(pool.map(images.__getitem__, [np.arange(8), np.arange(8)[::-1]] * 3))
@@ -93,7 +91,7 @@ def test_other_processes_read_and_keep_the_same_pictures(bags, contract, tmp_pat
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(images))[:], everything[0])
 
 
-def test_a_bag_that_vanishes_or_changes_meanwhile(contract, tmp_path):
+def test_a_bag_that_is_removed_or_changed_is_named(contract, tmp_path):
     bag = write_episode(tmp_path, contract)
     images = load([bag], contract).images
     file = bag / "episode_0.mcap"
@@ -108,10 +106,8 @@ def test_a_bag_that_vanishes_or_changes_meanwhile(contract, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["lz4", "none", "unchunked"])
-def test_other_ways_to_pack_messages(bags, contract, tmp_path, everything, way):
-    """The same messages, attachments and records in a file that is compressed in another way, or
-    has no chunks at all.
-    """
+def test_other_mcap_layouts_give_the_same_images(bags, contract, tmp_path, everything, way):
+    """The files differ in compression or have no chunks."""
     from mcap.reader import make_reader
 
     target = tmp_path / "again.mcap"

@@ -1,5 +1,6 @@
-"""Every way to store a bag gives the same training data: rosbag2 folders, bare files, split,
-indexed or not, packed or not.
+"""Tests of storage formats: each gives the same training data.
+
+Formats are rosbag2 folders and bare files; split, indexed and compressed or not.
 """
 
 import shutil
@@ -96,7 +97,7 @@ def no_metadata(path):
 
 
 def in_order(folder, key, **options):
-    """A file whose messages are not in the order of receipt."""
+    """Write a file whose messages are not in the order of receipt."""
     return write_mcap(folder / "take.mcap", sorted(ENTRIES, key=key), chunk_size=9000, **options)
 
 
@@ -165,7 +166,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_store_gives_the_same_data(tmp_path, robot, expected, way):
+def test_every_storage_format_gives_the_same_data(tmp_path, robot, expected, way):
     path = WAYS[way](tmp_path)
     assert len(find_episodes(path)) == 1
     found = load(path, robot)
@@ -176,7 +177,7 @@ def test_every_way_to_store_gives_the_same_data(tmp_path, robot, expected, way):
 
 
 @pytest.mark.parametrize("way", ["no index", "sqlite3", "split, no metadata"])
-def test_lint_and_view_take_what_training_takes(tmp_path, robot, way):
+def test_lint_and_view_read_the_same_formats_as_training(tmp_path, robot, way):
     path = WAYS[way](tmp_path)
     measure = measure_episode(path, Thresholds(), 4, robot)
     assert {finding.check for finding in check_episode(measure, Thresholds())} <= {"rate"}
@@ -184,7 +185,7 @@ def test_lint_and_view_take_what_training_takes(tmp_path, robot, way):
     assert view_episode(EpisodeReader(path, robot)).duration_s == pytest.approx(0.9)
 
 
-def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
+def test_a_folder_with_several_files_is_refused_with_their_names(tmp_path, robot):
     for name in ("left", "right"):
         write_mcap(tmp_path / f"{name}.mcap", ENTRIES)
     assert len(find_episodes(tmp_path)) == 2
@@ -199,7 +200,7 @@ def test_which_file_is_asked_for_when_a_folder_holds_several(tmp_path, robot):
     )
 
 
-def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
+def test_a_missing_file_of_metadata_is_named(tmp_path, robot):
     path = described(tmp_path, "take_0.mcap", "take_1.mcap")
     with pytest.raises(BagError, match=r"take_1.mcap: is named in metadata.yaml but missing"):
         EpisodeReader(path, robot)
@@ -209,15 +210,15 @@ def test_a_file_that_metadata_names_and_that_is_gone(tmp_path, robot):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "schema", "told"),
+    ("encoding", "schema", "message"),
     [
         ("ros1", "ros1msg", "ROS 1.*rosbags-convert"),
         ("json", "jsonschema", "JSON.*ros2 bag record"),
     ],
 )
-def test_messages_that_are_not_of_ros_2(tmp_path, robot, encoding, schema, told):
+def test_messages_of_other_encodings_are_refused(tmp_path, robot, encoding, schema, message):
     path = write_mcap(tmp_path / "a.mcap", ENTRIES, encoding, schema)
-    with pytest.raises(BagError, match=rf"a.mcap: {TOP} holds .*{told}"):
+    with pytest.raises(BagError, match=rf"a.mcap: {TOP} holds .*{message}"):
         EpisodeReader(path, robot)
 
 
@@ -233,11 +234,13 @@ def test_nothing_is_written_into_an_episode_or_beside_a_file(tmp_path):
     file = write_mcap(tmp_path / "bags/a.mcap", ENTRIES)
     folder = write_bag(tmp_path / "bags/take", ENTRIES)
     assert cache_folder(tmp_path / "bags") == tmp_path / "bags/.cache"
-    places = {cache_folder(file), cache_folder(folder)}
-    assert len(places) == 2 and all(place.is_relative_to(tmp_path / "xdg") for place in places)
+    positions = {cache_folder(file), cache_folder(folder)}
+    assert len(positions) == 2 and all(
+        position.is_relative_to(tmp_path / "xdg") for position in positions
+    )
 
 
-def test_unfinished_episodes_are_found_and_not_read(tmp_path):
+def test_unfinished_episodes_are_reported_and_not_read(tmp_path):
     robot = tiny_contract()
     write_episode(tmp_path, robot, "good", frames=12)
     shutil.copytree(tmp_path / "good", tmp_path / "lost.partial")
@@ -249,7 +252,7 @@ def test_unfinished_episodes_are_found_and_not_read(tmp_path):
         find_episodes(tmp_path / "lost.partial")
 
 
-def test_the_checksum_of_others_bags_is_remembered(tmp_path, robot, monkeypatch):
+def test_the_checksum_of_foreign_bags_is_cached(tmp_path, robot, monkeypatch):
     file = write_mcap(tmp_path / "a.mcap", ENTRIES)
     first = EpisodeReader(file, robot).checksum
     monkeypatch.setattr(
@@ -263,7 +266,7 @@ def test_the_checksum_of_others_bags_is_remembered(tmp_path, robot, monkeypatch)
 
 
 def _once(data):
-    """A checksum of paths only: the file must not be hashed again."""
+    """Compute a checksum of the paths; the file must not be hashed again."""
     import hashlib
 
     assert data, "the file is hashed again"
@@ -276,10 +279,8 @@ def test_topics_are_counted_over_all_parts(tmp_path, robot):
     assert reader.counts["/teleop/joint_command"] == sum(each.topic == LEADER for each in ENTRIES)
 
 
-def test_a_joint_state_costs_its_numbers_and_no_object(tmp_path, robot):
-    """Memory while reading stays flat: a long recording holds hundreds of thousands of joint
-    states.
-    """
+def test_joint_states_are_read_with_constant_memory(tmp_path, robot):
+    """A long recording has hundreds of thousands of joint states."""
     count = 20_000
     state = joints(BEGIN, ALL, pose_at(0.5))
     more = [Entry(STATES, messages.JOINT_STATE, 1.0, BEGIN + S + k, state) for k in range(count)]

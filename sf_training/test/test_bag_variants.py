@@ -1,5 +1,7 @@
-"""Bags with one thing wrong, in many variants: each is refused in one sentence that names the place
-and the cure, by training, lint and export alike; or it gives the labels of the good bag.
+"""Tests of bags with one fault each.
+
+Training, lint and export refuse the bag in one sentence with position and cure, or the labels equal
+those of the good bag.
 """
 
 from dataclasses import replace
@@ -55,14 +57,14 @@ def good(tmp_path_factory):
 
 
 def positions(topic, change):
-    """The good recording with other positions on a topic."""
+    """Return the good recording with other positions on a topic."""
     return changed(
         GOOD, topic, lambda each: joints(stamp_of(each), ALL, change(each.at, pose_at(each.at)))
     )
 
 
 def second(topic, change, late=1000):
-    """The good recording with a second publisher of the same joints."""
+    """Return the good recording with a second publisher of the same joints."""
     others = [
         replace(each, log=each.log + late, content=joints(stamp_of(each), ALL, change(each.at)))
         for each in GOOD
@@ -81,7 +83,7 @@ def raw(each, encoding):
 
 
 def ahead(topic, seconds):
-    """The good recording with a clock that runs ahead on one topic."""
+    """Return the good recording with a clock that is ahead on one topic."""
     return recording(1.0, stamp=lambda name, t: BEGIN + round((t + seconds * (name == topic)) * S))
 
 
@@ -146,7 +148,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_sentence(tmp_path, name):
+def test_a_faulty_bag_is_refused_in_one_sentence(tmp_path, name):
     entries, sentence = REFUSED[name]
     bag = write_bag(tmp_path / "take", entries)
     with pytest.raises(BagError, match=f"take: {sentence}") as refused:
@@ -159,7 +161,7 @@ def test_refused_in_one_sentence(tmp_path, name):
 
 
 def unstamped(rows):
-    """Messages of some rows without a stamp, the others on a simulator's clock."""
+    """Return messages of some rows without a stamp, the others on a simulator's clock."""
     return recording(1.0, stamp=lambda topic, t: 0 if rows(topic, t) else round((77 + t) * S))
 
 
@@ -182,7 +184,7 @@ USED = {
 
 
 @pytest.mark.parametrize("name", USED)
-def test_used_like_the_good_bag(tmp_path, good, name):
+def test_a_tolerated_bag_gives_the_labels_of_the_good_one(tmp_path, good, name):
     bag = write_bag(tmp_path / "take", USED[name])
     data = loaded([bag], ROBOT)
     np.testing.assert_allclose(data.pair_target, good.pair_target, atol=2e-3)
@@ -192,7 +194,7 @@ def test_used_like_the_good_bag(tmp_path, good, name):
     assert not failed, failed
 
 
-def test_an_encoding_that_changes_costs_its_frames_only(tmp_path):
+def test_a_changing_encoding_drops_only_its_frames(tmp_path):
     entries = changed(
         GOOD, TOP, lambda each: each.content if each.at < 0.55 else raw(each, "nv21x")
     )
@@ -213,13 +215,13 @@ def test_an_episode_without_a_label_is_named(tmp_path):
     assert any("no observation has a label" in each.text for each in found)
 
 
-def test_instructions_of_two_topics_count_in_time(tmp_path):
+def test_instructions_of_two_topics_apply_in_time_order(tmp_path):
     robot = contract(topics={"/voice": "/instruction", "/screen": "/instruction"})
-    said = [
+    instructions = [
         entry("/voice", messages.STRING, 0.1, text("grasp")),
         entry("/screen", messages.STRING, 0.65, text("lift")),
     ]
-    data = loaded([write_bag(tmp_path / "take", merged(GOOD, said))], robot)
+    data = loaded([write_bag(tmp_path / "take", merged(GOOD, instructions))], robot)
     assert [data.instructions[row] for row in data.pair_instruction] == ["grasp"] * 7 + ["lift"] * 3
 
 
@@ -236,7 +238,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_are_none_are_named_beside_good_ones(tmp_path, name):
+def test_files_that_are_no_bags_are_named_and_good_ones_used(tmp_path, name):
     content, sentence = FILES[name]
     (tmp_path / name).write_bytes(content)
     write_bag(tmp_path / "good", GOOD)
@@ -261,7 +263,7 @@ def test_a_missing_part_of_a_split_bag_is_named(tmp_path, described):
         loaded([bag], ROBOT)
 
 
-def test_a_gripper_that_nobody_commands_is_named(tmp_path):
+def test_a_gripper_without_commands_is_named(tmp_path):
     entries = changed(
         GOOD, LEADER, lambda each: joints(stamp_of(each), ALL[:6], pose_at(each.at)[:6])
     )

@@ -1,4 +1,4 @@
-"""`cache`: the teacher's features are computed once, in the place where `train` looks for them."""
+"""Tests of `cache`: it computes the teacher's features once, where `train` reads them."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from sf_training.training.train import main as train
 
 
 @pytest.fixture
-def place(tmp_path):
+def case(tmp_path):
     for number in range(2):
         write_episode(tmp_path / "bags", tiny_contract(), f"episode_{number}")
     save_file(vggt_weights(), tmp_path / "model.safetensors")
@@ -23,14 +23,14 @@ def place(tmp_path):
     return tmp_path
 
 
-def teacher(place, *more: str) -> list[str]:
+def teacher(case, *more: str) -> list[str]:
     options = [
         "--data",
-        place / "bags",
+        case / "bags",
         "--teacher",
         "vggt",
         "--teacher-weights",
-        place,
+        case,
         "--teacher-size",
         56,
         "--teacher-channels",
@@ -39,22 +39,22 @@ def teacher(place, *more: str) -> list[str]:
     return [*map(str, options), *more]
 
 
-def test_features_are_kept_where_training_finds_them(place, capsys):
-    assert main(teacher(place)) == 0
-    said = capsys.readouterr().out
-    folder = next((place / "bags/.cache").glob("features-*"))
+def test_features_are_stored_where_training_reads_them(case, capsys):
+    assert main(teacher(case)) == 0
+    output = capsys.readouterr().out
+    folder = next((case / "bags/.cache").glob("features-*"))
     assert (
-        f"{folder}: " in said.replace("\n", "")
-        and "10 frames of 2 cameras, 6x6 patches, 16 channels" in said
+        f"{folder}: " in output.replace("\n", "")
+        and "10 frames of 2 cameras, 6x6 patches, 16 channels" in output
     )
-    assert "licence of its weights: Somebody's licence" in said
+    assert "licence of its weights: Somebody's licence" in output
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.features")}
     assert len(before) == 2
 
-    assert main(teacher(place)) == 0  # there is nothing left to do
+    assert main(teacher(case)) == 0  # everything is cached
     run = [
         "--out",
-        str(place / "nano"),
+        str(case / "nano"),
         "--steps",
         "2",
         "--width",
@@ -64,15 +64,15 @@ def test_features_are_kept_where_training_finds_them(place, capsys):
         "--validation-share",
         "0.5",
     ]
-    assert train(teacher(place, *run)) == 0
-    assert [path.name for path in (place / "bags/.cache").glob("features-*")] == [folder.name]
+    assert train(teacher(case, *run)) == 0
+    assert [path.name for path in (case / "bags/.cache").glob("features-*")] == [folder.name]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.features")} == before
-    assert (place / "nano/model.safetensors").exists()
+    assert (case / "nano/model.safetensors").exists()
 
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Number of frames in each call of the teacher."""
+    """Record the number of frames in each call of the teacher."""
     found = []
     features = VggtTeacher.features
     monkeypatch.setattr(
@@ -86,26 +86,26 @@ def ran(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [[], ["--teacher-channels", "0"]])
-def test_one_more_episode_costs_its_own_frames_alone(place, ran, channels, capsys):
-    """Nor does a new name of a folder or a new instruction cost anything."""
+def test_one_more_episode_costs_only_its_own_frames(case, ran, channels, capsys):
+    """A new name of a folder and a new instruction cost nothing."""
 
     def frames_computed() -> int:
         ran.clear()
-        assert main(teacher(place, *channels)) == 0
+        assert main(teacher(case, *channels)) == 0
         return sum(ran)
 
-    assert frames_computed() == (10 if channels else 2 * 10)  # once to find the channels
-    write_episode(place / "bags", tiny_contract(), "a_third", frames=3)
+    assert frames_computed() == (10 if channels else 2 * 10)  # once for the channels
+    write_episode(case / "bags", tiny_contract(), "a_third", frames=3)
     assert frames_computed() == 3
     assert "13 frames of 2 cameras" in capsys.readouterr().out
-    (place / "bags/episode_1").rename(place / "bags/0_first")
-    add_label(place / "bags/0_first", instruction="lift the cube")
+    (case / "bags/episode_1").rename(case / "bags/0_first")
+    add_label(case / "bags/0_first", instruction="lift the cube")
     assert frames_computed() == 0
-    (folder,) = (place / "bags/.cache").glob("features-*")
+    (folder,) = (case / "bags/.cache").glob("features-*")
     file = max(folder.glob("*.features"), key=lambda path: path.stat().st_size)
     file.write_bytes(file.read_bytes()[:-1])
     assert frames_computed() == 5
-    shutil.rmtree(place / "bags/0_first")
+    shutil.rmtree(case / "bags/0_first")
     assert frames_computed() == 0
 
 
@@ -124,18 +124,18 @@ def test_one_more_episode_costs_its_own_frames_alone(place, ran, channels, capsy
         ),
     ],
 )
-def test_what_cannot_be_kept_is_one_sentence(place, options, message):
+def test_features_that_cannot_be_cached_give_one_sentence(case, options, message):
     with pytest.raises(SystemExit) as ended:
-        main(["--data", str(place / "bags"), *options])
-    said = str(ended.value)
-    assert said.startswith("cache: ") and message in said and len(said.splitlines()) == 1
+        main(["--data", str(case / "bags"), *options])
+    output = str(ended.value)
+    assert output.startswith("cache: ") and message in output and len(output.splitlines()) == 1
 
 
-def test_without_a_cache_the_time_of_the_teacher_is_measured(place, ran):
-    """The same batch is measured several times; each time counts what a training step pays."""
+def test_without_a_cache_the_time_of_the_teacher_is_measured(case, ran):
+    """The same batch is measured several times; each time includes all costs of a training step."""
     run = [
         "--out",
-        str(place / "nano"),
+        str(case / "nano"),
         "--steps",
         "1",
         "--width",
@@ -145,5 +145,5 @@ def test_without_a_cache_the_time_of_the_teacher_is_measured(place, ran):
         "--validation-share",
         "0.5",
     ]
-    assert train(teacher(place, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
+    assert train(teacher(case, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
     assert len(ran) >= _TIMED_STEPS + 1

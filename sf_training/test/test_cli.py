@@ -1,4 +1,4 @@
-"""The command line: verbs, help that answers at once, and settings from YAML files."""
+"""Tests of the command line: verbs, fast help, and settings from YAML files."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Made for these tests."""
+    """Settings of these tests."""
 
     data: Path
     """Where."""
@@ -52,7 +52,7 @@ def written(tmp_path: Path, text: str, name: str = "run.yaml") -> str:
     return str(path)
 
 
-def test_what_is_typed_wins_over_the_file_wherever_it_stands(tmp_path):
+def test_typed_options_override_the_file_in_any_order(tmp_path):
     file = written(
         tmp_path,
         "data: out/demos\nsteps: 300\nlearning_rate: 1e-4\ninner:\n  weight: 0.25\n  layers: [1,"
@@ -78,7 +78,7 @@ def test_a_flag_takes_true_or_false_too(typed, fast, mask):
     assert (chosen.fast, chosen.inner.mask, chosen.note) == (fast, mask, "True")
 
 
-def test_of_two_files_the_last_wins(tmp_path):
+def test_the_last_of_two_files_wins(tmp_path):
     files = [
         f"--config={written(tmp_path, text, name)}"
         for name, text in (("a", "data: a\nsteps: 1"), ("b", "steps: 2"), ("c", ""))
@@ -135,11 +135,15 @@ def test_a_file_that_does_not_fit_is_named_with_the_key(tmp_path, capsys, text, 
     with pytest.raises(SystemExit) as ended:
         parse(Chosen, ["--config", file], "train")
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"train: {file}: ") and message in said and len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert (
+        output.startswith(f"train: {file}: ")
+        and message in output
+        and len(output.splitlines()) == 1
+    )
 
 
-def test_a_missing_file_or_path_is_said():
+def test_a_missing_file_or_path_is_named():
     with pytest.raises(
         ConfigFileError,
         match=r"nowhere.yaml: cannot be read \(No such file or directory\); check --config",
@@ -156,7 +160,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_option(tmp_path, capsys):
     assert "--steps" in capsys.readouterr().err
 
 
-def test_every_setting_is_printed_and_changes_stand_beside_their_default():
+def test_every_setting_is_printed_and_changes_show_their_default():
     console = Console(width=120, record=True, file=io.StringIO())
     print_settings(Chosen(Path("out/[1]"), steps=7, inner=Inner(layers=(1, 2))), console)
     lines = {
@@ -194,7 +198,7 @@ def test_help_lists_every_verb_without_loading_torch():
     assert max(map(len, done.stdout.splitlines())) <= 100
 
 
-def test_an_unknown_verb_and_none_at_all(capsys):
+def test_an_unknown_verb_is_named_and_a_missing_one_prints_usage(capsys):
     assert main(["trian"]) == 2
     assert "there is no verb 'trian'; did you mean train?" in capsys.readouterr().err
     assert main([]) == 2
@@ -202,7 +206,7 @@ def test_an_unknown_verb_and_none_at_all(capsys):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_its_module(verb):
+def test_every_verb_has_a_module(verb):
     module, _, function = VERBS[verb][0].partition(":")
     path = Path(sf_training.__file__).parents[1] / (module.replace(".", "/") + ".py")
     assert path.exists()
@@ -214,7 +218,7 @@ def test_every_verb_has_its_module(verb):
 @pytest.mark.parametrize(
     ("words", "unbuffered"), [("--help", ""), ("train --help", ""), ("train --help", "1")]
 )
-def test_a_reader_that_goes_away_is_no_error(words, unbuffered):
+def test_a_closed_pipe_is_no_error(words, unbuffered):
     """`sf_training train --help | head -1`"""
     command = f"set -o pipefail; {sys.executable} -m sf_training {words} | true"
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
@@ -224,6 +228,6 @@ def test_a_reader_that_goes_away_is_no_error(words, unbuffered):
     assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 
-def test_settings_of_the_tests_are_what_tyro_understands():
+def test_tyro_parses_the_settings_of_the_tests():
     assert tyro.cli(Chosen, args=["--data", "a"]) == Chosen(Path("a"))
     assert dataclasses.is_dataclass(Inner)

@@ -1,4 +1,4 @@
-"""Cache keys change with what code does, and not with its words."""
+"""Tests of cache keys: they depend on what code does, not on its comments and layout."""
 
 import importlib.util
 
@@ -40,10 +40,10 @@ def hash_of(tmp_path):
         ("    return", '    """Add."""\n    return'),
     ],
 )
-def test_other_words_and_layout_keep_a_cache(hash_of, old, new):
+def test_other_comments_and_layout_keep_the_cache(hash_of, old, new):
     assert hash_of(SOURCE.replace(old, new, 1)) == hash_of(SOURCE)
 
 
 @pytest.mark.parametrize("old, new", [("LIMIT = 3", "LIMIT = 4"), ("x + LIMIT", "x - LIMIT")])
-def test_other_code_does_not(hash_of, old, new):
+def test_other_code_invalidates_the_cache(hash_of, old, new):
     assert hash_of(SOURCE.replace(old, new, 1)) != hash_of(SOURCE)

@@ -1,6 +1,4 @@
-"""The forward command controller and the stand-in for MoveIt Servo: one test for each rule that the
-suite relies on.
-"""
+"""Tests of the forward command controller and the MoveIt Servo model, one for each rule."""
 
 from functools import cache
 from pathlib import Path
@@ -62,7 +60,7 @@ def servo():
 
 
 def run(controller, start, end, each=lambda now: None):
-    """Samples from one period after ``start`` to ``end``: positions and velocities."""
+    """Return samples from one period after ``start`` to ``end``: positions and velocities."""
     samples = []
     for now in np.arange(start + PERIOD, end + PERIOD / 2, PERIOD):
         each(now)
@@ -83,14 +81,14 @@ def test_each_command_is_held_until_the_next_without_interpolation():
     assert not controller.sample(0.1 + PERIOD)[0].any()
 
 
-def test_before_the_first_command_it_stands():
+def test_before_the_first_command_the_arm_is_stationary():
     controller = forward()
     controller.hold(np.array([0.5, -0.5]))
     assert (run(controller, 0.0, 1.0)[0] == [0.5, -0.5]).all()
 
 
 @pytest.mark.parametrize("bad", [[0.0], [0.0, 0.0, 0.0], [0.0, np.nan], [np.inf, 0.0], []])
-def test_bad_positions_are_refused_and_the_old_ones_held(bad):
+def test_bad_positions_are_refused_and_the_last_ones_held(bad):
     controller = forward()
     controller.hold(np.array([0.5, -0.5]))
     with pytest.raises(CommandRejected, match="data "):
@@ -103,7 +101,7 @@ values = st.floats(-5, 5, allow_nan=False)
 
 @settings(deadline=None, max_examples=50)
 @given(commands=st.lists(st.tuples(values, values), min_size=1, max_size=8))
-def test_whatever_is_commanded_positions_and_steps_stay_inside_the_limits(commands):
+def test_positions_and_steps_stay_within_limits_for_any_commands(commands):
     controller, now = forward(), 0.0
     last = controller.sample(now)[0]
     for command in commands:
@@ -133,7 +131,7 @@ def test_a_twist_moves_the_tool_along_the_base_frame_and_keeps_its_orientation(s
     np.testing.assert_allclose(tool(positions[-1]).rotation, tool(HOME).rotation, atol=5e-3)
 
 
-def test_a_twist_that_is_not_repeated_times_out_and_the_arm_slows_down_to_rest(servo):
+def test_a_twist_that_is_not_repeated_times_out_and_the_arm_stops(servo):
     servo.accept(ToolTwist(0.0, "base_link", 3.0 * UP), 0.0)
     positions, velocities = run(servo, 0.0, 0.6)
     moving = np.abs(velocities).max(axis=1) > 1e-9
@@ -144,8 +142,8 @@ def test_a_twist_that_is_not_repeated_times_out_and_the_arm_slows_down_to_rest(s
     assert (positions[-1] == positions[-20]).all()
 
 
-def test_what_is_stamped_too_early_is_not_followed(servo):
-    servo.accept(ToolTwist(0.0, "base_link", UP), 1.0)  # as a source that forgets the stamp would
+def test_commands_with_outdated_stamps_are_ignored(servo):
+    servo.accept(ToolTwist(0.0, "base_link", UP), 1.0)  # a source without stamps sends 0
     assert not run(servo, 1.0, 1.2)[1].any()
 
 
@@ -167,7 +165,7 @@ def test_a_pose_is_reached_and_held(servo):
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "message"),
     [
         (ToolTwist(0.0, "tool0", UP), "frame_id must be base_link, got tool0"),
         (ToolTwist(0.0, "", UP), "got none"),
@@ -179,15 +177,15 @@ def test_a_pose_is_reached_and_held(servo):
         ),
     ],
 )
-def test_bad_tool_commands_are_refused(servo, command, says):
-    with pytest.raises(CommandRejected, match=says):
+def test_bad_tool_commands_are_refused(servo, command, message):
+    with pytest.raises(CommandRejected, match=message):
         servo.accept(command, 0.0)
     assert not run(servo, 0.0, 0.1)[1].any()
 
 
 @settings(deadline=None, max_examples=30)
 @given(twist=st.lists(st.floats(-20, 20), min_size=6, max_size=6))
-def test_no_twist_takes_the_joints_beyond_their_limits(twist):
+def test_no_twist_moves_joints_beyond_their_limits(twist):
     servo = ServoController(CONTRACT)
     servo.hold(HOME)
     servo.sample(0.0)
@@ -208,7 +206,7 @@ def test_no_twist_takes_the_joints_beyond_their_limits(twist):
 @pytest.mark.parametrize(
     "output", ["joint_trajectory", "forward_command", "servo_twist", "servo_pose"]
 )
-def test_the_simulated_arm_stands_still_without_commands(output):
+def test_the_simulated_arm_is_stationary_without_commands(output):
     contract = variant(output, {"output": "forward_command", "topic": "/gripper/commands"})
     controller = make_controller(contract)
     assert isinstance(controller, ControllerGroup)
@@ -222,7 +220,7 @@ def test_the_simulated_arm_stands_still_without_commands(output):
     np.testing.assert_allclose(sim.joint_positions(), after, atol=5e-3)
 
 
-def test_the_simulated_arm_follows_positions_that_are_streamed():
+def test_the_simulated_arm_follows_streamed_positions():
     controller = make_controller(variant("forward_command"))
     sim = ArmSim(CONTRACT, render=False, controller=controller)
     begin = sim.joint_positions()

@@ -1,4 +1,4 @@
-"""Published weights become a checkpoint that the robot loads."""
+"""Tests of `convert`: published weights become a checkpoint that the robot loads."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ def test_a_published_pi05_runs_for_the_robot(tmp_path, capsys):
         main(again)
 
 
-def test_statistics_of_another_robot_and_damaged_weights_are_a_sentence(tmp_path):
+def test_statistics_of_another_robot_and_damaged_weights_give_one_sentence(tmp_path):
     weights = pi0_cases.write_lerobot(tmp_path / "w")
     words = ["--weights", str(weights), "--contract", str(ROBOT), "--out", str(tmp_path / "out")]
     for path in weights.glob("policy_*"):
@@ -77,7 +77,7 @@ def test_statistics_of_another_robot_and_damaged_weights_are_a_sentence(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_every_published_form_gives_the_same_columns(tmp_path):
+def test_every_published_format_gives_the_same_columns(tmp_path):
     openpi_statistics(tmp_path / "openpi")
     lerobot = tmp_path / "lerobot"
     lerobot.mkdir()
@@ -100,7 +100,7 @@ def test_every_published_form_gives_the_same_columns(tmp_path):
             found, _ = read_statistics(tmp_path / folder, spread, STATE, ACTION)
             expected = np.full(ACTION, mean)
             if folder == "oft":
-                expected[-1] = 0.0  # masked: stays what it is
+                expected[-1] = 0.0  # masked: unchanged
                 assert found.action.std[-1] == 1.0
                 assert found.action.clipped == (spread == "quantiles")
             np.testing.assert_allclose(found.action.mean, expected)

@@ -1,6 +1,4 @@
-"""An episode that went through `ros2 bag convert`, which copies messages and nothing else, is an
-episode still.
-"""
+"""Tests of episodes after `ros2 bag convert`, which copies only messages."""
 
 import subprocess
 import sys
@@ -56,5 +54,5 @@ def test_contract_instruction_and_outcome_survive_a_conversion(tmp_path, storage
         '{"contract": "", "urdf": "", "urdf_name": "", "record": 3}',
     ],
 )
-def test_other_texts_on_the_topic_are_no_record(text):
+def test_other_texts_on_the_topic_are_ignored(text):
     assert read_episode_message(bytes(string(text))) is None

@@ -1,4 +1,4 @@
-"""Several directories of episodes, and how often each is drawn."""
+"""Tests of several directories of episodes and their sampling weights."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def episode(path) -> EpisodeInfo:
     return EpisodeInfo("e", str(path), "", "", "success", "", 1)
 
 
-def test_each_source_gets_its_share_of_the_draws_however_large_it_is():
+def test_each_source_gets_its_share_of_the_draws_at_any_size():
     frames = 1000
     source = (np.arange(frames) >= 900).astype(int)
     label_frame = np.arange(frames)
@@ -28,7 +28,7 @@ def test_each_source_gets_its_share_of_the_draws_however_large_it_is():
     assert share() == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_resumed_draw_with_weights_is_the_same():
+def test_resuming_weighted_draws_gives_the_same_draws():
     label_frame = np.repeat(np.arange(30), 2)
     make = lambda: ContrastiveSampler(  # noqa: E731
         label_frame, np.arange(60), 4, 0, 1, source=np.arange(30) % 2, source_weights=(1.0, 5.0)
@@ -39,7 +39,7 @@ def test_a_resumed_draw_with_weights_is_the_same():
     assert all(np.array_equal(*pair) for pair in zip(one.draw(), other.draw(), strict=True))
 
 
-def test_episodes_belong_to_the_first_directory_that_holds_them(tmp_path):
+def test_episodes_belong_to_the_first_directory_that_contains_them(tmp_path):
     (tmp_path / "disk/c").mkdir(parents=True)
     (tmp_path / "b").symlink_to(tmp_path / "disk")
     sources = [episode(tmp_path / "a/e1"), episode(tmp_path / "b/c"), episode(tmp_path / "a2/e")]
@@ -52,7 +52,7 @@ def test_episodes_belong_to_the_first_directory_that_holds_them(tmp_path):
         source_of(sources, [tmp_path / "a", tmp_path / "nowhere"])
 
 
-def test_one_directory_is_given_as_ever_and_several_by_their_names(tmp_path):
+def test_directories_are_given_alone_or_by_names(tmp_path):
     (tmp_path / "run.yaml").write_text("data: [x, y]\nout: o\ndata_weights: [2, 1]\n")
     found = parse(Settings, ["--config", str(tmp_path / "run.yaml")], "train")
     assert found.data == (Path("x"), Path("y")) and found.data_weights == (2.0, 1.0)

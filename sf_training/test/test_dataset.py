@@ -1,4 +1,4 @@
-"""Bags to training arrays: values, labels in every action space, cache, and the errors."""
+"""Tests of bags to training arrays: values, labels in every action space, cache, errors."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from synthetic_episodes import (
     STEP,
     WIDTH,
     expert_answer,
+    image,
     joints_at,
     open_writer,
-    picture,
     tiny_contract,
     write_cameras,
     write_episode,
@@ -45,7 +45,7 @@ def load(bags, contract, **options):
     return load_dataset(bags, contract, **{"size": SIZE, "workers": 1, "progress": False} | options)
 
 
-def test_arrays_hold_what_was_recorded(tmp_path, contract):
+def test_arrays_equal_the_recorded_values(tmp_path, contract):
     bags = [
         write_episode(tmp_path, contract, name, frames=frames)
         for name, frames in (("a", 3), ("b", 2))
@@ -54,9 +54,7 @@ def test_arrays_hold_what_was_recorded(tmp_path, contract):
     assert data.images.shape == (5, 2, 3, SIZE, SIZE) and data.depth.shape == (5, 2, SIZE, SIZE)
     assert data.images.dtype == np.uint8 and data.depth.dtype == np.float16
     for row, frame in enumerate([0, 1, 2, 0, 1]):
-        images = {
-            camera.name: picture(frame, index) for index, camera in enumerate(contract.cameras)
-        }
+        images = {camera.name: image(frame, index) for index, camera in enumerate(contract.cameras)}
         np.testing.assert_array_equal(
             data.images[row], prepare(images, contract.camera_names, SIZE)
         )
@@ -82,7 +80,7 @@ def test_arrays_hold_what_was_recorded(tmp_path, contract):
     ]
 
 
-def test_expert_answers_become_contrastive_pairs(tmp_path, contract):
+def test_expert_chunks_become_contrastive_pairs(tmp_path, contract):
     data = load([write_episode(tmp_path, contract, name, frames=2) for name in "ab"], contract)
     assert data.pair_frame.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert data.instructions == ["pick the red cube", "pick the green cube"]
@@ -100,11 +98,9 @@ def test_expert_answers_become_contrastive_pairs(tmp_path, contract):
     assert data.pairs_of([1]).tolist() == [4, 5, 6, 7] and data.frames_of([1]).tolist() == [2, 3]
 
 
-def test_frames_without_an_answer_are_left_out(tmp_path, contract):
+def test_frames_without_an_expert_chunk_are_excluded(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
-        for frame in range(
-            9
-        ):  # 30 Hz, answers at 10 Hz, between the frames that the grid would choose
+        for frame in range(9):  # 30 Hz, chunks at 10 Hz, between the frames of the grid
             stamp = START + frame / 30
             write_cameras(writer, contract, frame, stamp)
             write_joints(writer, contract, "joint_states", stamp, joints_at(stamp))
@@ -152,7 +148,7 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
         for row in range(3):
             commanded = joints_at(min(stamp + (row + 1) * STEP, last) + 0.05)
             pose = kinematics.forward(commanded[:6])
-            place, turn = {
+            position, turn = {
                 "ee_delta": (pose.position - start.position, pose.rotation @ start.rotation.T),
                 "ee_pose": (pose.position, pose.rotation),
             }.get(space, (None, None))
@@ -163,11 +159,11 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
                     strict=True,
                 )
             )
-            if place is not None:
+            if position is not None:
                 columns = dict(
                     zip(
                         ("x", "y", "z", "rx", "ry", "rz"),
-                        [*place, *pinocchio.log3(turn)],
+                        [*position, *pinocchio.log3(turn)],
                         strict=True,
                     )
                 )
@@ -179,7 +175,7 @@ def test_operator_commands_become_targets(tmp_path, space, changes):
 def test_without_depth_poses_and_camera_info(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         for camera in contract.cameras:
-            writer.write(absolute(camera.topic), messages.image(START, "c", picture(0, 0)), AT)
+            writer.write(absolute(camera.topic), messages.image(START, "c", image(0, 0)), AT)
         write_joints(writer, contract, "joint_states", START, joints_at(START))
         write_joints(writer, contract, "/teleop/joint_command", START, joints_at(START))
         write_joints(writer, contract, "/teleop/joint_command", START + 0.1, joints_at(START))
@@ -193,7 +189,7 @@ def test_without_depth_poses_and_camera_info(tmp_path, contract):
     assert load([bag], contract, depth=False).depth is None
 
 
-def test_only_wanted_outcomes_are_read(tmp_path, contract):
+def test_only_requested_outcomes_are_read(tmp_path, contract):
     bags = [
         write_episode(tmp_path, contract, outcome, frames=1, outcome=outcome)
         for outcome in ("success", "failure", "discarded")
@@ -222,7 +218,7 @@ FIELDS = (
 )
 
 
-def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(
+def test_an_episode_is_indexed_once_and_its_images_are_decoded_once(
     tmp_path, contract, monkeypatch
 ):
     bags = [write_episode(tmp_path / "bags", contract, name, frames=3) for name in "ab"]
@@ -241,7 +237,7 @@ def test_an_episode_is_indexed_once_and_its_pictures_are_decoded_once(
     assert second.digest == first.digest == in_memory.digest
 
 
-def test_what_the_data_depend_on_changes_their_digest(tmp_path, contract):
+def test_inputs_of_the_data_change_their_digest(tmp_path, contract):
     bag, other = (
         write_episode(tmp_path, contract, name, frames=frames, labels="operator")
         for name, frames in (("a", 1), ("b", 2))
@@ -261,7 +257,7 @@ def test_what_the_data_depend_on_changes_their_digest(tmp_path, contract):
     assert len(set(digests)) == len(digests)
 
 
-def test_a_damaged_or_half_written_cache_is_made_again(tmp_path, contract):
+def test_a_damaged_or_partial_cache_is_rebuilt(tmp_path, contract):
     bag = write_episode(tmp_path / "bags", contract, "a", frames=3)
     before = np.asarray(load([bag], contract, cache=tmp_path / "cache").images)
     index, pictures = sorted(
@@ -277,7 +273,7 @@ def test_a_damaged_or_half_written_cache_is_made_again(tmp_path, contract):
         )
 
 
-def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch):
+def test_loading_continues_on_a_full_disk(tmp_path, contract, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -297,7 +293,7 @@ def test_a_full_disk_is_no_reason_to_stop(tmp_path, contract, monkeypatch):
         load([bag], contract, cache=tmp_path / "file")
 
 
-def test_one_bad_episode_is_named_and_left_out(tmp_path, contract):
+def test_one_bad_episode_is_named_and_excluded(tmp_path, contract):
     bags = [
         write_episode(tmp_path, contract, "good"),
         write_episode(tmp_path, contract, "bad", labels="none"),

@@ -1,6 +1,4 @@
-"""Which labels are made of a demonstration: takeovers, pauses, clocks that are set, labels that a
-person gave afterwards.
-"""
+"""Tests of labels from demonstrations: takeovers, pauses, clock jumps, later labels."""
 
 import numpy as np
 import pytest
@@ -62,7 +60,10 @@ def write_demonstration(
     clock=lambda stamp: stamp,
     commanded=lambda frame: True,
 ):
-    """Frames of 0.1 s with commands at 50 Hz; ``sources``: (frame, who leads from then on)."""
+    """Write frames of 0.1 s with commands at 50 Hz.
+
+    ``sources``: (frame, control source from then on).
+    """
     with open_writer(folder, contract) as writer:
         for frame in range(frames):
             for source in (who for begin, who in sources if begin == frame):
@@ -84,17 +85,17 @@ def write_demonstration(
         return writer.finish("success")
 
 
-def test_only_what_a_person_did_after_taking_over_is_learned_from(tmp_path, contract):
+def test_only_the_operators_motion_after_a_takeover_is_used(tmp_path, contract):
     sources = [(0, POLICY), (5, PERSON), (15, NOBODY), (17, POLICY)]
     bag = write_demonstration(
         tmp_path, contract, 25, sources=sources, commanded=lambda frame: 5 <= frame < 15
     )
     data = load(bag, contract)
-    # The last rows of a label must not reach behind the hand-over at frame 15.
+    # The last steps of a label must not reach past the handover at frame 15.
     assert data.pair_frame.tolist() == list(range(5, 15 - HORIZON + 1))
 
 
-def test_a_person_who_kept_the_arm_is_learned_from_to_the_end(tmp_path, contract):
+def test_an_operator_with_control_to_the_end_is_used_to_the_end(tmp_path, contract):
     bag = write_demonstration(
         tmp_path,
         contract,
@@ -105,7 +106,7 @@ def test_a_person_who_kept_the_arm_is_learned_from_to_the_end(tmp_path, contract
     assert load(bag, contract).pair_frame.tolist() == list(range(4, 12))
 
 
-def test_without_a_policy_everything_is_the_operators(tmp_path, contract):
+def test_without_a_policy_all_frames_are_the_operators(tmp_path, contract):
     sources = [(0, NOBODY), (2, PERSON), (5, NOBODY), (7, PERSON)]
     assert load(
         write_demonstration(tmp_path, contract, 10, sources=sources), contract
@@ -114,8 +115,8 @@ def test_without_a_policy_everything_is_the_operators(tmp_path, contract):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([NOBODY, POLICY, PERSON, REPLAY]), min_size=1, max_size=20))
-def test_no_label_reaches_into_a_stretch_of_somebody_else(tmp_path_factory, contract, who):
-    """Whatever the order of hand-overs: all rows of every label lie where a person led."""
+def test_no_label_reaches_into_the_segment_of_another_source(tmp_path_factory, contract, who):
+    """For any order of handovers, the operator has control during all steps of every label."""
     who = [POLICY, *who]
     bag = write_demonstration(
         tmp_path_factory.mktemp("bag"), contract, len(who), sources=list(enumerate(who))
@@ -126,13 +127,13 @@ def test_no_label_reaches_into_a_stretch_of_somebody_else(tmp_path_factory, cont
         for frame in range(len(who))
         if all(
             source == PERSON for source in who[frame : frame + HORIZON]
-        )  # the row at the border holds the last command before it
+        )  # the step at the border is the last command before it
     ]
     assert labelled == expected
 
 
-def test_a_pause_is_learned_from_only_at_its_beginning(tmp_path, contract):
-    def commands(stamp):  # moves for 1 s, rests for 2 s, moves on
+def test_only_the_beginning_of_a_pause_is_used(tmp_path, contract):
+    def commands(stamp):  # moves for 1 s, rests for 2 s, moves again
         return joints_at(START + min(stamp - START, 1.0) + max(0.0, stamp - START - 3.0))
 
     bag = write_demonstration(tmp_path, contract, 40, commands=commands)
@@ -146,14 +147,14 @@ def test_a_pause_is_learned_from_only_at_its_beginning(tmp_path, contract):
     assert kept.images.shape == everything.images.shape, "frames stay: only their labels go"
 
 
-def test_nothing_is_joined_over_a_clock_that_was_set_back(tmp_path, contract):
+def test_a_clock_jump_splits_the_episode(tmp_path, contract):
     def clock(stamp):  # 5 s back after 1 s
         return 10 + stamp - (5.0 if stamp - START >= 1.0 - 1e-9 else 0.0)
 
     data = load(write_demonstration(tmp_path, contract, 20, clock=clock), contract)
-    # The first pictures behind the step came before the first joint state there: they are not used.
+    # The first images after the step precede the first joint state there: they are excluded.
     assert len(data.stamps) == 19 and np.diff(data.stamps).min() == pytest.approx(-4.8)
-    # The labels of the last frames before the step would need commands from behind it.
+    # Labels of the last frames before the step would need commands from after it.
     assert data.pair_frame.tolist() == [*range(10 - HORIZON), *range(10, 19)]
     for frame, target in zip(data.pair_frame, data.pair_target, strict=True):
         assert abs(target[:, :3]).max() < 0.1, frame
@@ -169,13 +170,14 @@ def test_nothing_is_joined_over_a_clock_that_was_set_back(tmp_path, contract):
         max_size=2,
     ),
 )
-def test_every_part_has_one_time_line(gaps, steps):
-    """Stamps within a part never go back by more than messages may overtake each other, and every
-    message is in one part.
+def test_every_segment_has_one_time_line(gaps, steps):
+    """Stamps in a segment decrease at most by the reordering of messages.
+
+    Every message is in one segment.
     """
     stamps = np.cumsum(np.array(gaps)) * MS + 10**12
-    for place, step in steps:
-        stamps[place:] += step * MS
+    for position, step in steps:
+        stamps[position:] += step * MS
     received = 10**12 + np.arange(len(stamps)) * 20 * MS
     stream = Stream(
         stamps, [], received, np.arange(len(stamps)), np.zeros((len(stamps), 3), np.int64)
@@ -188,7 +190,7 @@ def test_every_part_has_one_time_line(gaps, steps):
         assert (np.diff(part["/joint_states"].stamps) >= -100 * MS).all()
 
 
-def test_a_hole_in_the_recording_is_not_bridged(tmp_path, contract):
+def test_a_gap_in_the_recording_is_not_bridged(tmp_path, contract):
     def clock(stamp):
         return stamp + (2.0 if stamp - START >= 1.0 - 1e-9 else 0.0)
 
@@ -196,7 +198,7 @@ def test_a_hole_in_the_recording_is_not_bridged(tmp_path, contract):
     assert data.pair_frame.tolist() == [*range(10 - HORIZON), *range(10, 19)]
 
 
-def test_frames_that_are_missing_leave_a_gap_and_nothing_else(tmp_path, contract):
+def test_missing_frames_leave_only_a_gap(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         for frame in range(10):
             stamp = START + frame * STEP
@@ -215,7 +217,7 @@ def test_frames_that_are_missing_leave_a_gap_and_nothing_else(tmp_path, contract
     assert len(data.pair_frame) == 8
 
 
-def test_what_was_said_about_an_episode_afterwards_counts(tmp_path, contract):
+def test_later_labels_of_an_episode_are_used(tmp_path, contract):
     bag = write_episode(tmp_path, contract, "operator", labels="operator")
     digest, checksum = load(bag, contract).digest, EpisodeReader(bag).checksum
     add_label(bag, instruction="pick the blue cube")
@@ -236,7 +238,7 @@ def test_what_was_said_about_an_episode_afterwards_counts(tmp_path, contract):
         load(bag, contract)
 
 
-def test_a_new_instruction_replaces_the_recorded_one_among_contrastive_labels(tmp_path):
+def test_a_new_instruction_replaces_the_recorded_one_in_contrastive_labels(tmp_path):
     contract = tiny_contract()
     bag = write_episode(tmp_path, contract, frames=1)
     add_label(bag, instruction="grab the red one")

@@ -1,4 +1,4 @@
-"""Depth Anything 3 as a teacher: the authors' numbers, their names and shapes, missing cameras."""
+"""Tests of Depth Anything 3 as a teacher: reference values, names and shapes, missing cameras."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_features_are_the_authors():
+def test_features_equal_the_authors():
     network = DepthAnything3(
         DepthAnything3Config(width=32, blocks=6, alternating=2, grid=4, patch=14, head_size=8)
     ).eval()
@@ -56,22 +56,22 @@ def test_sizes_of_the_released_models(width, count):
     assert sum(each.numel() for each in network.parameters()) == pytest.approx(count, rel=0.01)
 
 
-def test_a_missing_camera_is_left_out(folder):
+def test_a_missing_camera_is_excluded(folder):
     teacher = DepthAnything3Teacher(open_weights(folder), (2, -1), size=56)
     assert teacher.feature_size == 64 and "6 layers of width 32" in teacher.description
     images = torch.rand(2, 2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     both = teacher.features(images)
     present = torch.tensor([[True, True], [False, True]])
     some = teacher.features(images, present)
-    for whole, part in zip(both, some, strict=True):
-        torch.testing.assert_close(part[0], whole[0])
+    for full, part in zip(both, some, strict=True):
+        torch.testing.assert_close(part[0], full[0])
         assert not part[1, 0].any()
     alone = teacher.features(images[1:, 1:])
     torch.testing.assert_close(some[-1][1, 1], alone[-1][0, 0])
-    assert (some[-1][1, 1] - both[-1][1, 1]).abs().max() > 1e-3  # the other view is seen
+    assert (some[-1][1, 1] - both[-1][1, 1]).abs().max() > 1e-3  # the other view has features
 
 
-def test_other_weights_are_a_sentence(folder, tmp_path):
+def test_other_weights_give_one_sentence(folder, tmp_path):
     def refuse(alter, message):
         tensors = load_file(folder / "model.safetensors")
         alter(tensors)

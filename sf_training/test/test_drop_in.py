@@ -1,4 +1,4 @@
-"""Spatial Forcing in a foreign trainer: the examples on stand-ins of openpi and LeRobot."""
+"""Tests of Spatial Forcing in other trainers, with models like openpi and LeRobot."""
 
 import sys
 from pathlib import Path
@@ -23,14 +23,14 @@ WIDTH, SIDE = 24, 4  # tokens of a view: 2 x 2
 
 
 class Norm(nn.LayerNorm):
-    """Takes a condition and returns a gate, as openpi's patched norm does."""
+    """A norm with a condition that returns a gate, as openpi's patched norm does."""
 
     def forward(self, x, cond=None):
         return super().forward(x), None
 
 
 class Policy(nn.Module):
-    """Calls norms and layers by hand and never the block, as openpi and LeRobot do."""
+    """A policy that calls norms and layers, never the block, as openpi and LeRobot do."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class Policy(nn.Module):
 
     def act(self, images, actions):
         patches = [self.look(view).flatten(2).transpose(1, 2) for view in images]
-        x = torch.cat([*patches, patches[0][:, :1]], 1)  # then words
+        x = torch.cat([*patches, patches[0][:, :1]], 1)  # then text tokens
         for layer in self.language_model.layers:
             x = x + layer["mlp"](layer["input_layernorm"](x, cond=None)[0])
         return (x[:, -1] - actions).square()
@@ -71,7 +71,7 @@ def parameters(policy, forcing):
     return torch.optim.AdamW([*policy.parameters(), *forcing.parameters()], 1e-2)
 
 
-def test_openpis_loop_learns_the_alignment_and_leaves_missing_cameras_out(weights):
+def test_openpis_loop_learns_the_alignment_and_excludes_missing_cameras(weights):
     torch.manual_seed(0)
     policy = Policy()
     forcing = openpi_loop.add_spatial_forcing(policy, weights, **options())
@@ -85,7 +85,7 @@ def test_openpis_loop_learns_the_alignment_and_leaves_missing_cameras_out(weight
         for _ in range(12)
     ]
     assert steps[-1] < steps[0]
-    # By hand: the loss of the second sample is that of its first view alone.
+    # The second sample's loss, computed by hand, is that of its first view.
     with forcing.recording():
         policy(observation, actions)
     tokens = forcing._tokens[2]
@@ -100,7 +100,7 @@ def test_openpis_loop_learns_the_alignment_and_leaves_missing_cameras_out(weight
     torch.testing.assert_close(found, expected)
 
 
-def test_lerobots_loop(weights):
+def test_lerobots_loop_learns_the_alignment(weights):
     torch.manual_seed(0)
     policy = Policy()
     forcing = lerobot_loop.add_spatial_forcing(policy, weights, **options())
@@ -116,7 +116,7 @@ def test_lerobots_loop(weights):
     assert not any("alignment" in name for name, _ in policy.named_parameters())
 
 
-def test_what_is_forgotten_is_a_sentence(weights):
+def test_a_forgotten_call_gives_one_sentence(weights):
     policy, teacher = Policy(), open_teacher("da3", weights, (-1,))
     forcing = SpatialForcing(policy, teacher, WIDTH, grid=(2, 2), config=AlignmentConfig(layer=2))
     images = torch.rand(1, 2, 3, SIDE, SIDE)

@@ -1,6 +1,4 @@
-"""Finished episodes are relabelled, cut and joined; what was recorded stays as it was, bit by
-bit.
-"""
+"""Tests of editing finished episodes: relabel, cut, join, with unchanged messages."""
 
 import json
 
@@ -33,8 +31,9 @@ def contract():
 def record(
     folder, contract, name="take", begin=100.0, texts=((0.0, "stack"),), outcome="success", **finish
 ):
-    """Joint states at 10 Hz for two seconds, a latched source and camera info at the very
-    beginning, instructions in time.
+    """Record joint states at 10 Hz for two seconds, and instructions over time.
+
+    A latched source and camera info come at the beginning.
     """
     with EpisodeWriter(
         folder, contract, instruction=texts[0][1], operator="anna", name=name
@@ -63,7 +62,7 @@ def record(
 
 
 def read(bag):
-    """Topic to seconds from the first message and message, in recorded order."""
+    """Return by topic the seconds from the first message and the messages, in recorded order."""
     found = {}
     with AnyReader([bag]) as reader:
         begin = reader.start_time
@@ -81,7 +80,7 @@ def joints(bag):
     ]
 
 
-def said(bag):
+def instructions_of(bag):
     return [
         (time, messages.deserialize(data, messages.STRING).data)
         for time, data in read(bag).get(SAID, [])
@@ -110,7 +109,7 @@ def take(tmp_path, contract):
     } == before, "the original was touched"
 
 
-def test_a_part_of_an_episode_keeps_what_held_before_it(take, tmp_path, capsys):
+def test_a_cut_keeps_latched_messages_from_before_it(take, tmp_path, capsys):
     assert (
         edit_command.trim(
             [str(take), "--begin", "1.0", "--end", "1.55", "--out", str(tmp_path / "out")]
@@ -121,23 +120,30 @@ def test_a_part_of_an_episode_keeps_what_held_before_it(take, tmp_path, capsys):
     assert str(bag) in capsys.readouterr().out
     verify_episode(bag)
     assert joints(bag) == list(range(10, 16))
-    assert said(bag) == [(0.0, "rinse"), (0.4, "dry")]
+    assert instructions_of(bag) == [(0.0, "rinse"), (0.4, "dry")]
     kept = read(bag)
     assert len(kept["/scene_camera/camera_info"]) == 1 and [
         data[4] for _, data in kept["/tf_static"]
     ] == [0, 1]
-    told = custom(bag)
-    assert (told["instruction"], told["operator"], told["outcome"], told["verdict"]) == (
+    custom_data = custom(bag)
+    assert (
+        custom_data["instruction"],
+        custom_data["operator"],
+        custom_data["outcome"],
+        custom_data["verdict"],
+    ) == (
         "rinse",
         "anna",
         "success",
         "WARN",
     )
-    assert json.loads(told["edited_from"]) == [{"episode": "take", "from_s": 1.0, "to_s": 1.55}]
-    assert json.loads(told["reasons"]) == ["slow"]
+    assert json.loads(custom_data["edited_from"]) == [
+        {"episode": "take", "from_s": 1.0, "to_s": 1.55}
+    ]
+    assert json.loads(custom_data["reasons"]) == ["slow"]
 
 
-def test_pieces_hold_every_message_once_and_merge_back(take, tmp_path):
+def test_cuts_contain_every_message_once_and_merge_back(take, tmp_path):
     out = tmp_path / "out"
     assert edit_command.split([str(take), "--at", "0.45", "1.3", "--out", str(out)]) == 0
     parts = [out / f"take_part{number}" for number in (1, 2, 3)]
@@ -150,27 +156,32 @@ def test_pieces_hold_every_message_once_and_merge_back(take, tmp_path):
     assert (
         edit_command.merge([*map(str, reversed(parts)), "--name", "whole", "--out", str(out)]) == 0
     )
-    assert joints(out / "whole") == list(range(FRAMES)) and said(out / "whole") == said(take)
+    assert joints(out / "whole") == list(range(FRAMES)) and instructions_of(
+        out / "whole"
+    ) == instructions_of(take)
 
 
-def test_labels_count_in_what_is_cut(take, tmp_path):
+def test_cuts_inherit_labels(take, tmp_path):
     add_label(take, outcome="failure", segments=[(0.0, "open"), (1.0, "close")])
     assert edit_command.trim([str(take), "--begin", "0.5", "--name", "tail"]) == 0
     bag = take.with_name("tail")
-    assert said(bag) == [(0.0, "open"), (0.5, "close")] and custom(bag)["outcome"] == "failure"
+    assert (
+        instructions_of(bag) == [(0.0, "open"), (0.5, "close")]
+        and custom(bag)["outcome"] == "failure"
+    )
 
 
-def test_what_is_cut_trains(tmp_path, contract):
+def test_a_cut_is_usable_for_training(tmp_path, contract):
     bag = write_episode(tmp_path, contract, frames=12, labels="operator")
     assert edit_command.trim([str(bag), "--begin", "0.35", "--name", "tail"]) == 0
     before, after = EpisodeReader(bag, contract), EpisodeReader(tmp_path / "tail", contract)
     from sf_training.data.episode_arrays import load_episode
 
-    whole, tail = (load_episode(reader, 24, depth=False) for reader in (before, after))
+    full, tail = (load_episode(reader, 24, depth=False) for reader in (before, after))
     np.testing.assert_allclose(tail.stamps, START + STEP * np.arange(4, 12))
-    np.testing.assert_array_equal(tail.images, whole.images[4:])
-    np.testing.assert_array_equal(tail.intrinsics[0], whole.intrinsics[0])
-    np.testing.assert_allclose(tail.pairs.targets[:3], whole.pairs.targets[4:7])
+    np.testing.assert_array_equal(tail.images, full.images[4:])
+    np.testing.assert_array_equal(tail.intrinsics[0], full.intrinsics[0])
+    np.testing.assert_allclose(tail.pairs.targets[:3], full.pairs.targets[4:7])
 
 
 def test_episodes_are_relabelled_without_a_recorder(take, tmp_path, contract, capsys):
@@ -219,7 +230,7 @@ def test_episodes_are_relabelled_without_a_recorder(take, tmp_path, contract, ca
     assert edit_command.relabel([str(tmp_path / "nowhere"), "--outcome", "success"]) == 1
 
 
-def test_what_cannot_be_edited_is_one_sentence(take, tmp_path, contract, capsys):
+def test_impossible_edits_give_one_sentence(take, tmp_path, contract, capsys):
     day = tmp_path / "day"
     late = record(day, contract, "late", begin=101.0)
     failed = record(day, contract, "failed", begin=200.0, outcome="failure")
@@ -249,12 +260,12 @@ def test_what_cannot_be_edited_is_one_sentence(take, tmp_path, contract, capsys)
     file.write_bytes(file.read_bytes()[:-30])
     assert "was changed after recording" in refused(edit_command.trim, late)
     with pytest.raises(EditError, match="outcomes differ"):
-        write([*map(whole, (take, failed))], day, "x")
+        write([*map(full, (take, failed))], day, "x")
     with pytest.raises(LabelError, match="increasing order"):
         add_label(take, segments=[(0.0, "a"), (1.0, "b"), (1.0, "c")])
 
 
-def whole(path):
+def full(path):
     from sf_training.recording.edit.editing import window
 
     return window(open_finished(path), 0.0, None)

@@ -28,7 +28,7 @@ BROKEN_FROM, BROKEN_UNTIL = 0.35, 0.75  # s, longer than a joint state may be ol
 
 
 def effort_at(t):
-    """(7,) effort of every joint; no two are alike."""
+    """Return the efforts (7,) of the joints, all different."""
     return np.arange(1.0, 8.0) + 10 * t
 
 
@@ -79,7 +79,7 @@ def test_efforts_are_those_of_the_joint_or_unknown(tmp_path, how):
     np.testing.assert_allclose(data.joint_efforts[steady], truth[steady], atol=1e-5)
 
 
-def test_a_bag_without_efforts_trains_on_the_same(tmp_path):
+def test_a_bag_without_efforts_gives_the_same_training_data(tmp_path):
     plain = loaded([write_bag(tmp_path / "plain", recording(1.0))], ROBOT)
     nan = loaded([write_bag(tmp_path / "nan", with_efforts(lambda t: np.full(7, np.nan)))], ROBOT)
     given = loaded([write_bag(tmp_path / "given", with_efforts(effort_at))], ROBOT)
@@ -98,12 +98,12 @@ def test_lerobot_gets_the_same_efforts_and_counts_the_missing(tmp_path, capsys):
     (tmp_path / ROBOT.urdf).write_text(ROBOT.urdf_xml)
     words = ["--contract", str(robot), "--out"]
     assert not lerobot(["export", str(bag), "--effort", *words, str(tmp_path / "set")])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     data = loaded([bag], ROBOT)
     found = DatasetReader(tmp_path / "set").episode(0).effort
     expected = data.joint_efforts[: len(found)]
     missing = np.isnan(expected)
-    assert f"joint3 in {missing.sum()} of {len(found)} frames" in said and missing.any()
+    assert f"joint3 in {missing.sum()} of {len(found)} frames" in output and missing.any()
     np.testing.assert_allclose(found, np.nan_to_num(expected), atol=1e-5)
     assert lerobot(["export", str(tmp_path / "none"), "--effort", *words, str(tmp_path / "x")]) == 2
     assert "holds no efforts; export without --effort" in capsys.readouterr().err
@@ -116,8 +116,8 @@ def test_stats_shows_efforts_with_their_unit(tmp_path, capsys):
     (tmp_path / ROBOT.urdf).write_text(ROBOT.urdf_xml)
     out = tmp_path / "stats.json"
     assert stats(["--data", str(bag), "--contract", str(robot), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "effort columns" in said and "N m" in said
+    output = capsys.readouterr().out
+    assert "effort columns" in output and "N m" in output
     effort = json.loads(out.read_text())["effort"]
     assert effort["joint1"]["min"] == pytest.approx(1.0, abs=1e-4)
     assert effort["joint3"]["frames"] < effort["joint1"]["frames"] == 10

@@ -1,6 +1,4 @@
-"""Bags come back as they were written; broken ones are refused with one sentence that names file
-and cure.
-"""
+"""Tests of reading bags: round trip, and broken bags refused with file and cure."""
 
 import shutil
 
@@ -15,8 +13,8 @@ from synthetic_episodes import (
     STEP,
     WIDTH,
     expert_answer,
+    image,
     open_writer,
-    picture,
     tiny_contract,
     write_cameras,
     write_episode,
@@ -68,19 +66,19 @@ def test_round_trip(bag, contract):
         ("/wrist_camera/depth/image_raw", 2),
         (SCENE, 3),
     ]
-    np.testing.assert_array_equal(frames[2][2], picture(3, 0))
+    np.testing.assert_array_equal(frames[2][2], image(3, 0))
     np.testing.assert_array_equal(frames[1][2], np.full((HEIGHT, WIDTH), 3.0, np.float32))
 
 
-def test_the_file_alone_is_enough(bag, contract):
+def test_the_file_is_readable_without_its_folder(bag, contract):
     reader = EpisodeReader(bag / "episode_0.mcap", contract)
     assert reader.name == "episode" and reader.checksum == EpisodeReader(bag, contract).checksum
 
 
-def test_a_zero_stamp_is_replaced_by_the_time_of_receipt(tmp_path, contract):
+def test_a_zero_stamp_is_replaced_by_the_receipt_time(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
-        writer.write(SCENE, messages.image(0.0, "c", picture(0, 0)), 7_000)
-        writer.write(WRIST, messages.image(2.5, "c", picture(0, 1)), 8_000)
+        writer.write(SCENE, messages.image(0.0, "c", image(0, 0)), 7_000)
+        writer.write(WRIST, messages.image(2.5, "c", image(0, 1)), 8_000)
         write_joints(writer, contract, "joint_states", 1.0, np.zeros(7))
         reader = EpisodeReader(writer.finish("success"), contract)
     streams = reader.read([SCENE, WRIST])
@@ -95,24 +93,24 @@ def test_compressed_cameras_are_decoded(tmp_path, contract):
     compressed = tiny_contract(cameras=cameras)
     types = messages.typestore().types
     header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](3, 0), "c")
-    png = cv2.imencode(".png", picture(4, 0))[1].ravel()
+    png = cv2.imencode(".png", image(4, 0))[1].ravel()
     with open_writer(tmp_path, compressed) as writer:
         message = types[messages.COMPRESSED_IMAGE](header, "png", png)
         writer.write(
             SCENE, messages.typestore().serialize_cdr(message, messages.COMPRESSED_IMAGE), 3
         )
-        writer.write(WRIST, messages.image(3.0, "c", picture(4, 1)), 3)
+        writer.write(WRIST, messages.image(3.0, "c", image(4, 1)), 3)
         write_joints(writer, compressed, "joint_states", 3.0, np.zeros(7))
         reader = EpisodeReader(writer.finish("success"), compressed)
     ((_, _, pixels),) = reader.frames({SCENE: [0]})
-    np.testing.assert_array_equal(pixels, picture(4, 0))
+    np.testing.assert_array_equal(pixels, image(4, 0))
 
 
 def test_a_foreign_encoding_is_named(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         write_joints(writer, contract, "joint_states", START, np.zeros(7))
-        wrong = bytes(messages.image(2.0, "c", picture(1, 0))).replace(b"rgb8\0", b"rgb7\0")
+        wrong = bytes(messages.image(2.0, "c", image(1, 0))).replace(b"rgb8\0", b"rgb7\0")
         writer.write(SCENE, wrong, messages.nanoseconds(2.0))
         reader = EpisodeReader(writer.finish("success"), contract)
     with pytest.raises(
@@ -137,15 +135,15 @@ def test_a_truncated_file_is_refused(bag, contract, share):
         EpisodeReader(bag, contract)
 
 
-def test_flipped_bytes_are_noticed(bag, contract):
-    """Wherever the damage is, reading either gives the written values or says so."""
+def test_flipped_bytes_are_detected(bag, contract):
+    """For any damage, reading gives the written values or an error."""
     file = bag / "episode_0.mcap"
     data = file.read_bytes()
-    expected = [picture(frame, 0) for frame in range(5)]
+    expected = [image(frame, 0) for frame in range(5)]
     noticed = 0
-    for place in np.random.default_rng(3).integers(0, len(data), 60):
+    for position in np.random.default_rng(3).integers(0, len(data), 60):
         damaged = bytearray(data)
-        damaged[place] ^= 0xFF
+        damaged[position] ^= 0xFF
         file.write_bytes(damaged)
         try:
             pixels = [
@@ -159,7 +157,7 @@ def test_flipped_bytes_are_noticed(bag, contract):
     assert noticed > 10
 
 
-def test_no_bag_at_all(tmp_path, contract):
+def test_a_folder_without_a_bag_is_refused(tmp_path, contract):
     with pytest.raises(BagError, match="nowhere: does not exist"):
         EpisodeReader(tmp_path / "nowhere", contract)
     with pytest.raises(
@@ -172,7 +170,7 @@ def test_no_bag_at_all(tmp_path, contract):
         EpisodeReader(tmp_path / "text.mcap", contract)
 
 
-def test_a_bag_without_metadata(bag, contract):
+def test_a_bag_without_metadata_is_refused(bag, contract):
     (bag / "metadata.yaml").unlink()
     assert EpisodeReader(bag, contract).outcome == "success"
     file = bag / "episode_0.mcap"
@@ -183,7 +181,7 @@ def test_a_bag_without_metadata(bag, contract):
         EpisodeReader(bag, contract)
 
 
-def test_an_unfinished_bag(tmp_path, contract):
+def test_an_unfinished_bag_is_refused(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         writer.flush()
@@ -194,7 +192,7 @@ def test_an_unfinished_bag(tmp_path, contract):
             EpisodeReader(tmp_path / "episode.partial", contract)
 
 
-def test_metadata_that_is_no_yaml(bag, contract):
+def test_metadata_that_is_no_yaml_is_refused(bag, contract):
     (bag / "metadata.yaml").write_text("{")
     with pytest.raises(
         BagError,
@@ -203,7 +201,7 @@ def test_metadata_that_is_no_yaml(bag, contract):
         EpisodeReader(bag, contract)
 
 
-def test_somebody_elses_mcap_bag(tmp_path, contract):
+def test_a_foreign_mcap_bag_is_refused(tmp_path, contract):
     store = messages.typestore()
     with Writer(tmp_path / "theirs", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection("/a", messages.STRING, typestore=store)
@@ -220,7 +218,7 @@ def test_somebody_elses_mcap_bag(tmp_path, contract):
         EpisodeReader(tmp_path / "theirs", contract)
 
 
-def test_another_contract(bag, contract):
+def test_a_bag_of_another_contract_is_refused(bag, contract):
     other = tiny_contract(robot="other_arm", action={"horizon": 9})
     with pytest.raises(
         BagError,
@@ -238,7 +236,7 @@ def test_another_contract(bag, contract):
     )
 
 
-def test_a_missing_topic(tmp_path, contract):
+def test_a_missing_topic_is_named(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         bag = writer.finish("success")
@@ -284,7 +282,7 @@ def test_a_bag_of_older_message_definitions_is_read_with_its_own(tmp_path, contr
 
 
 @pytest.mark.parametrize("length", [3, 20, 400])
-def test_other_message_definitions(tmp_path, contract, length):
+def test_other_message_definitions_are_refused(tmp_path, contract, length):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         writer.write("/joint_states", b"\0\1\0\0" + bytes(length), 5)
@@ -299,7 +297,7 @@ def test_other_message_definitions(tmp_path, contract, length):
         EpisodeReader(bag, contract).read(["/joint_states"])
 
 
-def test_find_episodes_skips_what_is_not_finished(tmp_path, contract):
+def test_find_episodes_skips_unfinished_episodes(tmp_path, contract):
     for name in ("b", "a"):
         write_episode(tmp_path / "deep", contract, name, frames=1)
     shutil.copytree(tmp_path / "deep/a", tmp_path / "deep/c.partial")

@@ -1,4 +1,4 @@
-"""Bags that independent readers read, and a disk that says no."""
+"""Tests of the bag writer: independent readers, and errors of the disk."""
 
 import errno
 import os
@@ -19,8 +19,8 @@ from synthetic_episodes import (
     HEIGHT,
     START,
     WIDTH,
+    image,
     open_writer,
-    picture,
     tiny_contract,
     write_cameras,
     write_episode,
@@ -55,7 +55,7 @@ def test_rosbags_reads_the_bag(tmp_path, contract):
                 images.append(message.data.reshape(HEIGHT, WIDTH, 3))
             if connection.msgtype == messages.ACTION_CHUNK:
                 chunks.append(message)
-    np.testing.assert_array_equal(images, [picture(frame, 1) for frame in range(3)])
+    np.testing.assert_array_equal(images, [image(frame, 1) for frame in range(3)])
     assert [chunk.instruction for chunk in chunks] == [
         "pick the red cube",
         "pick the green cube",
@@ -122,7 +122,7 @@ def test_metadata_describes_the_episode(tmp_path, contract):
     )
 
 
-def test_until_finished_an_episode_has_no_name(tmp_path, contract):
+def test_an_unfinished_episode_has_no_final_name(tmp_path, contract):
     with open_writer(tmp_path, contract) as writer:
         write_cameras(writer, contract, 0, START)
         assert [path.name for path in tmp_path.iterdir()] == ["episode.partial"]
@@ -140,7 +140,7 @@ def test_an_error_while_recording_leaves_nothing(tmp_path, contract):
     assert not list(tmp_path.iterdir())
 
 
-def test_refuses_what_would_lose_data(tmp_path, contract):
+def test_calls_that_would_lose_data_are_refused(tmp_path, contract):
     write_episode(tmp_path, contract, frames=1)
     with pytest.raises(EpisodeWriteError, match="episode: already exists; choose another name"):
         open_writer(tmp_path, contract)
@@ -160,7 +160,7 @@ def test_refuses_what_would_lose_data(tmp_path, contract):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["episode"]
 
 
-def test_a_full_disk_is_seen_before_recording(tmp_path, contract, monkeypatch):
+def test_a_full_disk_is_reported_before_recording(tmp_path, contract, monkeypatch):
     monkeypatch.setattr(
         os,
         "statvfs",
@@ -174,10 +174,8 @@ def test_a_full_disk_is_seen_before_recording(tmp_path, contract, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_leaves_one_sentence_and_nothing_else(tmp_path, contract):
-    """A real limit on the file's size, in a process of its own: the kernel refuses the write as a
-    full disk does.
-    """
+def test_a_disk_that_fills_up_gives_one_sentence_and_leaves_no_file(tmp_path, contract):
+    """A limit on the file's size in a separate process acts like a full disk."""
     code = (
         f"import resource, signal, sys, numpy as np\nsys.path[:0] = {sys.path!r}\nfrom pathlib"
         " import Path\nfrom synthetic_episodes import *\n"
@@ -212,7 +210,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path, contract):
 
 
 def test_everything_before_the_last_chunk_survives_a_kill(tmp_path, contract):
-    """The file as it lies on the disk in the middle of a recording."""
+    """Read the file on the disk in the middle of a recording."""
     with open_writer(tmp_path, contract) as writer:
         for frame in range(3):
             write_cameras(writer, contract, frame, START + frame)
@@ -226,8 +224,8 @@ def test_everything_before_the_last_chunk_survives_a_kill(tmp_path, contract):
     assert seen.count("/scene_camera/image_raw") == 3
 
 
-def test_files_of_the_writer_are_what_the_mcap_library_writes(tmp_path):
-    """Statistics, indexes and offsets of the summary, against the library's own writer."""
+def test_files_of_the_writer_equal_those_of_the_mcap_library(tmp_path):
+    """Compare statistics, indexes and offsets of the summary with the library's writer."""
     ours = McapFile(tmp_path / "ours.mcap", "test")
     with (tmp_path / "theirs.mcap").open("wb") as file:
         theirs = Writer(file, compression=CompressionType.ZSTD)

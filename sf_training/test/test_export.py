@@ -1,4 +1,4 @@
-"""Exported checkpoints: smaller, the same chunks, and nothing written where that is not so."""
+"""Tests of exported checkpoints: smaller, same chunks, refused otherwise."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ JOINTS = np.array([0.0, 0.4, 1.4, 1.3, 0.0, 0.0, 0.035])
 
 @pytest.fixture
 def trained(tmp_path):
-    """A checkpoint with random weights and a report, as training leaves it."""
+    """Write a checkpoint with random weights and a report, as training does."""
     path = tmp_path / "trained"
     save_checkpoint(
         path,
@@ -64,7 +64,7 @@ def test_an_export_is_half_the_size_and_gives_the_same_chunk(trained, tmp_path, 
     assert load_file(out / "model.safetensors")["norm.bias"].dtype == torch.float32
 
 
-def test_in_float32_nothing_changes(trained, tmp_path):
+def test_a_float32_export_is_identical(trained, tmp_path):
     assert (
         main(["--checkpoint", str(trained), "--out", str(tmp_path / "robot"), "--dtype", "float32"])
         == 0
@@ -72,7 +72,7 @@ def test_in_float32_nothing_changes(trained, tmp_path):
     np.testing.assert_array_equal(chunk(tmp_path / "robot"), chunk(trained))
 
 
-def test_a_model_with_a_tokenizer_takes_it_along(tmp_path):
+def test_an_export_includes_the_tokenizer(tmp_path):
     save_checkpoint(
         tmp_path / "vlm",
         vision_language_model(CONTRACT),
@@ -99,12 +99,12 @@ def test_a_model_with_a_tokenizer_takes_it_along(tmp_path):
 def refused(*arguments: object) -> str:
     with pytest.raises(SystemExit) as ended:
         main(list(map(str, arguments)))
-    said = str(ended.value)
-    assert said.startswith("export: ") and len(said.splitlines()) == 1
-    return said
+    output = str(ended.value)
+    assert output.startswith("export: ") and len(output.splitlines()) == 1
+    return output
 
 
-def test_chunks_that_differ_too_much_leave_nothing_behind(trained, tmp_path):
+def test_an_export_with_different_chunks_is_refused_and_removed(trained, tmp_path):
     out = tmp_path / "exports/robot"
     assert "--limit is 1e-07; take --dtype float16 or float32" in refused(
         "--checkpoint", trained, "--out", out, "--dtype", "bfloat16", "--limit", 1e-7
@@ -112,13 +112,15 @@ def test_chunks_that_differ_too_much_leave_nothing_behind(trained, tmp_path):
     assert not list(out.parent.iterdir())
 
 
-def test_a_weight_beyond_the_range_of_float16_is_named(tmp_path):
+def test_a_weight_outside_the_range_of_float16_is_named(tmp_path):
     model = untrained(CONTRACT)
     with torch.no_grad():
         model.state.weight[0, 0] = 1e6
     save_checkpoint(tmp_path / "large", model, CONTRACT, statistics(CONTRACT), {})
-    said = refused("--checkpoint", tmp_path / "large", "--out", tmp_path / "robot")
-    assert "weight state.weight is too large for float16; take --dtype bfloat16 or float32" in said
+    output = refused("--checkpoint", tmp_path / "large", "--out", tmp_path / "robot")
+    assert (
+        "weight state.weight is too large for float16; take --dtype bfloat16 or float32" in output
+    )
     assert not (tmp_path / "robot").exists()
 
 
@@ -129,8 +131,8 @@ def test_an_export_never_overwrites(trained, tmp_path):
     )
 
 
-def test_an_exported_checkpoint_is_judged_like_any_other(tmp_path):
-    """Its training settings are kept, so that its held-out episodes are known."""
+def test_an_exported_checkpoint_is_evaluated_like_the_original(tmp_path):
+    """Its training settings identify its held-out episodes."""
     bags = tmp_path / "bags"
     for number in range(2):
         write_episode(bags, CONTRACT, f"episode_{number}")

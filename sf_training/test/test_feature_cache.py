@@ -1,6 +1,4 @@
-"""Compact forms of the feature cache: what they cost in angle and in room, resumed, and read while
-training.
-"""
+"""Tests of compact feature caches: angular error, size, resuming, reading while training."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,11 @@ from sf_training.spatial_forcing.weights import open_weights
 from sf_training.training.settings import Settings, TrainingError
 
 FRAMES, SHAPE = 6, (6, 2, 3, 3, 64)
-WORST = {"float16": 1e-6, "bfloat16": 2e-5, "int8": 1e-3}  # of unit normal tokens of 64 channels
+WORST = {
+    "float16": 1e-6,
+    "bfloat16": 2e-5,
+    "int8": 1e-3,
+}  # error of unit normal tokens of 64 channels
 
 
 def features() -> np.ndarray:
@@ -43,7 +45,7 @@ def opened(folder: Path | None, form: str = "float16", episodes=(("a", FRAMES),)
 
 
 def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99) -> list[int]:
-    """Compute what is missing, one frame at a time; return these frames."""
+    """Compute missing features, one frame at a time; return the computed frames."""
     asked = []
 
     def compute(frames):
@@ -59,7 +61,7 @@ def fill(cache: FeatureCache, values: np.ndarray, stop: int = 99) -> list[int]:
 
 @pytest.mark.parametrize("folder", ["memory", "disk"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_form_keeps_the_angles_and_says_how_well(form, folder, tmp_path):
+def test_a_format_keeps_the_angles_and_reports_its_error(form, folder, tmp_path):
     values = features()
     cache = opened(tmp_path if folder == "disk" else None, form)
     fill(cache, values)
@@ -78,7 +80,7 @@ def test_a_form_keeps_the_angles_and_says_how_well(form, folder, tmp_path):
         np.testing.assert_array_equal(again.load()[0][:], layer[:])
 
 
-def test_int8_takes_about_half_of_the_room(tmp_path):
+def test_int8_takes_about_half_of_the_space(tmp_path):
     sizes = {}
     for form in FORMATS:
         (tmp_path / form).mkdir()
@@ -90,7 +92,7 @@ def test_int8_takes_about_half_of_the_room(tmp_path):
     assert sizes["int8"] < 0.55 * sizes["float16"]
 
 
-def test_each_form_and_teacher_has_a_folder_and_says_what_it_holds(tmp_path):
+def test_each_format_and_teacher_has_a_described_folder(tmp_path):
     names = []
     for key in ({"teacher": "a"}, {"teacher": "b"}, {"teacher": "a", "format": "int8"}):
         with locked_folder(tmp_path, key) as folder:
@@ -100,7 +102,7 @@ def test_each_form_and_teacher_has_a_folder_and_says_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_computation_that_is_interrupted_continues_at_the_next_frame(form, tmp_path):
+def test_an_interrupted_computation_continues_at_the_next_frame(form, tmp_path):
     complete = opened(None, form)
     fill(complete, features())
     with pytest.raises(KeyboardInterrupt):
@@ -111,7 +113,7 @@ def test_a_computation_that_is_interrupted_continues_at_the_next_frame(form, tmp
     assert again.mean_error == pytest.approx(complete.mean_error)
 
 
-def test_another_episode_costs_its_own_frames_alone(tmp_path):
+def test_another_episode_costs_only_its_own_frames(tmp_path):
     values = np.random.default_rng(1).normal(size=(9, *SHAPE[1:])).astype(np.float32)
     fill(opened(tmp_path, episodes=[("a", 2), ("b", 3)]), values)
     order = [5, 6, 7, 8, 0, 1, 2, 3, 4]  # the new episode comes first
@@ -123,7 +125,7 @@ def test_another_episode_costs_its_own_frames_alone(tmp_path):
     assert fill(opened(tmp_path, episodes=[("b", 3)]), values) == []
 
 
-def test_a_damaged_episode_is_computed_again_and_the_others_are_not(tmp_path):
+def test_only_a_damaged_episode_is_recomputed(tmp_path):
     values, episodes = features(), [("a", 2), ("b", 4)]
     fill(opened(tmp_path, episodes=episodes), values)
     file = tmp_path / "b.features"
@@ -140,7 +142,7 @@ def test_a_damaged_episode_is_computed_again_and_the_others_are_not(tmp_path):
     assert fill(opened(tmp_path, episodes=episodes), values) == [0, 1]
 
 
-def test_what_is_damaged_while_training_is_one_sentence(tmp_path):
+def test_damage_during_training_gives_one_sentence(tmp_path):
     cache = opened(tmp_path)
     fill(cache, features())
     (tmp_path / "a.features").unlink()
@@ -158,8 +160,8 @@ def test_equal_episodes_are_computed_once(tmp_path):
         np.testing.assert_array_equal(cache.load()[0][:], values.astype(np.float16))
 
 
-def test_runs_that_start_together_find_the_channels_once(tmp_path):
-    """Both would else fill one cache with different bases."""
+def test_concurrent_runs_compute_the_channels_once(tmp_path):
+    """Otherwise both would fill one cache with different bases."""
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (20, 2, 3, 48, 48), dtype=np.uint8)
     seen = []
@@ -175,7 +177,7 @@ def test_runs_that_start_together_find_the_channels_once(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         fitted = list(pool.map(run, range(2)))
     np.testing.assert_array_equal(*fitted)
-    assert sum(seen) == 2 * 20  # once to find the channels, once for all
+    assert sum(seen) == 2 * 20  # once for the channels, once for the features
 
 
 @settings(max_examples=100, deadline=None)
@@ -183,7 +185,7 @@ def test_runs_that_start_together_find_the_channels_once(tmp_path):
     values=arrays.arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=32)),
     form=st.sampled_from(FORMATS),
 )
-def test_no_value_is_further_off_than_a_step(values, form):
+def test_the_error_of_a_value_is_at_most_one_step(values, form):
     found = decode(encode(values, form), form)
     step = {
         "float16": np.maximum(np.abs(values) * 2**-11, 2**-25),
@@ -205,14 +207,14 @@ def test_bfloat16_rounds_as_torch_does():
     )
 
 
-def test_a_token_of_zeros_loses_nothing():
+def test_a_token_of_zeros_is_exact():
     values = np.zeros((2, 8), np.float32)
     for form in FORMATS:
         stored = decode(encode(values, form), form)
         assert not cosine_errors(values, stored, np.linalg.norm(values, axis=-1)).any()
 
 
-def test_channels_and_form_together_are_measured_against_the_whole_targets(tmp_path):
+def test_the_error_of_channels_and_format_is_relative_to_full_targets(tmp_path):
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     teacher = open_teacher("vggt", str(tmp_path), (-1,), size=56)
     images = np.random.default_rng(0).integers(0, 256, (20, 2, 3, 48, 48), dtype=np.uint8)
@@ -221,33 +223,31 @@ def test_channels_and_form_together_are_measured_against_the_whole_targets(tmp_p
     def targets(**options):
         return vision_targets(teacher, images, 3, config, cache=tmp_path / "cache", **options)
 
-    whole, int8, few, both = (
+    full, int8, few, both = (
         targets(),
         targets(form="int8"),
         targets(channels=16),
         targets(channels=16, form="int8"),
     )
     assert int8.cosine == pytest.approx(
-        cosines(int8.layers[0][:], whole.layers[0][:]).mean(), abs=1e-5
+        cosines(int8.layers[0][:], full.layers[0][:]).mean(), abs=1e-5
     )
-    assert whole.cosine > int8.cosine > few.cosine > both.cosine > 0.9
+    assert full.cosine > int8.cosine > few.cosine > both.cosine > 0.9
     assert (
-        min(each.lowest_cosine for each in (whole, int8, few, both))
+        min(each.lowest_cosine for each in (full, int8, few, both))
         == both.lowest_cosine
         < both.cosine
     )
-    assert both.nbytes < int8.nbytes / 3 < whole.nbytes / 5
+    assert both.nbytes < int8.nbytes / 3 < full.nbytes / 5
     np.testing.assert_array_equal(
         targets(form="int8").layers[0][np.array([3, 0])], int8.layers[0][:][[3, 0]]
     )
     (mean,) = targets(form="int8", control="mean").layers
-    np.testing.assert_allclose(mean[0], whole.layers[0][:].mean(0, dtype=np.float64), atol=5e-3)
+    np.testing.assert_allclose(mean[0], full.layers[0][:].mean(0, dtype=np.float64), atol=5e-3)
 
 
-def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
-    """Data that are decoded from bags give frames by their indices and are known by a digest of
-    their own.
-    """
+def test_images_are_read_in_batches_and_keyed_by_their_digest(tmp_path):
+    """Images decoded from bags are read by indices and have their own digest."""
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     teacher = open_teacher("vggt", str(tmp_path), (-1,), size=56)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 3, 28, 56), dtype=np.uint8)
@@ -278,7 +278,7 @@ def test_images_are_read_in_parts_and_their_digest_is_believed(tmp_path):
         assert layer.shape == (5, 1, 1, 2, 64)
 
 
-def test_live_targets_are_those_of_the_cache_and_run_the_teacher_once_for_all_layers(tmp_path):
+def test_live_targets_equal_cached_ones_with_one_teacher_pass(tmp_path):
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     config = AlignmentConfig(layers=(1, 2), teacher_layers=(0, -1))
     teacher = open_teacher("vggt", str(tmp_path), config.teacher_layers, size=56)
@@ -323,7 +323,7 @@ def test_cached_features_need_no_weights_in_memory(tmp_path):
     assert targets() == 0
 
 
-def test_a_format_without_a_cache_is_refused():
+def test_a_cache_format_without_a_cache_is_refused():
     with pytest.raises(
         TrainingError,
         match="--cache-format int8: teacher pointmap has no cache; it is for vggt, da3 and hf",

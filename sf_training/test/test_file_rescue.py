@@ -1,6 +1,4 @@
-"""Damaged MCAP files of other recorders: what can be read is saved, and the damaged file stays as
-it is.
-"""
+"""Tests of repairing damaged MCAP files of other recorders; the original is unchanged."""
 
 import io
 import random
@@ -46,13 +44,13 @@ def data(request):
     return another_recorders_file(request.param)
 
 
-def test_a_file_that_was_cut_off_is_saved_up_to_its_last_whole_chunk(tmp_path, data, capsys):
-    whole, torn = tmp_path / "whole.mcap", tmp_path / "torn.mcap"
-    whole.write_bytes(data)
+def test_a_truncated_file_is_repaired_up_to_its_last_complete_chunk(tmp_path, data, capsys):
+    full, torn = tmp_path / "whole.mcap", tmp_path / "torn.mcap"
+    full.write_bytes(data)
     torn.write_bytes(data[: len(data) // 2])
     assert main([str(torn)]) == 0
     assert "torn_recovered.mcap" in capsys.readouterr().out
-    saved, known = texts(tmp_path / "torn_recovered.mcap"), texts(whole)
+    saved, known = texts(tmp_path / "torn_recovered.mcap"), texts(full)
     assert 20 < len(saved) < len(known) and saved == known[: len(saved)]
     assert torn.read_bytes() == data[: len(data) // 2]
     assert (
@@ -60,10 +58,10 @@ def test_a_file_that_was_cut_off_is_saved_up_to_its_last_whole_chunk(tmp_path, d
     )
 
 
-def test_a_chunk_that_is_damaged_in_the_middle_is_left_out_alone(tmp_path):
+def test_only_a_damaged_chunk_is_dropped(tmp_path):
     data = bytearray(another_recorders_file(CompressionType.NONE))
-    place = data.index(b"message 000100")
-    data[place + 8] ^= 1
+    position = data.index(b"message 000100")
+    data[position + 8] ^= 1
     file = tmp_path / "bad.mcap"
     file.write_bytes(data)
     result = rescue_file(file)
@@ -72,11 +70,11 @@ def test_a_chunk_that_is_damaged_in_the_middle_is_left_out_alone(tmp_path):
     assert saved[0].startswith(b"message 000000") and saved[-1].startswith(b"message 000199")
 
 
-def test_any_damage_is_a_file_or_one_sentence(tmp_path):
-    whole = another_recorders_file(messages=40)
+def test_any_damage_gives_a_file_or_one_sentence(tmp_path):
+    full = another_recorders_file(messages=40)
     for seed in range(120):
         rng = random.Random(seed)
-        data = bytearray(whole[: rng.randrange(1, len(whole))] if seed % 2 else whole)
+        data = bytearray(full[: rng.randrange(1, len(full))] if seed % 2 else full)
         for _ in range(rng.choice((1, 4, 30))):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         file = tmp_path / f"{seed}.mcap"
@@ -88,7 +86,7 @@ def test_any_damage_is_a_file_or_one_sentence(tmp_path):
     assert not list(tmp_path.glob("*.new"))
 
 
-def test_what_is_no_recording_is_one_sentence(tmp_path):
+def test_a_file_that_is_no_recording_gives_one_sentence(tmp_path):
     (tmp_path / "notes.mcap").write_text("not a recording")
     with pytest.raises(RescueError, match="holds no message that can be read"):
         rescue_file(tmp_path / "notes.mcap")

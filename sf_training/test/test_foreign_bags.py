@@ -1,6 +1,4 @@
-"""Bags of other recorders: read through the contract's ``bags``, in every encoding; what cannot be
-read gives one sentence and a cure.
-"""
+"""Tests of bags of other recorders, read through the contract's ``bags`` in every encoding."""
 
 import cv2
 import numpy as np
@@ -48,7 +46,7 @@ def contract():
 
 
 def encoded(encoding: str) -> np.ndarray:
-    """The ramp in an encoding, (H, W) or (H, W, C)."""
+    """Return the ramp in an encoding, (H, W) or (H, W, C)."""
     if encoding in ("mono8", "bayer_rggb8"):
         return RAMP
     if encoding == "yuv422_yuy2":  # brightness from 16 to 235
@@ -59,7 +57,7 @@ def encoded(encoding: str) -> np.ndarray:
 
 
 class ForeignBag:
-    """A bag that rosbags writes, with topics and joints of another house."""
+    """A bag that rosbags writes, with topics and joints of another robot."""
 
     def __init__(self, path, **options):
         self.store = messages.typestore()
@@ -124,7 +122,7 @@ class ForeignBag:
         )
 
     def second(self, frame, encoding="rgb8", depth=None, kind="png"):
-        """A tenth of a second of everything."""
+        """Write 0.1 s of all topics."""
         stamp = 50.0 + 0.1 * frame
         self.image(FIRST, stamp, encoding, encoded(encoding))
         self.compressed(SECOND, stamp, kind, RAMP)
@@ -142,7 +140,7 @@ def load(path, contract, **options):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("kind", ["jpg", "png"])
-def test_every_encoding_gives_the_same_picture(tmp_path, contract, encoding, kind):
+def test_every_encoding_gives_the_same_image(tmp_path, contract, encoding, kind):
     with ForeignBag(tmp_path / "bag") as bag:
         for frame in range(3):
             stamp, arm = bag.second(frame, encoding, kind=kind)
@@ -169,7 +167,7 @@ def test_every_encoding_gives_the_same_picture(tmp_path, contract, encoding, kin
 @pytest.mark.parametrize(
     "depth", [np.full((HEIGHT, WIDTH), 1500, np.uint16), np.full((HEIGHT, WIDTH), 1.5, np.float32)]
 )
-def test_depth_in_millimetres_and_in_metres(tmp_path, contract, depth):
+def test_depth_is_read_in_millimetres_and_in_metres(tmp_path, contract, depth):
     depth[:, : WIDTH // 2] = 0 if depth.dtype == np.uint16 else np.nan
     with ForeignBag(tmp_path / "bag") as bag:
         for frame in range(2):
@@ -179,10 +177,8 @@ def test_depth_in_millimetres_and_in_metres(tmp_path, contract, depth):
     assert np.isnan(seen[:, :6]).all() and (seen[:, 6:] == 1.5).all()
 
 
-def test_commands_of_other_types(tmp_path, contract):
-    """A trajectory, plain numbers, and no commands at all: then the arm's own motion is the
-    label.
-    """
+def test_commands_of_other_types_become_labels(tmp_path, contract):
+    """Types are a trajectory, plain numbers, and none: then the measured motion is the label."""
     types = messages.typestore().types
     duration = types["builtin_interfaces/msg/Duration"](0, 0)
     for name in ("trajectory", "numbers", "measured"):
@@ -225,7 +221,7 @@ def test_commands_of_other_types(tmp_path, contract):
     np.testing.assert_array_equal(found["trajectory"], found["measured"])
 
 
-def test_a_whole_folder_trains_with_the_robots_contract(tmp_path, contract):
+def test_a_folder_of_bags_trains_with_the_robots_contract(tmp_path, contract):
     from rich.console import Console
 
     for name in "ab":
@@ -252,7 +248,7 @@ def test_a_whole_folder_trains_with_the_robots_contract(tmp_path, contract):
     assert len(data.digest) == 16
 
 
-def test_sentences_for_bags_that_cannot_be_read(tmp_path, contract):
+def test_unreadable_bags_give_one_sentence(tmp_path, contract):
     with ForeignBag(tmp_path / "bag") as bag:
         stamp, arm = bag.second(0)
         bag.joints("/leader/joint_states", stamp, arm, np.zeros(6))
@@ -291,7 +287,7 @@ def test_sentences_for_bags_that_cannot_be_read(tmp_path, contract):
     )
 
 
-def test_chunks_that_are_compressed_are_read(tmp_path, contract):
+def test_compressed_chunks_are_read(tmp_path, contract):
     with ForeignBag(
         tmp_path / "bag", mode=CompressionMode.STORAGE, fmt=CompressionFormat.ZSTD
     ) as bag:
@@ -301,7 +297,7 @@ def test_chunks_that_are_compressed_are_read(tmp_path, contract):
     assert len(load(tmp_path / "bag", contract).images) == 3
 
 
-def test_a_mapping_to_what_the_contract_does_not_have(contract):
+def test_a_mapping_to_unknown_names_is_refused(contract):
     with pytest.raises(
         ContractError, match=r"bags.topics: /front is not in this contract; name one of "
     ):

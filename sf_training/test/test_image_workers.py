@@ -1,4 +1,4 @@
-"""Batches whose images other processes decode: the same ones, and errors in one sentence."""
+"""Tests of image workers: same batches, and errors in one sentence."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def bags(tmp_path_factory):
 
 
 class Data:
-    """The part of a training set that batches need."""
+    """The part of a training set that batches use."""
 
     def __init__(self, dataset):
         self.images = dataset.images
@@ -30,7 +30,7 @@ def batches(dataset, accumulate=1, **options):
     return Batches(Data(dataset), sampler, accumulate=accumulate, **options)
 
 
-def test_workers_give_the_batches_that_one_process_gives(bags):
+def test_workers_give_the_batches_of_one_process(bags):
     dataset = loaded(bags, ROBOT)
     plain = batches(dataset, 2, ahead=0)
     spread = batches(dataset, 2, workers=2)
@@ -45,9 +45,9 @@ def test_workers_give_the_batches_that_one_process_gives(bags):
 
         for bag in bags:
             next(bag.glob("*.mcap")).rename(bag / "gone")
-        with pytest.raises(BagError, match="was removed after training had started") as told:
+        with pytest.raises(BagError, match="was removed after training had started") as refusal:
             for _ in range(9):
                 next(spread)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(refusal.value)
     finally:
         spread.close()

@@ -1,6 +1,4 @@
-"""What the robot computes after a training with Spatial Forcing and adapters is what it computes
-without either.
-"""
+"""Tests that Spatial Forcing and adapters do not change the inference graph."""
 
 from pathlib import Path
 
@@ -22,7 +20,7 @@ LAYER = 2
 
 
 class Operations(TorchDispatchMode):
-    """Records what is computed."""
+    """Record operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def align_once(one: Student, batch) -> None:
-    """A step of Spatial Forcing alone, on adapters where there are any."""
+    """Train one step of Spatial Forcing, on adapters where there are any."""
     layout = one.model.visual_layout()
     alignment = Alignment(AlignmentConfig(layer=LAYER), layout.width, 16)
     tokens = StudentTokens(one.model, [LAYER], layout.blocks)
@@ -58,9 +56,7 @@ def align_once(one: Student, batch) -> None:
 
 
 @pytest.mark.parametrize("name", ["nano", *BACKBONES])
-def test_operations_and_names_of_weights_are_those_of_a_model_that_knew_neither(
-    name, root, tmp_path
-):
+def test_operations_and_weight_names_equal_those_of_a_plain_model(name, root, tmp_path):
     plain = student(name, root)
     aligned = student(
         name, root, **({} if name == "nano" else {"train_vision": "lora", "train_language": "lora"})
@@ -79,11 +75,11 @@ def test_operations_and_names_of_weights_are_those_of_a_model_that_knew_neither(
     assert operations(loaded, batch) == operations(plain.model.eval(), batch)
     assert not torch.equal(
         outputs(loaded, batch), outputs(plain.model, batch)
-    )  # it learned something all the same
+    )  # the weights did change
 
 
-class Answer(torch.nn.Module):
-    """From pictures, state and instruction to a chunk: all of a policy with a regression head."""
+class Inference(torch.nn.Module):
+    """A policy with a regression head, from images, state and instruction to a chunk."""
 
     def __init__(self, model) -> None:
         super().__init__()
@@ -96,9 +92,9 @@ class Answer(torch.nn.Module):
 @pytest.mark.parametrize("name", ["nano", "llava"])
 def test_the_exported_graph_is_the_same_node_by_node(name, root):
     def graph(one: Student) -> list[tuple[str, str]]:
-        program = torch.export.export(Answer(one.model.eval()), inputs(one), strict=False)
+        program = torch.export.export(Inference(one.model.eval()), inputs(one), strict=False)
         return [(node.op, str(node.target)) for node in program.graph.nodes]
 
     plain, aligned = student(name, root), student(name, root)
-    align_once(aligned, inputs(aligned))  # its hooks stay
+    align_once(aligned, inputs(aligned))  # its hooks remain
     assert graph(aligned) == graph(plain)

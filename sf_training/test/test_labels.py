@@ -1,4 +1,4 @@
-"""Labels of finished episodes: newest counts, undo goes back, the recorded file is not touched."""
+"""Tests of labels of finished episodes: the newest applies, undo, unchanged recording."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ def test_an_episode_without_labels_has_none(bag):
     assert read_labels(bag) is None
 
 
-def test_what_a_label_leaves_out_stays(bag):
+def test_fields_that_a_label_omits_are_unchanged(bag):
     add_label(bag, outcome="failure", note="dropped the cube")
     add_label(bag, instruction="pick the green cube")
     label = read_labels(bag)
@@ -39,7 +39,7 @@ def test_what_a_label_leaves_out_stays(bag):
     )
 
 
-def test_undo_goes_back_step_by_step_to_the_recording(bag):
+def test_undo_reverts_labels_one_by_one_to_the_recording(bag):
     add_label(bag, outcome="failure")
     add_label(bag, outcome="success", note="it held after all")
     assert undo_label(bag).outcome == "failure"
@@ -59,7 +59,7 @@ def test_undo_goes_back_step_by_step_to_the_recording(bag):
         ({}, "is empty"),
     ],
 )
-def test_a_label_that_cannot_be_is_refused_and_changes_nothing(bag, label, message):
+def test_an_invalid_label_is_refused_and_changes_nothing(bag, label, message):
     with pytest.raises(LabelError, match=message):
         add_label(bag, **label)
     assert label_history(bag) == []
@@ -76,7 +76,7 @@ def test_a_label_that_cannot_be_is_refused_and_changes_nothing(bag, label, messa
         '{"history": 3}',
     ],
 )
-def test_a_broken_file_says_so(bag, text):
+def test_a_broken_file_is_reported(bag, text):
     (bag / "labels.json").write_text(text)
     with pytest.raises(LabelError, match=r"labels.json: .*delete it"):
         read_labels(bag)
@@ -87,7 +87,7 @@ def test_only_finished_episodes_are_labelled(tmp_path):
         add_label(tmp_path / "nothing", outcome="success")
 
 
-def test_labels_at_the_same_time_are_all_kept(bag):
+def test_concurrent_labels_are_all_stored(bag):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda index: add_label(bag, note=f"note {index}"), range(24)))
     assert {label.note for label in label_history(bag)} == {f"note {index}" for index in range(24)}
@@ -104,11 +104,11 @@ words = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
         max_size=6,
     )
 )
-def test_whatever_is_said_is_read_again(tmp_path_factory, said):
+def test_any_label_is_read_back(tmp_path_factory, labels):
     bag = tmp_path_factory.mktemp("bag")
     (bag / "metadata.yaml").write_text("")
     expected = Labels()
-    for outcome, instruction, note in said:
+    for outcome, instruction, note in labels:
         add_label(bag, outcome=outcome, instruction=instruction, note=note)
         expected = Labels(outcome or expected.outcome, instruction or expected.instruction, note)
     label = read_labels(bag)
@@ -117,4 +117,4 @@ def test_whatever_is_said_is_read_again(tmp_path_factory, said):
         expected.instruction,
         expected.note,
     )
-    assert len(json.loads((bag / "labels.json").read_text())["history"]) == len(said)
+    assert len(json.loads((bag / "labels.json").read_text())["history"]) == len(labels)

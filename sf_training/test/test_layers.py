@@ -1,4 +1,4 @@
-"""Which layer to align: CKA against its definition, and the command on a tiny run."""
+"""Tests of `layers`: CKA against its definition, and the command on a tiny run."""
 
 import csv
 
@@ -21,7 +21,7 @@ def test_cka_is_one_up_to_rotation_and_scale_and_small_for_unrelated_features():
     assert linear_cka(first, 3 * first @ rotation + 5) == pytest.approx(1, abs=1e-9)
     unrelated = torch.randn(400, 9, generator=generator)
     assert linear_cka(first, unrelated) < 0.05
-    # By its definition on kernels, HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+    # Definition on kernels: HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
     centre = torch.eye(400) - 1 / 400
     k, other = (centre @ (x @ x.T) @ centre for x in (first, first[:, :3] + 0.5 * unrelated[:, :3]))
     expected = float((k * other).sum() / (k.norm() * other.norm()))
@@ -31,7 +31,7 @@ def test_cka_is_one_up_to_rotation_and_scale_and_small_for_unrelated_features():
         linear_cka(first, first[:3])
 
 
-def test_cosine_of_gradients():
+def test_the_cosine_of_gradients_equals_its_definition():
     one, other = [torch.tensor([3.0, 0.0]), None], [torch.tensor([0.0, 4.0]), torch.ones(1)]
     assert cosine_of(one, other)[0] == 0
     assert cosine_of(one, [-2 * one[0], None]) == (pytest.approx(-1), pytest.approx(2))
@@ -39,29 +39,29 @@ def test_cosine_of_gradients():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("layers")
+def case(tmp_path_factory):
+    case = tmp_path_factory.mktemp("layers")
     for number in range(2):
-        write_episode(place / "bags", tiny_contract(), f"episode_{number}")
-    save_file(vggt_weights(), place / "model.safetensors")
-    (place / "LICENSE").write_text("Somebody's licence\n")
-    return place
+        write_episode(case / "bags", tiny_contract(), f"episode_{number}")
+    save_file(vggt_weights(), case / "model.safetensors")
+    (case / "LICENSE").write_text("Somebody's licence\n")
+    return case
 
 
-def options(place, *more):
-    words = ["--data", place / "bags", "--teacher", "vggt", "--teacher-weights", place]
+def options(case, *more):
+    words = ["--data", case / "bags", "--teacher", "vggt", "--teacher-weights", case]
     words += ["--teacher-size", 56, "--teacher-channels", 16, "--width", 32, "--layers", 2]
     return [str(word) for word in (*words, *more)]
 
 
-def test_the_command_shows_every_layer_and_the_cosine_of_a_trained_run(place, capsys):
-    run = ["--out", place / "run", "--steps", 2, "--validation-share", 0.5]
-    assert train(options(place, *run)) == 0
+def test_the_command_shows_every_layer_and_the_cosine_of_a_trained_run(case, capsys):
+    run = ["--out", case / "run", "--steps", 2, "--validation-share", 0.5]
+    assert train(options(case, *run)) == 0
     capsys.readouterr()
-    table = place / "layers.csv"
+    table = case / "layers.csv"
     more = ["--out", table, "--frames", 4, "--teacher-blocks", 0, -1, "--batches", 2]
-    more += ["--student.weights", place / "run"]
-    assert main(options(place, *more)) == 0
+    more += ["--student.weights", case / "run"]
+    assert main(options(case, *more)) == 0
     shown = capsys.readouterr().out
     rows = list(csv.DictReader(table.open()))
     assert {(row["student_layer"], row["teacher_layer"]) for row in rows} == {
@@ -72,10 +72,10 @@ def test_the_command_shows_every_layer_and_the_cosine_of_a_trained_run(place, ca
     assert "the projector is random" not in shown
 
 
-def test_a_random_projector_is_said_and_no_teacher_is_refused(place, capsys):
-    more = ["--out", place / "again.csv", "--frames", 3, "--batches", 1]
-    assert main(options(place, *more)) == 0
+def test_a_random_projector_is_reported_and_no_teacher_is_refused(case, capsys):
+    more = ["--out", case / "again.csv", "--frames", 3, "--batches", 1]
+    assert main(options(case, *more)) == 0
     assert "the projector is random" in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(SystemExit, match="--teacher none: choose a teacher to compare with"):
-        main(["--data", str(place / "bags"), "--teacher", "none"])
-    assert Arguments(data=(place,)).frames == 32 and callable(layers)
+        main(["--data", str(case / "bags"), "--teacher", "none"])
+    assert Arguments(data=(case,)).frames == 32 and callable(layers)

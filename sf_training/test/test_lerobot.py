@@ -1,6 +1,4 @@
-"""LeRobot datasets: what goes out comes back, others' datasets come in, and what cannot be read
-says why.
-"""
+"""Tests of LeRobot export and import: round trips, datasets of others, errors."""
 
 import json
 import shutil
@@ -40,7 +38,7 @@ def contract():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, contract):
-    """Two episodes of an operator, and the dataset made of them."""
+    """Export two episodes of an operator."""
     folder = tmp_path_factory.mktemp("lerobot")
     for number, colour in enumerate(("red", "green")):
         instruction = f"pick the {colour} cube"
@@ -63,7 +61,7 @@ def grey(level, width=WIDTH, height=HEIGHT):
     return np.full((height, width, 3), level, np.uint8)
 
 
-def test_layout_is_that_of_lerobot_v3(exported):
+def test_the_layout_equals_lerobot_v3(exported):
     information = json.loads((exported / "set/meta/info.json").read_text())
     assert (
         information["codebase_version"] == "v3.0"
@@ -108,7 +106,7 @@ def test_layout_is_that_of_lerobot_v3(exported):
     assert rows[1]["dataset_from_index"] == rows[0]["dataset_to_index"]
 
 
-def test_statistics_are_those_of_the_data(exported):
+def test_statistics_describe_the_data(exported):
     statistics = json.loads((exported / "set/meta/stats.json").read_text())
     state = np.array(
         pq.read_table(exported / "set/data/chunk-000/file-000.parquet")[
@@ -128,9 +126,10 @@ def test_statistics_are_those_of_the_data(exported):
     )
 
 
-def test_there_and_back_trains_on_the_same(exported, contract):
-    """Bag to dataset to bag: instruction, joints and targets are the same, pictures are as the
-    codec leaves them.
+def test_a_round_trip_gives_the_same_training_data(exported, contract):
+    """Convert bag to dataset to bag.
+
+    Instruction, joints and targets are equal; images differ by the codec.
     """
     out = exported / "back"
     assert main(["import", str(exported / "set"), "--out", str(out)]) == 0
@@ -146,7 +145,7 @@ def test_there_and_back_trains_on_the_same(exported, contract):
         assert count == len(before.pairs.frame)
         np.testing.assert_allclose(after.stamps, before.stamps[:count], atol=1e-6)
         np.testing.assert_allclose(after.joint_positions, before.joint_positions[:count], atol=1e-6)
-        # Beyond the last frame nothing is known any more, so the last rows of a target hold.
+        # Nothing is known after the last frame, so the last steps of a target hold.
         first = before.pairs.targets[:count, 0], after.pairs.targets[:, 0]
         shared = min(map(len, first))
         np.testing.assert_allclose(first[1][:shared], first[0][:shared], atol=1e-5)
@@ -164,8 +163,8 @@ def test_there_and_back_trains_on_the_same(exported, contract):
     ),
     st.sampled_from([0.0001, 1.0]),
 )
-def test_any_episodes_are_read_back(tmp_path, episodes, file_mb):
-    """Also over many files: a new one begins after every episode when files are tiny."""
+def test_episodes_of_any_lengths_are_read_back(tmp_path, episodes, file_mb):
+    """Small file limits start a new file after every episode."""
     shutil.rmtree(tmp_path / "set", ignore_errors=True)
     rng = np.random.default_rng(len(episodes))
     written = []
@@ -205,18 +204,18 @@ def test_any_episodes_are_read_back(tmp_path, episodes, file_mb):
 
 
 def others_dataset(folder, names, values, *, size=(WIDTH, HEIGHT), camera="top"):
-    """As another robot's recorder might leave it."""
+    """Write a dataset as another robot's recorder might."""
     cameras = {camera: size, "hand": size}
     with DatasetWriter(
         folder / "theirs", fps=10, robot="so101", joints=names, cameras=cameras
     ) as writer:
         count = len(values)
-        pictures = ((name, grey(100, *size)) for _ in range(count) for name in cameras)
-        writer.add_episode("fold the cloth", values, values, np.zeros(count), pictures)
+        images = ((name, grey(100, *size)) for _ in range(count) for name in cameras)
+        writer.add_episode("fold the cloth", values, values, np.zeros(count), images)
         return writer.finish()
 
 
-def test_others_names_and_units(tmp_path, contract):
+def test_names_and_units_of_other_datasets_are_mapped(tmp_path, contract):
     names = [*(f"joint_{number}.pos" for number in range(1, 7)), "claw.pos"]
     values = np.tile(np.array([90.0, 45, 0, 0, 0, 0, 100.0]), (5, 1)) + np.arange(5)[:, None] * [
         1,
@@ -266,51 +265,51 @@ def test_others_names_and_units(tmp_path, contract):
     assert reader.instruction == "fold the cloth"
 
 
-def test_bad_input_is_one_sentence(tmp_path, exported, contract, capsys):
-    def said(*words):
+def test_bad_input_gives_one_sentence(tmp_path, exported, contract, capsys):
+    def error_of(*words):
         assert main(list(map(str, words))) == 2
         return capsys.readouterr().err
 
     data, out = exported / "set", tmp_path / "out"
-    assert "already exists; choose another directory" in said(
+    assert "already exists; choose another directory" in error_of(
         "export", exported / "bags", "--out", data
     )
-    assert "holds no episode" in said("export", tmp_path, "--out", out)
-    assert "none of 3 episodes has the outcome discarded" in said(
+    assert "holds no episode" in error_of("export", tmp_path, "--out", out)
+    assert "none of 3 episodes has the outcome discarded" in error_of(
         "export", exported / "bags", "--out", out, "--outcomes", "discarded"
     )
-    assert "so it is not a LeRobot dataset" in said("import", tmp_path, "--out", out)
-    assert "OURS=THEIRS" in said("import", data, "--out", out, "--cameras", "scene")
-    assert "has no camera 'top' (it has scene, wrist)" in said(
+    assert "so it is not a LeRobot dataset" in error_of("import", tmp_path, "--out", out)
+    assert "OURS=THEIRS" in error_of("import", data, "--out", out, "--cameras", "scene")
+    assert "has no camera 'top' (it has scene, wrist)" in error_of(
         "import", data, "--out", out, "--cameras", "scene=top"
     )
-    assert "state has no column 'elbow'" in said(
+    assert "state has no column 'elbow'" in error_of(
         "import", data, "--out", out, "--joints", "joint3=elbow"
     )
     theirs = others_dataset(tmp_path, ["a", "b"], np.zeros((3, 2)))
-    assert "holds no contract; give that of the robot with --contract" in said(
+    assert "holds no contract; give that of the robot with --contract" in error_of(
         "import", theirs, "--out", out
     )
     old = shutil.copytree(data, tmp_path / "old")
     information = json.loads((old / "meta/info.json").read_text())
     (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v2.1"}))
-    assert "meta/episodes.jsonl: cannot be read" in said("import", old, "--out", out)
+    assert "meta/episodes.jsonl: cannot be read" in error_of("import", old, "--out", out)
     (old / "meta/info.json").write_text(json.dumps(information | {"codebase_version": "v1.6"}))
-    assert "has version v1.6, v2.0 to v3 are read; convert it to v2.1 with" in said(
+    assert "has version v1.6, v2.0 to v3 are read; convert it to v2.1 with" in error_of(
         "import", old, "--out", out
     )
     (old / "meta/info.json").write_text(json.dumps(information))
     video = old / "videos/observation.images.scene/chunk-000/file-000.mp4"
     video.write_bytes(video.read_bytes()[:200])
-    assert "file-000.mp4: cannot be read as a video" in said("import", old, "--out", out)
+    assert "file-000.mp4: cannot be read as a video" in error_of("import", old, "--out", out)
     video.unlink()
-    assert "file-000.mp4: cannot be read as a video" in said("import", old, "--out", out)
+    assert "file-000.mp4: cannot be read as a video" in error_of("import", old, "--out", out)
     (old / "data/chunk-000/file-000.parquet").write_bytes(b"nothing")
-    assert "file-000.parquet: cannot be read" in said("import", old, "--out", out)
-    assert not list(out.glob("*"))  # nothing half-written is left
+    assert "file-000.parquet: cannot be read" in error_of("import", old, "--out", out)
+    assert not list(out.glob("*"))  # no partial error_of is left
 
 
-def test_odd_pictures_and_uneven_rates_are_refused(tmp_path, capsys):
+def test_odd_image_sizes_and_uneven_rates_are_refused(tmp_path, capsys):
     odd = tiny_contract(action={"step_s": 0.03})
     write_episode(tmp_path / "bags", odd, labels="operator")
     assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
@@ -324,14 +323,15 @@ def test_odd_pictures_and_uneven_rates_are_refused(tmp_path, capsys):
     assert DatasetReader(tmp_path / "set").fps == 5
 
 
-def test_usage(capsys):
+def test_a_missing_verb_prints_usage(capsys):
     assert main([]) == 2 and "lerobot export EPISODES" in capsys.readouterr().err
     assert main(["--help"]) == 0 and "lerobot import DATASET" in capsys.readouterr().out
 
 
-def test_instructions_depth_and_effort_go_there_and_back(tmp_path, contract, capsys):
-    """Two instructions in one bag are two tasks; a depth image that is missing is an empty one, and
-    counted.
+def test_instructions_depth_and_effort_survive_a_round_trip(tmp_path, contract, capsys):
+    """Two instructions in one bag become two tasks.
+
+    A missing depth image becomes an empty one and is counted.
     """
     with open_writer(tmp_path / "bags", contract, instruction="stack") as writer:
         for frame in range(10):

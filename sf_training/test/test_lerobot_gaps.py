@@ -1,4 +1,4 @@
-"""LeRobot export around gaps, takeovers and clock jumps: which frames and actions go out."""
+"""Tests of LeRobot export around gaps, takeovers and clock jumps."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from synthetic_episodes import (
     START,
+    image,
     joints_at,
     open_writer,
-    picture,
     tiny_contract,
     write_cameras,
     write_episode,
@@ -26,7 +26,7 @@ def contract():
     return tiny_contract()
 
 
-def test_short_holes_are_filled_and_long_ones_split(tmp_path, contract, capsys):
+def test_short_gaps_are_filled_and_long_ones_split_the_episode(tmp_path, contract, capsys):
     with open_writer(tmp_path / "bags", contract) as writer:
         for frame in range(30):
             if frame not in (5, 6, 15, 16, 17, 18):
@@ -41,17 +41,15 @@ def test_short_holes_are_filled_and_long_ones_split(tmp_path, contract, capsys):
     reader = DatasetReader(tmp_path / "set")
     first, second = reader.episode(0), reader.episode(1)
     assert len(first.state) == 15 and len(second.state) == 11
-    np.testing.assert_array_equal(first.state[5], first.state[4])  # what was seen last
+    np.testing.assert_array_equal(first.state[5], first.state[4])  # the last received image
     seen = [pixels.mean() for pixels in reader.images(0, "scene")]
     assert abs(seen[5] - seen[4]) < 2 < abs(seen[7] - seen[6])
     sources = json.loads((tmp_path / "set/meta/sf_ros/episodes.json").read_text())
     assert [entry["filled"] for entry in sources] == [2, 0] and len(sources[0]["sha256"]) == 64
 
 
-def test_only_the_operators_frames_of_a_takeover_go_out(tmp_path, contract):
-    """A policy led first; the commands that a person gave by its side meanwhile are no
-    demonstration.
-    """
+def test_only_the_operators_frames_of_a_takeover_are_exported(tmp_path, contract):
+    """The policy has control first; the operator's commands meanwhile are no demonstration."""
     store = messages.typestore()
     with open_writer(tmp_path / "bags", contract) as writer:
         for second, source in ((START, 1), (START + 1.0, 2)):
@@ -74,7 +72,7 @@ def test_only_the_operators_frames_of_a_takeover_go_out(tmp_path, contract):
     assert len(episode.state) == 14 and episode.stamps[0] == pytest.approx(START + 1.0)
 
 
-def test_a_clock_that_is_set_ends_an_episode(tmp_path, contract):
+def test_a_clock_jump_ends_an_episode(tmp_path, contract):
     with open_writer(tmp_path / "bags", contract) as writer:
         for frame in range(20):
             stamp = START + frame * 0.1 + (30.0 if frame >= 10 else 0.0)
@@ -82,7 +80,7 @@ def test_a_clock_that_is_set_ends_an_episode(tmp_path, contract):
             for index, camera in enumerate(contract.cameras):
                 writer.write(
                     absolute(camera.topic),
-                    messages.image(stamp, camera.frame, picture(frame, index)),
+                    messages.image(stamp, camera.frame, image(frame, index)),
                     received,
                 )
             for topic in (contract.topics.joint_states, contract.topics.teleop_command):
@@ -99,10 +97,10 @@ def test_a_clock_that_is_set_ends_an_episode(tmp_path, contract):
         8,
     ]  # the frame of the step is lost
     seen = [pixels.mean() for pixels in reader.images(1, "scene")]
-    assert abs(seen[0] - picture(11, 0).mean()) < 4
+    assert abs(seen[0] - image(11, 0).mean()) < 4
 
 
-def test_actions_without_an_operator_are_the_joints_reached(tmp_path, contract, capsys):
+def test_actions_without_an_operator_are_the_measured_joints(tmp_path, contract, capsys):
     write_episode(tmp_path / "bags", contract, labels="none", frames=6)
     assert main(["export", str(tmp_path / "bags"), "--out", str(tmp_path / "set")]) == 2
     assert (
@@ -127,7 +125,7 @@ def test_actions_without_an_operator_are_the_joints_reached(tmp_path, contract, 
     np.testing.assert_allclose(episode.action[:-1], episode.state[1:], atol=1e-6)
 
 
-def test_before_a_hole_nobody_knows_the_joints_of_one_frame_later(tmp_path, contract):
+def test_the_last_frame_before_a_gap_has_no_measured_action(tmp_path, contract):
     with open_writer(tmp_path / "bags", contract) as writer:
         for frame in range(30):
             stamp = START + frame * 0.1

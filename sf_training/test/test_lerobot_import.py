@@ -1,6 +1,4 @@
-"""Other people's LeRobot datasets: nothing is lost or learned wrongly, and what cannot be read says
-why in one sentence.
-"""
+"""Tests of importing LeRobot datasets of others: complete and correct, or one sentence."""
 
 import json
 import os
@@ -32,10 +30,10 @@ def robot(tmp_path_factory):
 
 
 @pytest.fixture
-def bring_in(tmp_path, robot, capsys):
-    """Import a dataset; gives exit code, what was said, and the episodes."""
+def import_dataset(tmp_path, robot, capsys):
+    """Import a dataset; return the exit code, the messages and the episodes."""
 
-    def bring(data, *words, joints=JOINT_WORDS, out="bags"):
+    def run_import(data, *words, joints=JOINT_WORDS, out="bags"):
         joint_words = ["--joints", *joints] if joints else []
         code = main(
             [
@@ -49,15 +47,15 @@ def bring_in(tmp_path, robot, capsys):
                 *words,
             ]
         )
-        said = capsys.readouterr()
+        output = capsys.readouterr()
         bags = sorted((tmp_path / out).iterdir()) if (tmp_path / out).exists() else []
-        return code, said.err if code else said.out, bags
+        return code, output.err if code else output.out, bags
 
-    return bring
+    return run_import
 
 
 def instructions(bag):
-    """The texts on the instruction topic with seconds from the first picture."""
+    """Return the texts on the instruction topic with seconds from the first image."""
     reader = EpisodeReader(bag)
     camera = next(topic for topic, kind in reader.topics.items() if kind.endswith("/Image"))
     streams = reader.read(["/instruction", camera])
@@ -82,15 +80,15 @@ def brightness(bag):
 
 @pytest.mark.parametrize("version", ["v3.0", "v2.1", "v2.0"])
 @pytest.mark.parametrize("video", [True, False])
-def test_versions_and_kinds_of_pictures_say_the_same(tmp_path, bring_in, version, video):
+def test_versions_and_image_formats_give_the_same_data(tmp_path, import_dataset, version, video):
     data = datasets.write(
         tmp_path / "theirs",
         version=version,
         video=video,
         task_of=lambda episode, frame: int(frame >= 4),
     )
-    code, said, bags = bring_in(data)
-    assert (code, len(bags)) == (0, 2), said
+    code, output, bags = import_dataset(data)
+    assert (code, len(bags)) == (0, 2), output
     np.testing.assert_allclose(
         joint_values(bags[1]), [REST + SPEED * frame for frame in range(5)], atol=1e-9
     )
@@ -98,12 +96,12 @@ def test_versions_and_kinds_of_pictures_say_the_same(tmp_path, bring_in, version
     assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.4, "rinse them")]
 
 
-def test_instructions_change_within_an_episode_and_back(tmp_path, bring_in):
+def test_instructions_may_change_within_an_episode(tmp_path, import_dataset):
     order = [1, 1, 0, 1, 1, 1]
     data = datasets.write(
         tmp_path / "theirs", task_of=lambda episode, frame: order[frame] if episode == 0 else 0
     )
-    _, _, bags = bring_in(data)
+    _, _, bags = import_dataset(data)
     assert instructions(bags[0]) == [
         (0.0, "rinse them"),
         (0.2, "stack the cups"),
@@ -114,9 +112,10 @@ def test_instructions_change_within_an_episode_and_back(tmp_path, bring_in):
     ) == [(0.0, "stack the cups")]
 
 
-def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
-    """subtask_index with its table (-1: not labelled), and language_persistent (a row holds from
-    its time on).
+def test_subtasks_are_read_from_either_column(tmp_path, import_dataset):
+    """The columns are subtask_index with its table (-1: not labelled) and language_persistent.
+
+    A row of language_persistent applies from its time on.
     """
 
     def rows(episode, frame):
@@ -141,30 +140,32 @@ def test_steps_of_a_task_from_either_column(tmp_path, bring_in):
         described = json.loads((folder / "meta/info.json").read_text())
         described["features"][key] = {"dtype": "language", "shape": [1], "names": None}
         (folder / "meta/info.json").write_text(json.dumps(described))
-        _, _, bags = bring_in(folder, "--instructions", "subtask", out=f"bags_{key}")
+        _, _, bags = import_dataset(folder, "--instructions", "subtask", out=f"bags_{key}")
         assert instructions(bags[0]) == [(0.0, "stack the cups"), (0.2, "grasp"), (0.4, "lift")]
-        _, said, bags = bring_in(folder, out=f"tasks_{key}")
-        assert "use them with --instructions subtask" in said and instructions(bags[0]) == [
+        _, output, bags = import_dataset(folder, out=f"tasks_{key}")
+        assert "use them with --instructions subtask" in output and instructions(bags[0]) == [
             (0.0, "stack the cups")
         ]
     assert (
         "neither subtask_index nor"
-        in bring_in(datasets.write(tmp_path / "none"), "--instructions", "subtask")[1]
+        in import_dataset(datasets.write(tmp_path / "none"), "--instructions", "subtask")[1]
     )
 
 
-def test_tasks_that_cannot_be_told_apart_are_refused(tmp_path, bring_in):
+def test_ambiguous_tasks_are_refused(tmp_path, import_dataset):
     data = datasets.write(tmp_path / "theirs", task_of=lambda episode, frame: frame % 2)
     (data / "meta/tasks.parquet").unlink()
-    code, said, bags = bring_in(data)
+    code, output, bags = import_dataset(data)
     assert (
-        code == 2 and "episode 0 has 2 tasks but no task_index for each frame" in said and not bags
+        code == 2
+        and "episode 0 has 2 tasks but no task_index for each frame" in output
+        and not bags
     )
-    assert bring_in(data, "--instruction", "tidy up")[0] == 0
+    assert import_dataset(data, "--instruction", "tidy up")[0] == 0
     empty = datasets.write(tmp_path / "empty", tasks=(" ", "rinse"))
     assert (
         "episode 0 has no instruction at frame 0; give one with --instruction TEXT"
-        in bring_in(empty, out="other")[1]
+        in import_dataset(empty, out="other")[1]
     )
 
 
@@ -172,41 +173,43 @@ DEGREES = np.degrees(REST)
 DEGREES[6] = REST[6]
 
 
-def test_what_is_not_in_radians_is_refused_with_what_it_looks_like(tmp_path, bring_in):
-    def said(name, values, *words):
+def test_values_that_are_not_radians_are_refused_with_the_likely_unit(tmp_path, import_dataset):
+    def error_of(name, values, *words):
         data = datasets.write(
             tmp_path / name, values=lambda episode, frame: np.asarray(values) + SPEED * frame
         )
-        code, text, _ = bring_in(data, *words, out=f"out_{name}")
+        code, text, _ = import_dataset(data, *words, out=f"out_{name}")
         assert code == 2 and len(text.splitlines()) == 1
         return text
 
-    text = said("both", [*DEGREES[:6], 0.01])
+    text = error_of("both", [*DEGREES[:6], 0.01])
     assert (
         "joint3 (column j3) goes from 80.21 to 80.27" in text
         and "--units degrees or --units normalised" in text
     )
-    assert "degrees; if so, give --units degrees" in said("degrees", [-120, *DEGREES[1:6], 0.01])
-    assert "values from -100 to 100; if so, give --units normalised" in said(
+    assert "degrees; if so, give --units degrees" in error_of(
+        "degrees", [-120, *DEGREES[1:6], 0.01]
+    )
+    assert "values from -100 to 100; if so, give --units normalised" in error_of(
         "percent", [0, 99, -99, 0, 0, 0, 0.01]
     )
-    assert "neither degrees nor values from -100 to 100" in said(
+    assert "neither degrees nor values from -100 to 100" in error_of(
         "steps", [2048, 900, 3000, 2000, 100, 0, 0.01]
     )
-    assert "the gripper (column claw) goes from 95 to 95" in said("claw", [*REST[:6], 95.0])
-    assert "normalised values lie between -100 and 100: try --units degrees" in said(
+    assert "the gripper (column claw) goes from 95 to 95" in error_of("claw", [*REST[:6], 95.0])
+    assert "normalised values lie between -100 and 100: try --units degrees" in error_of(
         "far", [-150] + [0] * 6, "--units", "normalised"
     )
 
 
-def test_units_are_converted_as_asked(tmp_path, bring_in, robot):
+def test_units_are_converted_as_requested(tmp_path, import_dataset, robot):
     contract = datasets.one_camera_contract()
     data = datasets.write(tmp_path / "degrees", values=lambda episode, frame: DEGREES)
-    _, _, bags = bring_in(data, "--units", "degrees")
+    _, _, bags = import_dataset(data, "--units", "degrees")
     np.testing.assert_allclose(joint_values(bags[0])[0], REST, atol=1e-6)
     ends = np.array([-100.0, 100, 0, 50, -50, 0, 25])
     data = datasets.write(tmp_path / "percent", values=lambda episode, frame: ends)
-    _, _, bags = bring_in(data, "--units", "normalised", out="percent_out")
+    _, _, bags = import_dataset(data, "--units", "normalised", out="percent_out")
     lower, upper = (
         np.array([getattr(joint, side) for joint in contract.joints]) for side in ("lower", "upper")
     )
@@ -220,11 +223,11 @@ def test_units_are_converted_as_asked(tmp_path, bring_in, robot):
     wide = datasets.write(
         tmp_path / "wide", values=lambda episode, frame: REST + [7.0, 0, 0, 0, 0, 0, 0]
     )
-    code, said, _ = bring_in(wide, "--units", "radians", out="wide_out")
+    code, output, _ = import_dataset(wide, "--units", "radians", out="wide_out")
     assert (
         code == 0
-        and "joint1 (column j1) goes from 7 to 7.002, the contract allows" in said
-        and "check --units" in said
+        and "joint1 (column j1) goes from 7 to 7.002, the contract allows" in output
+        and "check --units" in output
     )
 
 
@@ -239,30 +242,30 @@ NAMES = {
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-def test_names_of_columns_in_every_form(tmp_path, bring_in, names):
+def test_every_form_of_column_names_is_read(tmp_path, import_dataset, names):
     data = datasets.write(
         tmp_path / "theirs", names=names, values=lambda episode, frame: REST + 0.0001 * np.arange(7)
     )
-    code, said, bags = bring_in(data)
-    assert code == 0, said
+    code, output, bags = import_dataset(data)
+    assert code == 0, output
     np.testing.assert_allclose(joint_values(bags[0])[0], REST + 0.0001 * np.arange(7), atol=1e-9)
 
 
-def test_columns_are_found_by_number_and_mistakes_are_named(tmp_path, bring_in):
+def test_columns_are_selected_by_number_and_mistakes_are_named(tmp_path, import_dataset):
     data = datasets.write(tmp_path / "theirs", names=("a", "b"))  # two names for seven columns
     numbers = [f"joint{number}={number - 1}" for number in range(1, 7)]
-    assert "it has 7 columns without usable names" in bring_in(data)[1]
+    assert "it has 7 columns without usable names" in import_dataset(data)[1]
     assert (
         "has no column 7 for gripper; give one of 0 to 6"
-        in bring_in(data, joints=[*numbers, "gripper=7"])[1]
+        in import_dataset(data, joints=[*numbers, "gripper=7"])[1]
     )
     assert (
         "joint6 and gripper are the same column of state"
-        in bring_in(data, joints=[*numbers, "gripper=5"])[1]
+        in import_dataset(data, joints=[*numbers, "gripper=5"])[1]
     )
-    assert "--joints: the contract has no 'elbow'" in bring_in(data, joints=["elbow=3"])[1]
-    code, said, bags = bring_in(data, joints=[*numbers, "gripper=6"])
-    assert code == 0 and len(bags) == 2, said
+    assert "--joints: the contract has no 'elbow'" in import_dataset(data, joints=["elbow=3"])[1]
+    code, output, bags = import_dataset(data, joints=[*numbers, "gripper=6"])
+    assert code == 0 and len(bags) == 2, output
 
 
 SHAPES = {
@@ -276,35 +279,35 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("names", "shape"), SHAPES.values(), ids=SHAPES)
-def test_shapes_of_pictures_in_every_order(tmp_path, bring_in, names, shape):
-    code, said, _ = bring_in(
-        datasets.write(tmp_path / "theirs", picture_names=names, picture_shape=shape)
+def test_every_axis_order_of_images_is_read(tmp_path, import_dataset, names, shape):
+    code, output, _ = import_dataset(
+        datasets.write(tmp_path / "theirs", image_names=names, image_shape=shape)
     )
-    assert code == 0, said
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
     "camera", ["observation.image", "observation.images.front", "observation.rgb", "image"]
 )
-def test_the_only_camera_is_found_under_any_key(tmp_path, bring_in, camera):
+def test_the_only_camera_is_found_under_any_key(tmp_path, import_dataset, camera):
     data = datasets.write(tmp_path / "theirs", camera=camera)
-    assert bring_in(data)[0] == 0
-    assert bring_in(data, "--cameras", f"scene={camera.split('.')[-1]}", out="short")[0] == 0
-    assert bring_in(data, "--cameras", f"scene={camera}", out="whole")[0] == 0
+    assert import_dataset(data)[0] == 0
+    assert import_dataset(data, "--cameras", f"scene={camera.split('.')[-1]}", out="short")[0] == 0
+    assert import_dataset(data, "--cameras", f"scene={camera}", out="whole")[0] == 0
     assert (
         "--cameras: the contract has no 'top'"
-        in bring_in(data, "--cameras", f"top={camera}", out="wrong")[1]
+        in import_dataset(data, "--cameras", f"top={camera}", out="wrong")[1]
     )
 
 
-def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_in):
+def test_a_failed_import_leaves_nothing_and_fails_the_same_way_again(tmp_path, import_dataset):
     data = datasets.write(tmp_path / "theirs", lengths=(6, 5, 4), video=True)
     video = next(data.rglob("*.mp4"))
     datasets.write_video(
         video,
         [frame for episode in range(2) for frame in datasets.frames_of((6, 5)[episode], episode)],
     )
-    first, second = bring_in(data), bring_in(data)
+    first, second = import_dataset(data), import_dataset(data)
     assert (
         first == second
         and first[0] == 2
@@ -312,25 +315,25 @@ def test_a_failed_import_leaves_nothing_and_says_the_same_again(tmp_path, bring_
         and "4 frames too early" in first[1]
     )
     assert not (tmp_path / "bags").exists()
-    left = tmp_path / "bags/.theirs.partial/theirs_000000"  # what a killed import leaves
+    left = tmp_path / "bags/.theirs.partial/theirs_000000"  # leftovers of a killed import
     left.mkdir(parents=True)
     (left / "metadata.yaml").write_text("")
-    code, said, bags = bring_in(data, "--skip-damaged")
-    assert code == 0 and "left out: episode 2" in said and "2 episodes" in said
+    code, output, bags = import_dataset(data, "--skip-damaged")
+    assert code == 0 and "left out: episode 2" in output and "2 episodes" in output
     assert [bag.name for bag in bags] == ["theirs_000000", "theirs_000001"]
-    assert "theirs_000000: already exists; remove it" in bring_in(data)[1]
+    assert "theirs_000000: already exists; remove it" in import_dataset(data)[1]
 
 
-def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):
+def test_frames_of_a_video_with_another_rate_are_read_by_time(tmp_path, import_dataset):
     data = datasets.write(tmp_path / "theirs", lengths=(6,), video=True)
     video = next(data.rglob("*.mp4"))
     datasets.write_video(
         video, [frame for frame in datasets.frames_of(6, 0) for _ in range(3)], rate=3 * FPS
     )
-    _, _, bags = bring_in(data)
+    _, _, bags = import_dataset(data)
     np.testing.assert_allclose(brightness(bags[0]), 20 + 10 * np.arange(6), atol=3)
     datasets.write_video(video, datasets.frames_of(6, 0), rate=FPS // 2)
-    assert "has no frame at 0.100 s" in bring_in(data, out="slow")[1]
+    assert "has no frame at 0.100 s" in import_dataset(data, out="slow")[1]
 
 
 @pytest.mark.parametrize(("key", "value", "sentence"), [
@@ -340,27 +343,27 @@ def test_a_video_of_another_rate_is_read_by_time(tmp_path, bring_in):
     ("codebase_version", "absent", "has version None"),
     ("data_path", "data/{nothing}.parquet", "cannot be read as a list of episodes (no 'nothing')"),
 ])  # fmt: skip
-def test_broken_descriptions_name_file_and_key(tmp_path, bring_in, key, value, sentence):
-    code, said, bags = bring_in(datasets.write(tmp_path / "theirs", **{key: value}))
-    assert code == 2 and sentence in said and not bags
+def test_errors_of_descriptions_name_file_and_key(tmp_path, import_dataset, key, value, sentence):
+    code, output, bags = import_dataset(datasets.write(tmp_path / "theirs", **{key: value}))
+    assert code == 2 and sentence in output and not bags
 
 
-def test_numbers_that_are_none_are_named(tmp_path, bring_in):
+def test_non_numeric_values_are_named(tmp_path, import_dataset):
     data = datasets.write(
         tmp_path / "theirs",
         values=lambda episode, frame: np.where(episode == 1 and frame == 3, np.nan, REST),
     )
-    code, said, bags = bring_in(data)
+    code, output, bags = import_dataset(data)
     assert (
         code == 2
-        and "episode 1: observation.state of column 0 is nan at frame 3" in said
+        and "episode 1: observation.state of column 0 is nan at frame 3" in output
         and not bags
     )
 
 
-def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
-    """SF_FUZZ_INPUTS says how many; a hundred in the suite."""
-    whole = [
+def test_random_faults_give_a_result_or_one_sentence(tmp_path, robot, capsys):
+    """SF_FUZZ_INPUTS sets the number; the suite runs a hundred."""
+    full = [
         datasets.write(tmp_path / f"whole_{version}_{video}", (3, 2), version=version, video=video)
         for version in ("v3.0", "v2.1")
         for video in (True, False)
@@ -371,22 +374,22 @@ def test_a_thousand_faults_are_results_or_one_sentence(tmp_path, robot, capsys):
         data, out = tmp_path / "broken", tmp_path / "out"
         for folder in (data, out):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(rng.choice(whole), data)
+        shutil.copytree(rng.choice(full), data)
         done = [
             datasets.break_one(data, rng)
             for _ in range(rng.choice((1, 1, 2)))
             if any(data.rglob("*.*"))
         ]
         code = main(["import", str(data), "--contract", str(robot), "--out", str(out), *joints])
-        said = capsys.readouterr().err
-        assert (code == 0 and not said) or (code == 2 and len(said.splitlines()) == 1), (
-            f"seed {seed}, {done}: {said}"
+        output = capsys.readouterr().err
+        assert (code == 0 and not output) or (code == 2 and len(output.splitlines()) == 1), (
+            f"seed {seed}, {done}: {output}"
         )
         assert code == 0 or not out.exists(), f"seed {seed}, {done}: left {sorted(out.rglob('*'))}"
 
 
 def metres(frame, size=SIDE):
-    """Depth that rises over the picture, with a hole where nothing was measured."""
+    """Return depth that increases over the image, with an unmeasured area."""
     pixels = (
         np.linspace(0.2, 3.0 + 0.1 * frame, size[0] * size[1])
         .reshape(size[1], size[0])
@@ -396,7 +399,7 @@ def metres(frame, size=SIDE):
     return pixels
 
 
-def test_a_picture_of_another_size_is_no_frame_of_a_video(tmp_path):
+def test_an_image_of_another_size_is_refused_in_a_video(tmp_path):
     open_set = DatasetWriter(
         tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, cameras={"scene": (64, 48)}
     )
@@ -412,15 +415,15 @@ def test_a_picture_of_another_size_is_no_frame_of_a_video(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
-    size = (64, 48)  # the encoder wants no smaller ones
+def test_depth_survives_a_round_trip_to_the_millimetre(tmp_path):
+    size = (64, 48)  # the encoder refuses smaller ones
     options = {"cameras": {"scene": size}, "depths": {"scene_depth": size}, "effort": True}
     with DatasetWriter(tmp_path / "set", fps=FPS, robot="claw", joints=JOINTS, **options) as writer:
         values = np.tile(REST, (4, 1))
-        pictures = [("scene", np.full((48, 64, 3), 90, np.uint8))] * 4 + [
+        images = [("scene", np.full((48, 64, 3), 90, np.uint8))] * 4 + [
             ("scene_depth", metres(frame, size)) for frame in range(4)
         ]
-        writer.add_episode("stack", values, values, np.arange(4.0), pictures, effort=0.5 * values)
+        writer.add_episode("stack", values, values, np.arange(4.0), images, effort=0.5 * values)
         writer.finish()
     reader = DatasetReader(tmp_path / "set")
     assert (list(reader.cameras), list(reader.depths)) == (["scene"], ["scene_depth"])
@@ -448,7 +451,7 @@ def test_depth_goes_out_and_comes_back_to_the_millimetre(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "unit"), [("tiff float", None), ("png mm", None), ("png", "mm"), ("tiff float", "m")]
 )
-def test_depth_of_others_in_pictures(tmp_path, kind, unit):
+def test_depth_images_of_other_datasets_are_read(tmp_path, kind, unit):
     known = np.nan_to_num(np.maximum(metres(0), 0.0))
     stored = known if "float" in kind else (1000 * known).round().astype(np.uint16)
     data = cv2.imencode(".tiff" if "tiff" in kind else ".png", stored)[1].tobytes()

@@ -1,4 +1,4 @@
-"""LIBERO's protocol, with a stand-in of its environment, against our server."""
+"""Tests of LIBERO's protocol with a mock of its environment and our server."""
 
 import json
 import sys
@@ -20,7 +20,10 @@ import pi0_cases  # noqa: E402
 
 
 class Environment:
-    """Counts what it is told; the goal is reached at the step that the initial state names."""
+    """A mock environment that records actions.
+
+    The goal is reached at the step that the initial state names.
+    """
 
     made: ClassVar[list] = []
 
@@ -60,7 +63,10 @@ class Environment:
 
 @pytest.fixture
 def libero(monkeypatch):
-    """A package of LIBERO's names: two tasks whose goals take 15 steps, 40 steps and for ever."""
+    """Install a mock of the LIBERO package.
+
+    It has two tasks whose goals take 15 steps, 40 steps and for ever.
+    """
     Environment.made = []
 
     class Suite:
@@ -89,7 +95,7 @@ def libero(monkeypatch):
 
 
 class Recorder:
-    """A policy that remembers what it was asked and counts upwards."""
+    """A policy that records its observations and counts upwards."""
 
     def __init__(self, horizon=8):
         self.asked, self.horizon = [], horizon
@@ -116,7 +122,7 @@ def served():
         thread.join(5)
 
 
-def test_the_protocol_is_that_of_openvla_oft(libero, served, tmp_path, capsys):
+def test_the_protocol_equals_openvla_oft(libero, served, tmp_path, capsys):
     policy = Recorder()
     address, _ = served(policy)
     out = tmp_path / "out.jsonl"
@@ -131,7 +137,7 @@ def test_the_protocol_is_that_of_openvla_oft(libero, served, tmp_path, capsys):
     first = env.actions[0]
     assert len(first) == 15 and first[:10] == [[0.0] * 6 + [-1.0]] * 10
     np.testing.assert_allclose([row[0] for row in first[10:]], np.arange(5) / 100)
-    assert len(env.actions[2]) == 10 + 50  # given up at the limit
+    assert len(env.actions[2]) == 10 + 50  # stopped at the limit
     third = [row[0] for row in env.actions[2][10:]]
     np.testing.assert_allclose(third[:17], [*np.arange(8) / 100, *np.arange(8) / 100, 0.0])
     images, state, prompt = policy.asked[0]
@@ -139,14 +145,14 @@ def test_the_protocol_is_that_of_openvla_oft(libero, served, tmp_path, capsys):
     np.testing.assert_allclose(state, [0.1, 0.2, 0.3, 0.0, 0.0, 0.4, 0.04, -0.04], atol=1e-9)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["steps"] for row in rows[:3]] == [5, 30, 50]
-    # A second run has nothing left to do; one with other settings is refused.
+    # A second run has no work left; one with other settings is refused.
     count = len(policy.asked)
     assert client.main(words) == 0 and len(policy.asked) == count
     with pytest.raises(SystemExit, match=r"holds results with .*choose another file"):
         client.main([*words, "--open-loop", "4"])
 
 
-def test_a_server_that_is_gone_or_wrong_is_a_sentence(libero, served, tmp_path):
+def test_a_missing_or_wrong_server_gives_one_sentence(libero, served, tmp_path):
     out = ["--out", str(tmp_path / "out.jsonl")]
     with pytest.raises(SystemExit, match=r"no answer .*libero-serve"):
         client.main([*out, "--server", "ws://127.0.0.1:1", "--timeout", "2"])
@@ -167,7 +173,7 @@ def test_a_server_that_is_gone_or_wrong_is_a_sentence(libero, served, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["openvla_oft", "pi05"])
-def test_published_policies_answer(kind, tmp_path):
+def test_published_policies_predict_actions(kind, tmp_path):
     part = {"q01": [-1.0] * 8, "q99": [1.0] * 8, "mean": [0.0] * 8, "std": [1.0] * 8}
     action = {name: value[:7] for name, value in part.items()}
     if kind == "openvla_oft":

@@ -1,4 +1,4 @@
-"""Lint finds what is wrong, names it with a cure, and stays silent about what is right."""
+"""Tests of `lint`: findings with a cure for faulty episodes, silence for good ones."""
 
 import json
 import re
@@ -19,7 +19,7 @@ TEXTURE = RNG.integers(60, 200, (HEIGHT, WIDTH, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def contract():
-    """Cameras that are as fast as the tiny episodes are."""
+    """Return a contract whose cameras have the rate of the tiny episodes."""
     base = tiny_contract().model_dump(mode="json")
     return tiny_contract(
         cameras=[camera | {"rate_hz": 10.0} for camera in base["cameras"]],
@@ -27,8 +27,8 @@ def contract():
     )
 
 
-def look(frame, blur=False, level=None):
-    """A picture with texture that differs from frame to frame."""
+def textured_image(frame, blur=False, level=None):
+    """Return an image with texture that differs from frame to frame."""
     if level is not None:
         return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
     return (
@@ -49,20 +49,21 @@ def episode(
     seed=None,
     **changes,
 ):
-    """An episode without faults, but for ``changes``: functions that say what is written at a frame
-    or joint sample.
+    """Write an episode without faults except ``changes``.
+
+    These are functions that return the data of a frame or joint sample.
     """
     seed = sum(name.encode()) if seed is None else seed
     sway = np.random.default_rng(seed).uniform(0.15, 0.3, 7) * np.array([1, 1, 1, 1, 1, 1, -0.1])
     frame_stamp = changes.get("frame_stamp", lambda camera, frame: START + frame * 0.1)
     joints = changes.get("joints", lambda at: REST + sway * np.sin(1.5 * at))
-    picture = changes.get("picture", look)
+    image = changes.get("image", textured_image)
     with open_writer(folder, contract, name, instruction=instruction) as writer:
         for frame in range(round(seconds * 10)):
             for index, camera in enumerate(contract.cameras):
                 stamp = frame_stamp(index, frame)
                 if stamp is not None:
-                    pixels = np.roll(picture(frame), index, axis=0)
+                    pixels = np.roll(image(frame), index, axis=0)
                     received = changes.get("received", frame_stamp)(index, frame)
                     received = messages.nanoseconds(received + changes.get("delay", 0.0))
                     writer.write(
@@ -84,7 +85,9 @@ def episode(
 
 
 def run(tmp_path, *options):
-    """Exit code, findings as {(check, subject): (level, text, cure)}, of the worst each, and the
+    """Return a function that runs lint.
+
+    It returns the exit code, the worst findings as {(check, subject): (level, text, cure)}, and the
     HTML.
     """
     out = tmp_path / "lint/report.html"
@@ -103,61 +106,61 @@ def test_good_episodes_pass(tmp_path, contract, capsys):
     code, findings, html = run(tmp_path)
     assert code == 0 and findings == {}
     assert "verdict: PASS" in capsys.readouterr().out
-    # One file that needs no other, with a picture of each camera of each episode.
+    # One self-contained file with an image of each camera of each episode.
     assert html.count("data:image/jpeg") == 3 * 2 * 4 and html.count("<figure>") >= 7
     assert not re.search(r"(src|href)=.?http", html)
 
 
 def along(*directions):
-    """Joints that move in a line from rest [rad/s, m/s]."""
+    """Return joints that move in a line from rest [rad/s, m/s]."""
     return lambda at: REST + np.pad(directions, (0, 7 - len(directions))) * at
 
 
 def at_times(*, scene):
-    """The wrist camera as it should be, the scene camera at other times; None: no picture."""
+    """Return a change of the scene camera's times; None drops the image."""
     return lambda camera, frame: scene(frame) if camera == 0 else START + frame * 0.1
 
 
 def every_second(frame):
-    """Half of the pictures."""
+    """Drop every second image."""
     return None if frame % 2 else START + frame * 0.1
 
 
 def late(frame):
-    """Between two pictures of the other camera."""
+    """Shift images to between two images of the other camera."""
     return START + frame * 0.1 + 0.06
 
 
 ALL = (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, -0.01)
-# Name: check, subject, level, part of the sentence, what is done to an episode.
+# Name: check, subject, level, part of the sentence, change of an episode.
 CASES = {
     "black": (
         "black",
         "scene camera",
         "FAIL",
         "100% of 16 frames are black",
-        {"picture": lambda frame: look(frame, level=2)},
+        {"image": lambda frame: textured_image(frame, level=2)},
     ),
     "white": (
         "overexposed",
         "scene camera",
         "WARN",
         "overexposed",
-        {"picture": lambda n: look(n, level=None if n else 255)},
+        {"image": lambda n: textured_image(n, level=None if n else 255)},
     ),
     "frozen": (
         "frozen",
         "scene camera",
         "FAIL",
         "equal the previous one although the arm moved",
-        {"picture": lambda _: look(0)},
+        {"image": lambda _: textured_image(0)},
     ),
     "blurred": (
         "blurred",
         "scene camera",
         "WARN",
         "median sharpness of this camera",
-        {"picture": lambda n: look(n, blur=True)},
+        {"image": lambda n: textured_image(n, blur=True)},
     ),
     "slow": (
         "rate",
@@ -264,25 +267,25 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory, contract):
-    """Three episodes without faults."""
+    """Write three episodes without faults."""
     folder = tmp_path_factory.mktemp("good")
     return [episode(folder, contract, name) for name in ("a", "b", "c")]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_finds(tmp_path, contract, good, case):
+def test_lint_reports_the_fault(tmp_path, contract, good, case):
     check, subject, level, text, changes = CASES[case]
     bad = episode(tmp_path, contract, case, **changes)
     result = lint(Settings((*good, bad), workers=1), Console(quiet=True))
     found = {(one.check, one.subject): one for one in reversed(result.findings)}
     assert (check, subject) in found, found
-    said = found[check, subject]
-    assert said.level.name == level and text in said.text and len(said.cure) > 10
-    assert said.episodes == (case,) and result.verdicts[case] >= said.level
+    output = found[check, subject]
+    assert output.level.name == level and text in output.text and len(output.cure) > 10
+    assert output.episodes == (case,) and result.verdicts[case] >= output.level
     assert [result.verdicts[name] for name in ("a", "b", "c")] == [Verdict.PASS] * 3
 
 
-def test_duplicates_and_balance(tmp_path, contract):
+def test_duplicates_and_imbalance_are_reported(tmp_path, contract):
     folder = tmp_path / "episodes"
     for number in range(11):
         episode(folder, contract, f"red_{number}", seed=number)
@@ -297,7 +300,7 @@ def test_duplicates_and_balance(tmp_path, contract):
     assert "differ only in case, spaces or punctuation" in findings["spelling", "instructions"][1]
 
 
-def test_outliers_of_the_set(tmp_path, contract):
+def test_outliers_of_the_dataset_are_reported(tmp_path, contract):
     folder = tmp_path / "episodes"
     for number in range(9):
         episode(folder, contract, f"usual_{number}", seed=number)
@@ -308,12 +311,16 @@ def test_outliers_of_the_set(tmp_path, contract):
     assert "reaches 2.3" in findings["outlier", "joint1"][1]
 
 
-def test_what_is_discarded_is_not_judged(tmp_path, contract):
+def test_discarded_episodes_are_not_checked(tmp_path, contract):
     folder = tmp_path / "episodes"
     for name in ("a", "b"):
         episode(folder, contract, name)
     episode(
-        folder, contract, "bad", outcome="discarded", picture=lambda frame: look(frame, level=0)
+        folder,
+        contract,
+        "bad",
+        outcome="discarded",
+        image=lambda frame: textured_image(frame, level=0),
     )
     code, findings, html = run(tmp_path)
     assert code == 0 and findings == {} and "ep-bad" in html
@@ -336,7 +343,7 @@ def test_a_damaged_bag_is_one_finding_among_others(tmp_path, contract):
     )
 
 
-def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
+def test_bad_input_gives_one_sentence(tmp_path, contract, capsys):
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "r.html")]) == 2
     assert "holds no episode" in capsys.readouterr().err
     episode(tmp_path / "episodes", contract, "a")
@@ -354,9 +361,9 @@ def test_limits_are_flags_and_strict_counts_warnings(tmp_path, contract):
     assert run(tmp_path, "--limits.idle-warn", "0.9", "--limits.idle-fail", "0.9")[1] == {}
 
 
-def test_an_end_or_a_shake_that_no_other_episode_has_is_found(tmp_path, contract):
+def test_an_unusual_end_pose_or_jerk_is_reported(tmp_path, contract):
     def to(end, shake=0.0):
-        """From rest to ``end`` of joint 2 in two seconds, with a shake of joint 1."""
+        """Return motion from rest to ``end`` of joint 2 in two seconds, with a shake of joint 1."""
         target = np.array([0.3, end, 0.3, 0.2, 0.2, 0.2, -0.01])
         return lambda at: (
             REST
@@ -382,7 +389,7 @@ def test_an_end_or_a_shake_that_no_other_episode_has_is_found(tmp_path, contract
     assert named == {("end pose", "joint2"): ["elsewhere"], ("jerk", ""): ["shaking"]}, found
 
 
-def test_jerk_is_that_of_the_path_whatever_its_sampling():
+def test_jerk_does_not_depend_on_the_sampling():
     from sf_training.lint.smoothness import relative_jerk
 
     for hz in (50, 200):

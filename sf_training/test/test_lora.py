@@ -1,6 +1,4 @@
-"""Adapters: where they sit, that they fold into an ordinary checkpoint of the same policy, and what
-is refused.
-"""
+"""Tests of LoRA adapters: targets, merging into an ordinary checkpoint, refusals."""
 
 import copy
 from pathlib import Path
@@ -26,7 +24,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(name, root):
+def test_every_linear_layer_gets_an_adapter_without_changing_the_chunk(name, root):
     plain, adapted = student(name, root), student(name, root, **ADAPTED)
     assert not [key for key, _ in plain.model.named_parameters() if "lora" in key]
     model = adapted.model
@@ -45,7 +43,7 @@ def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(na
     torch.testing.assert_close(
         outputs(model, inputs(adapted)), outputs(merged_copy(model), inputs(adapted))
     )
-    # Names of places that Spatial Forcing hooks stay.
+    # The names of hooked modules are unchanged.
     blocks = [
         key for key, module in model.named_modules() if module is model.visual_layout().blocks
     ]
@@ -56,8 +54,8 @@ def test_every_linear_layer_of_both_parts_gets_an_adapter_and_the_chunk_stays(na
     ]
 
 
-def stir(model) -> None:
-    """Adapters that do something: as they start, they do nothing."""
+def randomise_adapters(model) -> None:
+    """Set adapters to random values; initially they have no effect."""
     generator = torch.Generator().manual_seed(4)
     for name, parameter in model.named_parameters():
         if ".lora_B" in name:
@@ -65,10 +63,10 @@ def stir(model) -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_folded_adapters_are_an_ordinary_checkpoint_of_the_same_policy(name, root, tmp_path):
+def test_merged_adapters_give_an_ordinary_checkpoint_of_the_same_policy(name, root, tmp_path):
     adapted = student(name, root, **ADAPTED)
     batch, before = inputs(adapted), outputs(adapted.model.eval(), inputs(adapted))
-    stir(adapted.model)
+    randomise_adapters(adapted.model)
     expected = outputs(adapted.model, batch)
     assert not torch.allclose(expected, before, atol=1e-4)
     save_checkpoint(tmp_path / name, merged_copy(adapted.model), CONTRACT, random_statistics(), {})
@@ -78,7 +76,7 @@ def test_folded_adapters_are_an_ordinary_checkpoint_of_the_same_policy(name, roo
     )
     loaded = load_checkpoint(tmp_path / name, CONTRACT)
     torch.testing.assert_close(outputs(loaded.model, batch), expected, rtol=1e-4, atol=1e-5)
-    assert any("lora" in key for key in adapted.model.state_dict())  # training goes on with them
+    assert any("lora" in key for key in adapted.model.state_dict())  # training continues with them
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "qwen3_vl", "pi0"])
@@ -86,7 +84,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(name, root):
     gradients = []
     for saving in (False, True):
         adapted = student(name, root, **ADAPTED)
-        stir(adapted.model)
+        randomise_adapters(adapted.model)
         if saving:
             adapted.model.checkpoint_gradients()
         context = adapted.model.train().context(*inputs(adapted))
@@ -109,10 +107,10 @@ def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(name, root):
     torch.testing.assert_close(*gradients)
 
 
-def test_an_average_of_the_weights_is_folded_too(root):
+def test_averaged_adapters_are_merged_too(root):
     adapted = student("smolvlm", root, **ADAPTED)
     average = {key: value.clone() for key, value in adapted.model.state_dict().items()}
-    stir(adapted.model)
+    randomise_adapters(adapted.model)
     batch = inputs(adapted)
     torch.testing.assert_close(
         outputs(merged_copy(adapted.model, average), batch),
@@ -135,9 +133,9 @@ def test_adapters_are_float32_on_a_backbone_of_half_precision(root):
     assert next(merged_copy(adapted.model).backbone.parameters()).dtype is torch.bfloat16
 
 
-def test_dropout_of_adapters_is_gone_on_the_robot(root):
+def test_adapter_dropout_is_off_in_the_checkpoint(root):
     adapted = student("smolvlm", root, lora=LoraSettings(rank=4, dropout=0.5), **ADAPTED)
-    stir(adapted.model)
+    randomise_adapters(adapted.model)
     batch = inputs(adapted)
     assert not torch.equal(outputs(adapted.model.train(), batch), outputs(adapted.model, batch))
     assert torch.equal(outputs(adapted.model.eval(), batch), outputs(adapted.model, batch))
@@ -149,7 +147,7 @@ def test_dropout_of_adapters_is_gone_on_the_robot(root):
     )
 
 
-def test_chosen_targets_get_adapters_and_no_others(root):
+def test_only_chosen_targets_get_adapters(root):
     adapted = student(
         "llava", root, lora=LoraSettings(rank=4, targets=("q_proj", "v_proj")), **ADAPTED
     )
@@ -162,12 +160,12 @@ def test_chosen_targets_get_adapters_and_no_others(root):
 
 
 @pytest.mark.parametrize(("name", "value"), [("rank", 0), ("alpha", 0), ("dropout", 1.0)])
-def test_adapters_of_no_size_are_refused(name, value):
+def test_adapters_of_size_zero_are_refused(name, value):
     with pytest.raises(StudentError, match=f"--student.lora.{name}: must be"):
         LoraSettings(**{name: value})
 
 
-def test_targets_that_no_layer_has_are_named_with_those_there_are(root):
+def test_unknown_targets_are_named_with_the_existing_ones(root):
     with pytest.raises(
         StudentError,
         match=r"--student\.lora\.targets: the vision has no layer qkv_proj; there are .*q_proj",
@@ -175,7 +173,7 @@ def test_targets_that_no_layer_has_are_named_with_those_there_are(root):
         student("llava", root, lora=LoraSettings(targets=("qkv_proj",)), **ADAPTED)
 
 
-def test_a_copy_for_the_robot_leaves_the_student_alone(root):
+def test_merging_does_not_change_the_student(root):
     adapted = student("smolvlm", root, **ADAPTED)
     before = copy.deepcopy(adapted.model.state_dict())
     plain = merged_copy(adapted.model)

@@ -1,6 +1,4 @@
-"""Episodes without images of a camera: used with that view masked, and refused where nothing could
-be learned.
-"""
+"""Tests of episodes without images of a camera: the view is masked, or the episode refused."""
 
 from pathlib import Path
 
@@ -87,7 +85,7 @@ def test_each_camera_must_be_in_some_episode(tmp_path, contract):
 
 
 @pytest.mark.parametrize("beside", [[], ["both"]])
-def test_an_episode_without_any_camera_is_left_out(tmp_path, contract, beside):
+def test_an_episode_without_any_camera_is_excluded(tmp_path, contract, beside):
     write_episode(tmp_path, contract, "blind", without=["scene", "wrist"])
     for name in beside:
         write_episode(tmp_path, contract, name)
@@ -100,7 +98,7 @@ def test_an_episode_without_any_camera_is_left_out(tmp_path, contract, beside):
     assert "no message on /scene_camera/image_raw" in data.left_out[0].reason
 
 
-def test_a_camera_that_only_an_unusable_episode_has_counts_as_absent(tmp_path, contract):
+def test_a_camera_of_only_an_unusable_episode_counts_as_absent(tmp_path, contract):
     write_episode(tmp_path, contract, "no_wrist", without=["wrist"])
     write_episode(tmp_path, contract, "no_labels", labels="none")
     with pytest.raises(BagError, match=r"none of 2 episodes can be used.*no message on /wrist_cam"):
@@ -134,7 +132,7 @@ def losses(data: TrainingSet, contract, tmp_path: Path) -> tuple[float, float]:
 
 
 def test_a_missing_view_changes_no_loss_and_no_prediction(training_set, contract, tmp_path):
-    """Every frame of the episode lacks the wrist; noise in its place must not be seen."""
+    """Every frame of the episode lacks the wrist camera; noise in its place must have no effect."""
     images, depth = np.asarray(training_set.images).copy(), np.asarray(training_set.depth).copy()
     found = losses(training_set, contract, tmp_path)
     assert np.isfinite(found).all()
@@ -153,7 +151,7 @@ def test_a_missing_view_changes_no_loss_and_no_prediction(training_set, contract
     assert changed(0, training_set.present)[0] != pytest.approx(found[0], rel=1e-3)
 
 
-def test_a_vision_teacher_does_not_see_a_missing_camera(training_set):
+def test_a_vision_teacher_ignores_a_missing_camera(training_set):
     seen = []
 
     class Means:
@@ -193,16 +191,14 @@ def test_train_reports_the_episode_and_trains(bags, tmp_path, capsys):
         ([], "--student.kind nano cannot mask one with this backbone; take these episodes out"),
     ],
 )
-def test_what_cannot_be_masked_is_one_sentence(
-    bags, tmp_path, capsys, monkeypatch, options, message
-):
+def test_unmaskable_views_give_one_sentence(bags, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.setattr(Nano, "can_mask_cameras", bool(options))
     assert main(train_options(bags, tmp_path / "out", *options)) == 1
     error = capsys.readouterr().err
     assert message in error and str(bags / "no_wrist") in error and len(error.splitlines()) == 1
 
 
-def test_lint_warns_of_the_missing_camera(bags, tmp_path):
+def test_lint_warns_about_the_missing_camera(bags, tmp_path):
     report = lint(LintSettings((bags,), out=tmp_path / "lint"), Console(quiet=True))
     texts = {
         finding.text: finding.level.name

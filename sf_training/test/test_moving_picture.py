@@ -1,4 +1,4 @@
-"""The film of the simulated arm for the README."""
+"""Tests of the README's film of the simulated arm."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def filmed_arm():
     sim.close()
 
 
-def test_frames_come_at_the_rate_asked_for_and_show_the_scene(filmed_arm):
+def test_frames_have_the_requested_rate_and_show_the_scene(filmed_arm):
     for _ in range(20):
         filmed_arm.step(4)  # 0.4 s in all
     assert [frame.size for frame in filmed_arm.frames] == [(320, 240)] * 4

@@ -1,4 +1,4 @@
-"""Muon on processors: torch's own optimiser, but the iteration in float32."""
+"""Tests of Muon on CPUs: torch's optimizer, with the iteration in float32."""
 
 import pytest
 import torch
@@ -26,9 +26,7 @@ def make_matrices():
 
 
 def take_steps(optimizer, matrices, first, last):
-    """Steps ``first`` to ``last`` with the same gradients for everybody; the last matrix has none
-    at first.
-    """
+    """Take steps ``first`` to ``last`` with fixed gradients; the last matrix has none at first."""
     for number in range(first, last):
         generator = torch.Generator().manual_seed(number)
         for matrix in matrices:
@@ -39,7 +37,10 @@ def take_steps(optimizer, matrices, first, last):
 
 
 def difference(ours, theirs, start):
-    """Largest difference of two sets of matrices, relative to their distance from ``start``."""
+    """Return the largest difference of two sets of matrices.
+
+    It is relative to their distance from ``start``.
+    """
     with torch.no_grad():
         return max(
             float((one - two).norm() / (two - begin).norm())
@@ -48,7 +49,7 @@ def difference(ours, theirs, start):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_updates_are_those_of_torch_but_for_the_rounding_of_bfloat16(options):
+def test_updates_equal_torch_up_to_bfloat16_rounding(options):
     ours, theirs, start = make_matrices(), make_matrices(), make_matrices()
     take_steps(Muon(ours, lr=0.02, **options), ours, 0, 5)
     take_steps(torch.optim.Muon(theirs, lr=0.02, **options), theirs, 0, 5)
@@ -81,7 +82,7 @@ def test_the_iteration_is_exact_to_float32():
 
 
 @pytest.mark.parametrize(("first", "second"), [(torch.optim.Muon, Muon), (Muon, torch.optim.Muon)])
-def test_a_saved_state_of_one_is_a_state_of_the_other(first, second):
+def test_saved_states_are_interchangeable_with_torch(first, second):
     alone, moved, start = make_matrices(), make_matrices(), make_matrices()
     take_steps(first(alone, lr=0.02), alone, 0, 6)
     optimizer = first(moved, lr=0.02)
@@ -92,7 +93,7 @@ def test_a_saved_state_of_one_is_a_state_of_the_other(first, second):
     assert difference(moved, alone, start) < 0.03
 
 
-def test_bfloat16_weights_keep_their_type_and_zero_gradients_leave_the_decay_alone():
+def test_bfloat16_weights_keep_their_type_and_zero_gradients_only_decay():
     half, zero = (
         torch.nn.Parameter(torch.ones(4, 6, dtype=torch.bfloat16)),
         torch.nn.Parameter(torch.ones(4, 6)),
@@ -104,7 +105,7 @@ def test_bfloat16_weights_keep_their_type_and_zero_gradients_leave_the_decay_alo
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_it_is_torch_itself():
+def test_on_a_gpu_muon_is_torchs_own():
     ours, theirs = ([torch.nn.Parameter(each.cuda()) for each in make_matrices()] for _ in range(2))
     for optimizer, matrices in (
         (Muon(ours, lr=0.02), ours),
@@ -119,14 +120,14 @@ def test_on_a_gpu_it_is_torch_itself():
 
 
 def test_the_trainer_uses_it(tmp_path):
-    """Otherwise a step takes four times as long on a processor without AVX512-BF16."""
+    """torch's own takes four times as long on a CPU without AVX512-BF16."""
     assert [type(each) for each in make_run("nano", tmp_path, 9).optimizers.all] == [
         Muon,
         torch.optim.AdamW,
     ]
 
 
-def test_losses_are_those_with_torchs_optimiser(tmp_path):
+def test_losses_equal_those_with_torchs_optimizer(tmp_path):
     def losses(name):
         run = make_run("nano", tmp_path / name, 8)
         if name == "torch":

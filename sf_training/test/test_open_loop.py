@@ -1,11 +1,11 @@
-"""Checkpoints judged on recorded episodes: errors that one can work out by hand."""
+"""Tests of open-loop evaluation: errors that can be computed by hand."""
 
 import json
 
 import numpy as np
 import pytest
 from constant_policy import constant_checkpoint, statistics, vision_language_model
-from synthetic_episodes import STEP, picture, tiny_contract, write_episode
+from synthetic_episodes import STEP, image, tiny_contract, write_episode
 
 from sf_policy_node.vla.policy import Policy
 from sf_training.data.episode_reader import EpisodeReader
@@ -20,8 +20,8 @@ from sf_training.evaluation.recorded_episode import (
 from sf_training.simulation.evaluate import main
 
 CONTRACT = tiny_contract()
-# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns and
-# rows.
+# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns¬#
+# and steps.
 LABELS = np.array([[frame, frame + 10] for frame in range(5)])
 
 
@@ -49,18 +49,17 @@ def test_errors_are_the_mean_distance_to_the_labels(bags, answers_two):
     found, chunks = episode_errors(policy, load(bags, policy), batch=3)
     assert chunks.shape == (10, CONTRACT.action.horizon, len(CONTRACT.action.names))
     np.testing.assert_allclose(found.errors["policy"], np.abs(LABELS - 2).mean(), atol=1e-5)
-    motion = found.errors["stay"][:, :3]  # displacements of somebody who stays are zero
+    motion = found.errors["stay"][:, :3]  # displacements of holding position are zero
     np.testing.assert_allclose(motion, LABELS.mean(), atol=1e-5)
     # 2 is nearer to every red label (0 to 4) than to the green one of its frame, and never to the
     # green one.
     assert (found.right, found.choices) == (5, 10)
 
 
-def test_who_goes_on_as_before_is_right_about_steady_motion_and_who_stays_is_not(
-    tmp_path, answers_two
-):
-    """The synthetic operator moves every joint at constant speed; the command leads the arm by 0.05
-    s.
+def test_constant_velocity_predicts_steady_motion_and_holding_does_not(tmp_path, answers_two):
+    """The synthetic operator moves every joint at constant speed.
+
+    The command is 0.05 s ahead of the arm.
     """
     policy = Policy.load(answers_two, device="cpu")
     write_episode(tmp_path, CONTRACT, frames=30, labels="operator")
@@ -75,10 +74,10 @@ def test_who_goes_on_as_before_is_right_about_steady_motion_and_who_stays_is_not
     assert (going < 0.5 * staying).all() and going[-1] < 0.15 * staying[-1]
     assert (
         np.abs(keep_moving(CONTRACT, episode) - stay(CONTRACT, episode))[0].max() < 1e-9
-    )  # nothing is known before the first frame
+    )  # the velocity is unknown before the first frame
 
 
-def test_a_model_with_a_tokenizer_and_pictures_of_its_own_shape_is_judged_as_it_sees(tmp_path):
+def test_a_model_is_evaluated_with_its_tokenizer_and_image_size(tmp_path):
     write_episode(tmp_path, CONTRACT)
     policy = Policy(
         vision_language_model(CONTRACT), CONTRACT, statistics(CONTRACT, text=0), device="cpu"
@@ -88,7 +87,7 @@ def test_a_model_with_a_tokenizer_and_pictures_of_its_own_shape_is_judged_as_it_
     assert policy.config.fit != "crop" and episode.images.shape[-2:] == (height, width)
     found, chunks = episode_errors(policy, episode, batch=4)
     with_pixels = dict(
-        zip(CONTRACT.camera_names, [picture(3, camera) for camera in range(2)], strict=True)
+        zip(CONTRACT.camera_names, [image(3, camera) for camera in range(2)], strict=True)
     )
     one = int(np.flatnonzero(episode.frame == 3)[0])
     np.testing.assert_allclose(
@@ -116,11 +115,11 @@ def test_the_command_writes_figures_a_plot_and_its_settings(bags, answers_two, t
         )
         == 0
     )
-    said = capsys.readouterr().out
-    assert "the 1 of 4 episodes that training kept for validation" in said
+    output = capsys.readouterr().out
+    assert "the 1 of 4 episodes that training kept for validation" in output
     assert (
         "of 10 labels that share their image with another instruction, 5 chunks are closest to"
-        " their own label" in said
+        " their own label" in output
     )
     summary = json.loads(out.read_text())
     assert summary["successes"] == 3  # of another evaluation
@@ -133,7 +132,7 @@ def test_the_command_writes_figures_a_plot_and_its_settings(bags, answers_two, t
     assert (tmp_path / "eval/open_loop.png").stat().st_size > 10_000
 
 
-def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, tmp_path):
+def test_held_out_episodes_equal_those_of_training(bags, answers_two, tmp_path):
     readers = open_episodes(bags, CONTRACT, ("success",))
     chosen, sentence = choose(answers_two, bags, readers, "auto")
     assert len(chosen) == 1 and "kept for validation" in sentence
@@ -162,15 +161,15 @@ def test_held_out_episodes_are_those_that_training_holds_out(bags, answers_two, 
         ),
     ],
 )
-def test_bad_input_is_one_sentence(bags, answers_two, tmp_path, arguments, message):
+def test_bad_input_gives_one_sentence(bags, answers_two, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     write_episode(tmp_path / "other", tiny_contract(robot="other_arm"))
-    places = {"bags": bags, "empty": tmp_path / "empty", "other": tmp_path / "other"}
-    places["silent"] = constant_checkpoint(tmp_path / "silent", CONTRACT, 0.0)
+    positions = {"bags": bags, "empty": tmp_path / "empty", "other": tmp_path / "other"}
+    positions["silent"] = constant_checkpoint(tmp_path / "silent", CONTRACT, 0.0)
     if "--checkpoint" not in arguments:
         arguments = ["--checkpoint", str(answers_two), *arguments]
     with pytest.raises(SystemExit) as ended:
-        main([word.format(**places) for word in arguments])
+        main([word.format(**positions) for word in arguments])
     assert str(ended.value).startswith("evaluate: ") and message in str(ended.value)
     assert len(str(ended.value).splitlines()) == 1
 
@@ -181,7 +180,7 @@ def errors(value: float, labels: int = 1, checksum: str = "a") -> EpisodeErrors:
     )
 
 
-def test_a_long_episode_counts_by_its_labels_and_an_interval_needs_two():
+def test_episodes_are_weighted_by_labels_and_an_interval_needs_two():
     episodes = [errors(1.0, labels=3), errors(5.0, labels=1)]
     np.testing.assert_allclose(overall(episodes, "policy"), 2.0)
     low, high = interval(episodes, [each.errors["policy"] for each in episodes])
@@ -189,7 +188,7 @@ def test_a_long_episode_counts_by_its_labels_and_an_interval_needs_two():
     assert interval(episodes[:1], [np.zeros(1)]) is None
 
 
-def test_saved_errors_are_read_back_and_damage_is_noticed():
+def test_saved_errors_are_read_back_and_damage_is_detected():
     one = errors(0.25)
     again = EpisodeErrors.from_dict(json.loads(json.dumps(one.to_dict())))
     np.testing.assert_array_equal(again.errors["policy"], one.errors["policy"])

@@ -1,6 +1,4 @@
-"""What a step does to the weights: learning rate, clipping, their average, and gradients that are
-not finite.
-"""
+"""Tests of an optimizer step: learning rate, clipping, averaging, non-finite gradients."""
 
 import itertools
 import math
@@ -25,7 +23,7 @@ def rates(run, steps: int) -> list[float]:
     return [run.optimizers.rate(step) for step in range(1, steps + 1)]
 
 
-def test_the_rate_rises_stays_and_falls_as_the_schedule_says(folder):
+def test_the_learning_rate_follows_the_schedule(folder):
     options = {"learning_rate": 0.1, "warm_up": 4, "decay_share": 0.5}
     linear, cosine = (
         rates(make_run("nano", folder, 20, schedule=each, **options), 20)
@@ -52,7 +50,7 @@ def test_the_rate_rises_stays_and_falls_as_the_schedule_says(folder):
     schedule=st.sampled_from(["linear", "cosine"]),
     data=st.data(),
 )
-def test_the_rate_never_leaves_its_range(steps, warm_up, share, schedule, data):
+def test_the_learning_rate_never_leaves_its_range(steps, warm_up, share, schedule, data):
     chosen = Settings(
         data="d",
         out="o",
@@ -72,7 +70,7 @@ def scheduled(count: int, **options) -> list[float]:
 
 
 def torch_rates(make, count: int) -> list[float]:
-    """Rates of one of torch's schedulers at each of its steps, for a peak of 1."""
+    """Return the rates of one of torch's schedulers at each of its steps, for a peak of 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler, found = make(optimizer), []
     for _ in range(count):
@@ -82,7 +80,7 @@ def torch_rates(make, count: int) -> list[float]:
     return found
 
 
-def test_multistep_and_cosine_with_a_floor_are_torchs():
+def test_multistep_and_cosine_with_a_floor_equal_torchs():
     lr_scheduler = torch.optim.lr_scheduler
     found = scheduled(
         12, steps=12, warm_up=0, schedule="multistep", milestones=(5, 9), milestone_factor=0.2
@@ -96,7 +94,7 @@ def test_multistep_and_cosine_with_a_floor_are_torchs():
     )
 
 
-def test_the_warm_up_may_start_above_zero_and_the_fall_end_before_the_last_step():
+def test_warm_up_may_start_above_zero_and_decay_end_early():
     found = scheduled(
         10, steps=10, warm_up=4, warm_up_from=0.1, decay_share=0.5, decay_end=8, floor=0.25
     )
@@ -121,7 +119,7 @@ def test_betas_reach_adamw(folder):
     assert [group["betas"] for group in groups] == [(0.9, 0.999)]
 
 
-def test_the_norm_that_is_clipped_counts_the_projector(folder):
+def test_the_clipped_norm_includes_the_projector(folder):
     run = make_run("nano", folder, 9)
     for parameter in run.optimizers.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -135,7 +133,7 @@ def test_the_norm_that_is_clipped_counts_the_projector(folder):
     assert seen == [pytest.approx(run.settings.clip, rel=1e-3)]
 
 
-def test_the_average_follows_quickly_at_first_and_slowly_then():
+def test_the_average_follows_quickly_at_first_then_slowly():
     model = torch.nn.Linear(1, 1, bias=False)
     model.weight.data.zero_()
     average, expected = Average(model, 0.9), 0.0
@@ -149,7 +147,7 @@ def test_the_average_follows_quickly_at_first_and_slowly_then():
         assert model.weight.item() == step
 
 
-def test_no_average_leaves_the_weights_themselves():
+def test_without_averaging_the_weights_are_used():
     model = torch.nn.Linear(1, 1)
     average = Average(model, 0.0)
     average.update(1)
@@ -158,9 +156,10 @@ def test_no_average_leaves_the_weights_themselves():
         assert model.weight.item() == before
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(folder):
-    """The loss of that step is finite; without a check the next save would overwrite the last good
-    state.
+def test_a_non_finite_gradient_stops_the_run_before_the_update(folder):
+    """The loss of that step is finite.
+
+    Without a check the next save would overwrite the last good state.
     """
     run = make_run("nano", folder, 9)
     run.train_step()

@@ -1,4 +1,4 @@
-"""Two arms in one simulation: the pair of Piper arms, its scene, its controllers and its expert."""
+"""Tests of two arms in one simulation: the pair of Piper arms, scene, controllers, expert."""
 
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ LEFT, RIGHT = slice(0, 7), slice(7, 14)
 
 @cache
 def pair() -> Contract:
-    """The pair with small images: rendering is most of the time."""
+    """Return the pair's contract with small images: rendering takes most of the time."""
     contract = load_contract(PATH)
     small = [camera.model_copy(update={"width": 64, "height": 48}) for camera in contract.cameras]
     return contract.model_copy(update={"cameras": small})
@@ -39,7 +39,7 @@ def expert(sim):
     return JointExpert(pair(), sim)
 
 
-def test_each_tool_is_where_the_urdf_says(sim):
+def test_each_tool_pose_equals_the_urdf(sim):
     sim.reset(3)
     joints = sim.joint_positions()
     for arm, columns in (("left", LEFT), ("right", RIGHT)):
@@ -48,7 +48,7 @@ def test_each_tool_is_where_the_urdf_says(sim):
     assert sim.tool_position("left")[1] > 0.0 > sim.tool_position("right")[1]
 
 
-def test_cubes_stand_where_their_arm_reaches_them(sim, expert):
+def test_cubes_are_within_reach_of_their_arm(sim, expert):
     arms = set()
     for seed in range(6):
         scene = sim.reset(seed)
@@ -58,15 +58,15 @@ def test_cubes_stand_where_their_arm_reaches_them(sim, expert):
             hand = next(hand for hand in sim.hands if hand.arm == arm)
             kinematics = Kinematics(one_arm(pair(), arm))
             above = sim.cube_position(colour) + [0.0, 0.0, 0.1]
-            for place in (sim.cube_position(colour), above):
-                target = ToolPose(place, hand.approach.at(place))
+            for position in (sim.cube_position(colour), above):
+                target = ToolPose(position, hand.approach.at(position))
                 found = kinematics.inverse(target, hand.home[:6])
-                assert found.reached, (seed, colour, place)
+                assert found.reached, (seed, colour, position)
     assert arms == {"left", "right"}
 
 
 def test_scenes_of_one_arm_do_not_change_with_a_second_area():
-    """The seeds of published evaluations stay what they were: one area draws no owner."""
+    """Seeds of published evaluations give the same scenes: one area draws no owner."""
     area = np.array([0.2, -0.2]), np.array([0.4, 0.2])
     alone, owners = scatter(np.random.default_rng(5), [area])
     rng = np.random.default_rng(5)
@@ -90,7 +90,7 @@ def test_each_arm_has_its_controller(sim):
     np.testing.assert_allclose(group.sample(0.0)[0], start)
 
 
-def test_one_named_cube_is_picked_by_its_arm_while_the_other_goes_home(sim, expert):
+def test_one_named_cube_is_picked_by_its_arm_while_the_other_moves_home(sim, expert):
     scene = sim.reset(ONE)
     (arm,) = assignment(sim, scene.targets)
     other = next(hand for hand in sim.hands if hand.arm != arm)
@@ -116,11 +116,11 @@ def test_two_named_cubes_are_picked_by_two_arms_at_once(sim, expert):
     assert {cube.held_by for cube in state.objects if cube.lifted} == {"left", "right"}
 
 
-def test_an_arm_that_misses_a_grasp_is_shown_how_to_recover(sim, expert):
+def test_the_expert_demonstrates_recovery_from_a_failed_grasp(sim, expert):
     scene = sim.reset(ONE)
     arm = expert.arms[scene.arm_of(scene.target)]
     column = pair().columns.action.indices(ColumnKind.GRIPPER, arm=arm.arm)
-    opened = 0  # frames with a gripper closed on nothing, all answered by opening it
+    opened = 0  # frames with an empty closed gripper; the expert opens it in all of them
     frames = demonstrate_joints(sim, pair(), np.random.default_rng(ONE), expert, slips=True)
     for frame in frames:
         closed = arm.opening(frame.reference) < 0.05
@@ -130,7 +130,7 @@ def test_an_arm_that_misses_a_grasp_is_shown_how_to_recover(sim, expert):
     assert opened >= 1 and sim.task_state().picked()
 
 
-def test_the_expert_answers_for_every_cube_and_for_two_at_once(sim, expert):
+def test_the_expert_has_chunks_for_every_cube_and_for_two_at_once(sim, expert):
     scene = sim.reset(TWO)
     answers = expert.answers(scene.targets)
     assert {frozenset(goal) for goal in answers} == {frozenset(goal) for goal in expert.goals()}

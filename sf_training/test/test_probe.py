@@ -1,6 +1,4 @@
-"""The depth probe: what its heads can tell and what they cannot, its figures, and the command from
-bags to table.
-"""
+"""Tests of the depth probe: what its heads can predict, its figures, and the command."""
 
 import json
 
@@ -31,13 +29,13 @@ from sf_training.spatial_forcing.probe_report import (
 
 CONTRACT = tiny_contract()
 SIZES = {"cameras": 2, "state_size": len(state_names(CONTRACT)), "action_size": 4, "horizon": 8}
-GRID, CELLS = (2, 3), (4, 6)  # each token tells 2x2 cells
+GRID, CELLS = (2, 3), (4, 6)  # each token encodes 2x2 cells
 
 
-def test_cells_are_means_of_the_pixels_that_count():
+def test_cells_are_means_of_valid_pixels():
     depth = np.ones((1, 4, 4), np.float32)
-    depth[0, :2, :2] = [[1.0, 3.0], [np.nan, 9.0]]  # two count of four: half is enough
-    depth[0, 2:, 2:] = [[0.0, 2.0], [np.nan, 9.0]]  # one counts
+    depth[0, :2, :2] = [[1.0, 3.0], [np.nan, 9.0]]  # two of four are valid: half is enough
+    depth[0, 2:, 2:] = [[0.0, 2.0], [np.nan, 9.0]]  # one is valid
     found = depth_cells(depth, (2, 2), 0.5, 5.0)
     np.testing.assert_allclose(found[0], [[2.0, 1.0], [1.0, np.nan]])
 
@@ -62,10 +60,9 @@ def test_every_pixel_lies_in_one_cell_whatever_the_sizes(height, width, rows, co
 
 
 def scenes(frames: int, seed: int, look: str = "own"):
-    """Tokens (F, 2, 2, 3, 5), depth cells that depend linearly on them, states, episodes of five
-    frames.
+    """Return tokens (F, 2, 2, 3, 5), depth cells linear in them, states, episodes of five frames.
 
-    ``look``: whether a cell follows its own token, or the token to the right of it.
+    ``look``: whether a cell depends on its own token, or on the token to the right of it.
     """
     rng = np.random.default_rng(seed)
     tokens = rng.normal(size=(frames, 2, *GRID, 5)).astype(np.float32)
@@ -85,8 +82,9 @@ def explained(
 
 
 def fit(kind: str, look: str = "own", hide: bool = False) -> dict[str, float]:
-    """Share of the squared error that a head takes away on new frames, from tokens that tell depth
-    and from noise.
+    """Return the share of the squared error that a head explains on new frames.
+
+    It is computed from informative tokens and from noise.
     """
     tokens, depth, states, episodes = scenes(200, 0, look)
     if hide:
@@ -109,24 +107,24 @@ def fit(kind: str, look: str = "own", hide: bool = False) -> dict[str, float]:
     return found | {"state": explained(task, state, new_depth, new_episodes)}
 
 
-def test_a_linear_head_finds_what_is_linear_and_nothing_in_noise():
+def test_a_linear_head_predicts_linear_depth_and_nothing_from_noise():
     found = fit("linear")
-    assert found["tokens"] > 0.99  # less than 1 by what the mean picture of 200 frames is off
+    assert found["tokens"] > 0.99  # less than 1 by the error of the mean image of 200 frames
     assert abs(found["noise"]) < 0.05 and abs(found["state"]) < 0.05
 
 
-def test_a_linear_head_copes_with_depth_that_is_missing():
+def test_a_linear_head_handles_missing_depth():
     found = fit("linear", hide=True)
     assert found["tokens"] > 0.9
     assert abs(found["noise"]) < 0.05
 
 
-def test_only_the_dpt_head_looks_at_neighbours():
+def test_only_the_dpt_head_uses_neighbours():
     assert abs(fit("linear", "neighbour")["tokens"]) < 0.1
     assert fit("dpt", "neighbour")["tokens"] > 0.3
 
 
-def test_a_state_head_finds_depth_that_follows_the_arm():
+def test_a_state_head_predicts_depth_that_follows_the_arm():
     _, depth, states, episodes = scenes(200, 0)
     depth = (1.0 + 0.1 * states[:, :1, None, None] + 0 * depth).astype(np.float32)
     task = DepthTask.of(depth, GRID)
@@ -136,7 +134,7 @@ def test_a_state_head_finds_depth_that_follows_the_arm():
     assert explained(task, head.predict(states[150:]), depth[150:], episodes[150:]) > 0.999
 
 
-def test_the_mean_picture_explains_nothing_and_the_truth_all():
+def test_the_mean_image_explains_nothing_and_the_truth_everything():
     _, depth, _, episodes = scenes(40, 0)
     task = DepthTask.of(depth, GRID)
     assert explained(task, np.zeros_like(depth), depth, episodes) == pytest.approx(0.0, abs=1e-9)
@@ -148,7 +146,7 @@ def test_the_mean_picture_explains_nothing_and_the_truth_all():
     np.testing.assert_array_equal(task.by_image(task.by_token(one)), one)
 
 
-def test_errors_are_over_cells_that_are_known():
+def test_errors_are_over_measured_cells():
     truth = np.array(
         [[[[1.0, np.nan]]], [[[2.0, 4.0]]], [[[1.0, 1.0]]]]
     )  # three frames, one camera, two cells
@@ -177,7 +175,7 @@ def inputs(model, frames: int = 3):
 
 
 @pytest.mark.parametrize("layer", [0, 2, 3])
-def test_tokens_are_those_that_the_alignment_reads(layer):
+def test_tokens_equal_those_of_the_alignment(layer):
     torch.manual_seed(0)
     model = Nano(NanoConfig(**SIZES, image_size=32, width=32, layers=3)).eval()
     images, states, texts = inputs(model)
@@ -189,7 +187,7 @@ def test_tokens_are_those_that_the_alignment_reads(layer):
 
 
 @pytest.mark.parametrize("kind", ["nano", "smolvlm", "pi0"])
-def test_random_weights_are_the_same_for_a_seed_and_leave_the_model_alone(kind):
+def test_random_weights_depend_on_the_seed_and_do_not_change_the_model(kind):
     torch.manual_seed(0)
     if kind == "nano":
         model = Nano(NanoConfig(**SIZES, image_size=32, width=32, layers=3))
@@ -209,10 +207,8 @@ def test_random_weights_are_the_same_for_a_seed_and_leave_the_model_alone(kind):
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "pi0"])
-def test_random_weights_of_every_backbone_see(name):
-    """Some have parts that start at zero, with which all pictures would look alike: a control that
-    fails for nothing.
-    """
+def test_random_weights_of_every_backbone_encode_the_image(name):
+    """Some backbones have parts initialized with zeros, which would make all images look alike."""
     torch.manual_seed(0)
     twin = random_twin(
         tiny_pi0(columns=12, **SIZES) if name == "pi0" else tiny_hf(name, **SIZES), 5
@@ -237,7 +233,7 @@ def test_pixels_of_a_patch_stay_together():
         2,
         2,
         768,
-    )  # big patches are shrunk
+    )  # large patches are downsampled
 
 
 @pytest.mark.parametrize(
@@ -254,7 +250,7 @@ def test_checkpoints_are_named_by_how_they_were_trained(training, name):
     assert trained_how(training, "folder") == name
 
 
-def test_seeds_share_a_row_and_other_settings_do_not():
+def test_only_runs_that_differ_in_the_seed_share_a_row():
     def run(**settings):
         return {"settings": {"teacher": "pointmap", "alignment": {"layer": 2}, **settings}}
 
@@ -277,7 +273,7 @@ def test_seeds_share_a_row_and_other_settings_do_not():
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory):
-    """Eight episodes whose depth and brightness grow together, frame by frame."""
+    """Write eight episodes whose depth and brightness increase together, frame by frame."""
     folder = tmp_path_factory.mktemp("bags")
     for number in range(8):
         write_episode(folder, CONTRACT, f"episode_{number}", frames=6)
@@ -306,7 +302,7 @@ def checkpoint(folder, teacher: str, seed: int, layer: int = 2, share: float = 0
     return str(folder / f"{teacher}_{seed}")
 
 
-def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, capsys):
+def test_the_command_writes_a_table_with_controls(bags, tmp_path, capsys):
     paths = [
         checkpoint(tmp_path, teacher, seed) for teacher in ("none", "pointmap") for seed in (0, 1)
     ]
@@ -342,7 +338,7 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
         }
         assert (tmp_path / f"out/probe_{head}.png").stat().st_size > 10_000
     assert found["heads"]["linear"][RGB]["explained"]["scene"] > 0.99
-    # Depth is 1 to 6 m, the same in all cells: the mean picture is off by its standard deviation.
+    # Depth is 1 to 6 m, equal in all cells; the error of the mean image is its standard deviation.
     assert found["heads"]["linear"][MEAN_IMAGE]["rmse_m"]["scene"] == pytest.approx(
         np.std([1, 2, 3, 4, 5, 6]), abs=1e-3
     )
@@ -364,7 +360,7 @@ def test_from_bags_and_checkpoints_to_a_table_with_its_controls(bags, tmp_path, 
         (["--validation-share", "1.5"], "--validation-share: must lie between 0 and 1, got 1.5"),
     ],
 )
-def test_bad_input_is_one_sentence(bags, tmp_path, capsys, more, message):
+def test_bad_input_gives_one_sentence(bags, tmp_path, capsys, more, message):
     path = checkpoint(tmp_path, "none", 0)
     assert (
         main(["--data", str(bags), "--checkpoints", path, "--out", str(tmp_path / "out"), *more])
@@ -380,7 +376,7 @@ def test_checkpoints_that_cannot_be_compared_are_refused(bags, tmp_path, capsys)
     assert "is not built or trained like" in capsys.readouterr().err
 
 
-def test_no_checkpoint_is_judged_on_what_it_was_trained_on(bags, tmp_path):
+def test_no_checkpoint_is_evaluated_on_its_training_episodes(bags, tmp_path):
     paths = [
         checkpoint(tmp_path, "none", 0, share=0.4),
         checkpoint(tmp_path, "pointmap", 1, share=0.2),
@@ -415,7 +411,7 @@ def test_no_checkpoint_is_judged_on_what_it_was_trained_on(bags, tmp_path):
     assert found["held_out"] == json.loads((tmp_path / "one/probe.json").read_text())["held_out"]
 
 
-def test_checkpoints_that_were_aligned_at_different_layers_want_one_named(bags, tmp_path, capsys):
+def test_checkpoints_aligned_at_different_layers_need_an_option(bags, tmp_path, capsys):
     paths = [checkpoint(tmp_path, "pointmap", 0), checkpoint(tmp_path, "pointmap", 1, layer=3)]
     assert main(["--data", str(bags), "--checkpoints", *paths, "--out", str(tmp_path / "out")]) == 2
     assert (

@@ -1,4 +1,4 @@
-"""Progress without a terminal, and commands that used to be silent there."""
+"""Tests of progress output with and without a terminal."""
 
 import io
 
@@ -12,7 +12,7 @@ from sf_training.progress import ProgressBar, status
 @pytest.mark.parametrize(
     "step", [lambda bar, task: bar.advance(task), lambda bar, task: bar.update(task, advance=1)]
 )
-def test_a_log_file_gets_lines_from_time_to_time(monkeypatch, step):
+def test_a_log_file_gets_periodic_lines(monkeypatch, step):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), force_terminal=False, width=200)
@@ -42,7 +42,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch):
     assert "episodes: 1 of 2" not in console.file.getvalue() and "1/2" in console.file.getvalue()
 
 
-def test_a_status_is_a_line_without_a_terminal():
+def test_without_a_terminal_a_status_is_a_line():
     console = Console(file=io.StringIO(), force_terminal=False)
     with status(console, "building the model"):
         pass

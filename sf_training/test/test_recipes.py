@@ -1,6 +1,4 @@
-"""Recipes: presets of a whole run, what is typed beside them, and the difference from the paper's
-run that is printed.
-"""
+"""Tests of recipes: presets of a run, typed options, printed difference from the paper's run."""
 
 import pytest
 
@@ -12,7 +10,7 @@ from sf_training.training.train import main, parse_train
 WORDS = ["--data", "d", "--out", "o", "--student.weights", "w", "--teacher-weights", "v"]
 
 
-def test_paper_openvla_is_the_authors_launcher():
+def test_paper_openvla_equals_the_authors_launcher():
     found = parse_train([*WORDS, "--recipe", "paper_openvla"])
     student, lora = found.student, found.student.lora
     assert (student.kind, lora.rank, lora.alpha, lora.init, student.test_crop) == (
@@ -71,7 +69,7 @@ def test_paper_pi0_has_openpis_schedule():
     )
 
 
-def test_what_is_typed_or_in_a_file_wins_and_is_the_difference(tmp_path):
+def test_typed_options_and_files_override_a_recipe_and_are_printed(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
         "recipe: paper_openvla\nsteps: 20000\nmilestones: [15000]\nalignment:\n  coefficient: 0.1\n"
@@ -99,12 +97,12 @@ def test_what_is_typed_or_in_a_file_wins_and_is_the_difference(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["paper_openvla", "paper_pi0"])
-def test_an_unchanged_recipe_differs_only_in_what_this_package_does_otherwise(name):
+def test_an_unchanged_recipe_prints_only_the_packages_differences(name):
     lines = difference(parse_train([*WORDS, "--recipe", name]))
     assert lines and not any("(paper:" in line for line in lines)
 
 
-def test_without_a_recipe_nothing_is_said_and_an_unknown_one_is_refused(capsys):
+def test_without_a_recipe_nothing_is_printed_and_an_unknown_one_is_refused(capsys):
     words = ["--data", "d", "--out", "o"]
     assert with_recipe(words) == words and difference(Settings(data="d", out="o")) == []
     assert main([*words, "--recipe", "paper_gpt"]) == 1
@@ -113,7 +111,7 @@ def test_without_a_recipe_nothing_is_said_and_an_unknown_one_is_refused(capsys):
     )
 
 
-def test_a_recipe_may_be_left_for_another_schedule(tmp_path):
+def test_a_recipe_accepts_another_schedule(tmp_path):
     found = parse_train(
         [*WORDS, "--recipe", "paper_openvla", "--schedule", "cosine", "--milestones"]
     )

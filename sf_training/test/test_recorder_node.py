@@ -1,4 +1,4 @@
-"""The recorder against real publishers: what they send is what training reads."""
+"""Tests of the recorder node with real publishers: training reads what they sent."""
 
 import array
 import signal
@@ -22,7 +22,7 @@ from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
-from synthetic_episodes import HEIGHT, WIDTH, picture, tiny_contract
+from synthetic_episodes import HEIGHT, WIDTH, image, tiny_contract
 
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.motion.types import Chunk
@@ -53,7 +53,7 @@ def image_message(seconds: float, pixels: np.ndarray) -> Image:
 
 
 class Robot:
-    """Publishers of a contract's topics, and a client of the recorder, spun by hand."""
+    """Publishers of a contract's topics and a client of the recorder, spun by hand."""
 
     def __init__(self, contract, directory, contract_file):
         self.contract = contract
@@ -105,7 +105,7 @@ class Robot:
 
     def publish_frame(self, frame: int, seconds: float):
         for index, (topic, publisher) in enumerate(self.cameras.items()):
-            publisher.publish(image_message(seconds, picture(frame, index)))
+            publisher.publish(image_message(seconds, image(frame, index)))
             self.received(topic, frame + 1)
         names = self.contract.command_joints
         self.joints.publish(
@@ -156,9 +156,9 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     assert robot.call("start").success
     for frame in range(4):
         robot.publish_frame(frame, 100.0 + 0.1 * frame)
-    answer = robot.call("stop")
-    assert answer.success, answer.message
-    assert "success" in answer.message and "dropped: none" in answer.message
+    response = robot.call("stop")
+    assert response.success, response.message
+    assert "success" in response.message and "dropped: none" in response.message
     (bag,) = (tmp_path / "episodes").iterdir()
     reader = EpisodeReader(bag, contract)
     assert (reader.instruction, reader.operator, reader.outcome) == (
@@ -169,7 +169,7 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     assert reader.counts["/instruction"] == 1
     data = load_dataset(
         [bag], contract, size=12, workers=1, progress=False, verdicts=("PASS", "WARN", "FAIL")
-    )  # four frames are no rate
+    )  # four frames are too few for a rate
     assert data.stamps.tolist() == pytest.approx([100.0, 100.1, 100.2, 100.3])
     assert data.pair_frame.tolist() == [0, 1, 2]  # after the last frame nothing was commanded
     assert data.images[:, 1, 0, 0, 0].tolist() == [100, 110, 120, 130]
@@ -182,9 +182,10 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
         assert latched.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
-def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, tmp_path):
-    """`ros2 bag play` offers what the publishers offered: a reliable camera, a latched command with
-    a deadline.
+def test_the_bag_stores_publisher_profiles_and_viewer_topics(robot, tmp_path):
+    """`ros2 bag play` uses the publishers' QoS.
+
+    Cases are a reliable camera, and a latched command with a deadline.
     """
     robot.node.destroy_publisher(robot.cameras[SCENE])
     robot.cameras[SCENE] = robot.node.create_publisher(Image, SCENE, QoSProfile(depth=5))
@@ -220,27 +221,27 @@ def test_the_profiles_of_the_publishers_and_what_a_viewer_needs_are_kept(robot, 
         profiles = {
             topic: connection.ext.offered_qos_profiles for topic, connection in topics.items()
         }
-        said = {
+        text = {
             topic: [(each.reliability.name, each.durability.name) for each in profiles[topic]]
             for topic in profiles
         }
-        assert said[SCENE] == [("RELIABLE", "VOLATILE")] and said[WRIST] == [
+        assert text[SCENE] == [("RELIABLE", "VOLATILE")] and text[WRIST] == [
             ("BEST_EFFORT", "VOLATILE")
         ]
-        assert said["/teleop/joint_command"] == [("RELIABLE", "TRANSIENT_LOCAL")]
-        assert said["/diagnostics"] == [("RELIABLE", "VOLATILE")], "it came after the start"
+        assert text["/teleop/joint_command"] == [("RELIABLE", "TRANSIENT_LOCAL")]
+        assert text["/diagnostics"] == [("RELIABLE", "VOLATILE")], "it came after the start"
         deadline = profiles["/teleop/joint_command"][0].deadline
         assert (deadline.sec, deadline.nsec) == (2, 5)
 
 
 def same_bytes(data: bytes, type_name: str) -> bytes:
-    """With zeros as padding: what rclpy leaves there is whatever was in its memory."""
+    """Return the message with zeros as padding; rclpy leaves arbitrary bytes there."""
     return bytes(
         messages.typestore().serialize_cdr(messages.deserialize(data, type_name), type_name)
     )
 
 
-def test_the_same_pixels_over_the_node_and_offline(robot, tmp_path, contract):
+def test_images_recorded_by_the_node_and_offline_are_equal(robot, tmp_path, contract):
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
@@ -264,7 +265,7 @@ def test_the_same_pixels_over_the_node_and_offline(robot, tmp_path, contract):
     np.testing.assert_array_equal(decoded, pixels)
 
 
-def test_offline_messages_are_what_rclpy_sends(contract):
+def test_offline_messages_equal_those_of_rclpy(contract):
     names = contract.command_joints
     state = JointState(header=header(3.25), name=names, position=[0.5] * 7, velocity=[1.0] * 7)
     offline = bytes(messages.joint_state(3.25, names, np.full(7, 0.5), np.ones(7)))
@@ -324,7 +325,7 @@ def test_offline_messages_are_what_rclpy_sends(contract):
     )
 
 
-def test_services_say_what_is_wrong(robot, tmp_path):
+def test_services_name_the_error(robot, tmp_path):
     assert robot.call("start").message == "recorder is not active; configure and activate it first"
     robot.start_up()
     assert robot.call("stop").message == "no episode is being recorded; start one first"
@@ -343,15 +344,15 @@ def test_services_say_what_is_wrong(robot, tmp_path):
     robot.wait(lambda: robot.recorder.instruction == "pick", "instruction")
     assert robot.call("start").success
     assert robot.call("start").message == "an episode is being recorded; stop or discard it first"
-    answer = robot.call("stop")  # nothing was published
+    response = robot.call("stop")  # nothing was published
     assert (
-        not answer.success
+        not response.success
         and "discarded (no message on /scene_camera/image_raw, /wrist_camera/image_raw"
-        in answer.message
+        in response.message
     )
 
 
-def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_path):
+def test_discard_and_deactivation_exclude_the_bag_from_training(robot, tmp_path):
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
     robot.wait(lambda: robot.recorder.instruction, "instruction")
@@ -369,13 +370,13 @@ def test_discard_and_deactivation_keep_the_bag_but_not_for_training(robot, tmp_p
 
 
 def test_messages_that_never_arrived_are_counted(robot):
-    """A gap in a publisher's sequence numbers, as best effort leaves it."""
+    """Best effort leaves gaps in a publisher's sequence numbers."""
     robot.start_up()
     robot.instruction.publish(String(data="pick"))
     robot.wait(lambda: robot.recorder.instruction, "instruction")
     robot.call("start")
     robot.publish_frame(0, 5.0)
-    sent = bytes(messages.image(5.1, "c", picture(1, 0)))
+    sent = bytes(messages.image(5.1, "c", image(1, 0)))
     for sequence in (1, 2, 5, 6):
         robot.recorder.session.add(SCENE, sent, 5_100_000_000 + sequence, None, sequence, b"camera")
     assert "dropped: /scene_camera/image_raw 2" in robot.call("stop").message
@@ -398,10 +399,10 @@ def test_a_wrong_contract_ends_the_node_with_one_sentence(ros_domain, tmp_path):
     )
 
 
-def test_interrupting_the_node_keeps_the_episode(
+def test_interrupting_the_node_saves_the_episode(
     ros_domain, tmp_path, contract, contract_file, robot
 ):
-    """Ctrl-C in the middle of a recording: the bag is finished and says why it is discarded."""
+    """Ctrl-C during a recording finishes the bag, with the reason why it is discarded."""
     arguments = {"contract": contract_file, "directory": tmp_path / "other", "instruction": "pick"}
     parameters = [part for name, value in arguments.items() for part in ("-p", f"{name}:={value}")]
     command = [
@@ -435,7 +436,7 @@ def test_interrupting_the_node_keeps_the_episode(
 
 def test_a_slow_disk_drops_and_counts_but_never_blocks():
     class SlowWriter:
-        """Writes nothing before it is allowed to."""
+        """A writer that blocks until it is released."""
 
         def __init__(self):
             self.written, self.drops, self.allowed = [], None, threading.Event()
@@ -457,7 +458,7 @@ def test_a_slow_disk_drops_and_counts_but_never_blocks():
     slow = SlowWriter()
     queued = QueuedWriter(slow, capacity=10 * 1000)
     for n in range(25):
-        queued.put("/t", bytes(1000), n)  # comes back though nothing can be written
+        queued.put("/t", bytes(1000), n)  # returns although the writer is blocked
     slow.allowed.set()
     assert queued.finish("success") == "success"
     assert (

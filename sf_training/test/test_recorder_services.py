@@ -1,4 +1,4 @@
-"""The recorder's services, its status, the keyboard's and the gamepad's node, over DDS."""
+"""Tests over DDS of the recorder's services and status, and of the keyboard and gamepad nodes."""
 
 import signal
 import subprocess
@@ -38,9 +38,7 @@ SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"
 
 
 class Cell:
-    """A robot that publishes for as long as it is spun, and whatever else is in the same
-    executor.
-    """
+    """A robot that publishes while it is spun, and other nodes in the same executor."""
 
     def __init__(self, directory, contract_file, begin_recorder=True):
         rclpy.init()
@@ -58,7 +56,7 @@ class Cell:
         )
         self.commands = self.node.create_publisher(JointState, "/teleop/joint_command", 10)
         self.status = None
-        self.node.create_subscription(RecorderStatus, "/recorder/status", self._heard, LATCHED)
+        self.node.create_subscription(RecorderStatus, "/recorder/status", self._on_status, LATCHED)
         self.node.create_timer(1 / 30, self._publish)
         self.silent = False
         if begin_recorder:
@@ -80,7 +78,7 @@ class Cell:
         self.nodes.append(node)
         return node
 
-    def _heard(self, status):
+    def _on_status(self, status):
         self.status = status
 
     def _publish(self):
@@ -154,17 +152,17 @@ def custom_data(bag):
 
 def test_a_series_by_service_with_countdown_labels_and_undo(cell, tmp_path):
     cell.streams_flow()
-    answer = cell.call(
+    response = cell.call(
         StartEpisode, "start_episode", instruction="pick the red cube", countdown_s=0.5
     )
-    assert answer.success and answer.message.startswith("in 0.5 s recording"), answer
+    assert response.success and response.message.startswith("in 0.5 s recording"), response
     assert cell.state(State.COUNTDOWN).countdown_s <= 0.5
     cell.state(State.RECORDING)
     cell.wait(lambda: cell.status.duration_s > 1.5, "an episode of 1.5 s")
     assert cell.status.instruction == "pick the red cube" and cell.status.camera_skew_s >= 0
     ended = cell.call(EndEpisode, "end_episode", outcome="success", note="a good one")
-    assert ended.success and ended.episode == answer.episode, ended
-    bag = tmp_path / "episodes" / answer.episode.rpartition("/")[2]
+    assert ended.success and ended.episode == response.episode, ended
+    bag = tmp_path / "episodes" / response.episode.rpartition("/")[2]
     assert custom_data(bag)["note"] == "a good one" and custom_data(bag)["operator"] == "anna"
     assert EpisodeReader(bag, cell.contract).outcome == "success"
 
@@ -190,10 +188,10 @@ def test_a_series_by_service_with_countdown_labels_and_undo(cell, tmp_path):
     )
 
 
-def test_a_plain_topic_pub_is_heard_once(cell, tmp_path):
+def test_one_volatile_instruction_is_received_once(cell, tmp_path):
     publisher = cell.node.create_publisher(
         String, "/instruction", 10
-    )  # volatile, as `ros2 topic pub` without options
+    )  # volatile, like `ros2 topic pub` without options
     cell.wait(lambda: publisher.get_subscription_count() >= 1, "discovery")
     assert cell.call(StartEpisode, "start_episode", instruction="pick").success
     publisher.publish(String(data="place it"))
@@ -207,7 +205,7 @@ def test_a_plain_topic_pub_is_heard_once(cell, tmp_path):
     assert EpisodeReader(bag, cell.contract).counts["/instruction"] == 2
 
 
-def test_a_camera_that_stops_is_seen_while_it_can_be_repeated(cell):
+def test_a_stopped_camera_is_reported_during_the_episode(cell):
     reports = []
     cell.node.create_subscription(DiagnosticArray, "/diagnostics", reports.append, 10)
     cell.streams_flow()
@@ -215,11 +213,11 @@ def test_a_camera_that_stops_is_seen_while_it_can_be_repeated(cell):
     cell.wait(lambda: cell.status.duration_s > 0.5, "half a second")
     cell.cameras.pop()
 
-    def told():
+    def is_failing():
         stream = next((each for each in cell.status.streams if each.topic == WRIST), None)
         return stream and stream.verdict == 2 and stream.longest_gap_s > 0.5
 
-    cell.wait(told, "FAIL of the wrist camera")
+    cell.wait(is_failing, "FAIL of the wrist camera")
     cell.wait(
         lambda: any(
             status.level == b"\x02" and WRIST in status.message
@@ -232,7 +230,7 @@ def test_a_camera_that_stops_is_seen_while_it_can_be_repeated(cell):
     assert ended.verdict == 2 and any(WRIST in reason for reason in ended.reasons)
 
 
-def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
+def test_keys_and_buttons_act_like_the_services(cell, tmp_path):
     keys = cell.add(RecorderKeys(parameter_overrides=[Parameter("countdown_s", value=0.0)]))
     cell.wait(lambda: keys.client.status is not None, "status at the keyboard")
     for character in "ipick it\x7f\x7fup\r":
@@ -266,7 +264,7 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     cell.node.create_subscription(Joy, "teleop/keys", moved.append, 10)
 
     def drives():
-        driver.key("s")  # moves back here, and would label a success without `drive`
+        driver.key("s")  # moves back here; would label a success without `drive`
         driver.publish_motion()
         return any(message.axes[0] < 0 for message in moved)
 
@@ -275,10 +273,10 @@ def test_keys_and_buttons_do_what_the_services_do(cell, tmp_path):
     assert driver.typing is not None and driver.reports == []
 
 
-def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(
+def test_a_killed_recorder_loses_a_second_and_the_next_one_continues(
     ros_domain, tmp_path, contract_file
 ):
-    """SIGKILL of the node itself, in the middle of an episode over DDS."""
+    """SIGKILL reaches the node in the middle of an episode over DDS."""
     cell = Cell(tmp_path, contract_file, begin_recorder=False)
     arguments = {
         "contract": contract_file,
@@ -310,13 +308,13 @@ def test_a_killed_recorder_costs_a_second_and_the_next_one_goes_on(
         assert killed - bag.end_time * 1e-9 < 1.0
 
 
-def test_messages_lost_are_counted_where_rclpy_does_not_tell_publishers_apart(cell):
-    node, told = cell.recorder, absolute(cell.contract.topics.instruction)
-    one = node.create_publisher(String, told, 1)
-    cell.wait(lambda: node.count_publishers(told) == 1, "the publisher")
+def test_lost_messages_are_counted_where_rclpy_merges_publishers(cell):
+    node, topic = cell.recorder, absolute(cell.contract.topics.instruction)
+    one = node.create_publisher(String, topic, 1)
+    cell.wait(lambda: node.count_publishers(topic) == 1, "the publisher")
     say = {name: serialize_message(String(data=name)) for name in ("red", "blue")}
-    node._on_message(told, say["red"], {"publication_sequence_number": 1, "source_timestamp": 1})
-    node._on_message(told, say["blue"], {"publication_sequence_number": 1, "source_timestamp": 2})
+    node._on_message(topic, say["red"], {"publication_sequence_number": 1, "source_timestamp": 1})
+    node._on_message(topic, say["blue"], {"publication_sequence_number": 1, "source_timestamp": 2})
     assert node.instruction == "blue"
-    assert node._only_publisher(told) and not node._only_publisher("/nobody")
+    assert node._only_publisher(topic) and not node._only_publisher("/nobody")
     node.destroy_publisher(one)

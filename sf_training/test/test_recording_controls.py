@@ -1,4 +1,4 @@
-"""Keys and buttons: what they call in which state, and what one sees."""
+"""Tests of keys and buttons of the recorder: calls in each state, and the display."""
 
 import io
 from types import SimpleNamespace
@@ -34,21 +34,21 @@ from sf_training.recording.session.recording_session import State
         (Press.UNDO, State.IDLE, Service.LABEL, {"undo": True}),
     ],
 )
-def test_what_a_press_calls(press, state, service, fields):
+def test_a_press_calls_its_service(press, state, service, fields):
     assert service_call(press, state, countdown_s=3.0, instruction="pick") == ServiceCall(
         service, fields
     )
 
 
 @given(st.sampled_from(Press), st.sampled_from(State))
-def test_every_press_in_every_state_is_an_order_or_a_sentence(press, state):
+def test_every_press_in_every_state_gives_a_call_or_one_sentence(press, state):
     call = service_call(press, state, countdown_s=3.0)
     assert isinstance(call, ServiceCall) or (isinstance(call, Refusal) and call.sentence)
     if state in (State.INACTIVE, State.FINISHING):
         assert not isinstance(call, ServiceCall) or call.service == Service.LABEL
 
 
-def test_a_button_counts_once_however_long_it_is_held():
+def test_a_held_button_counts_once():
     buttons = Buttons({Press.START: 1, Press.FAILURE: 0, Press.UNDO: -1})
     states = [[0, 1], [0, 1], [0, 0], [0, 1], [0, 1], [1, 1], [0, 0]]
     assert [buttons.read(state) for state in states] == [
@@ -63,7 +63,7 @@ def test_a_button_counts_once_however_long_it_is_held():
 
 
 @given(st.lists(st.lists(st.integers(0, 1), max_size=12), min_size=1, max_size=20))
-def test_a_gamepad_that_loses_buttons_breaks_nothing(messages):
+def test_a_gamepad_with_missing_buttons_is_tolerated(messages):
     buttons = Buttons({Press.START: 7, Press.SUCCESS: 0})
     pressed = [buttons.read(message) for message in messages]
     assert pressed[0] == []
@@ -121,7 +121,7 @@ def status(**changes):
     return SimpleNamespace(**values | changes)
 
 
-def test_what_a_person_sees_while_recording():
+def test_the_display_shows_state_and_streams_while_recording():
     text = shown(status(), said=[(True, "recording x: pick the red cube")])
     for part in (
         "RECORDING   4.2 s   FAIL",
@@ -149,14 +149,15 @@ def test_every_state_has_its_banner(state, part):
     assert part in shown(status(state=state))
 
 
-def test_before_a_recorder_answers_and_while_typing():
+def test_the_display_before_a_recorder_answers_and_while_typing():
     assert "waiting for the recorder" in shown(None)
     assert "instruction: pick the gr▏" in shown(status(), typing="pick the gr")
 
 
-def test_the_banner_shows_the_instruction_that_counts():
-    """Between two episodes that is the one typed for the next; while one is recorded its own, with
-    the next one beside it.
+def test_the_banner_shows_the_current_instruction():
+    """Between two episodes the banner shows the instruction typed for the next one.
+
+    During an episode it shows its own, beside the next one.
     """
     assert "pick the red cube" in shown(status(state=State.IDLE))
     idle = shown(status(state=State.IDLE), next_instruction="fold the towel")

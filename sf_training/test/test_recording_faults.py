@@ -1,6 +1,4 @@
-"""SIGKILL at random moments, for real: nothing but the last second is lost, and every survivor
-opens.
-"""
+"""Tests of SIGKILL at random moments: only the last second is lost, every file opens."""
 
 import os
 import random
@@ -18,10 +16,10 @@ from sf_training.recording.recover.verification import verify_episode
 
 KILLS = 12
 LOST_S = 1.0
-PERIOD_S = 0.01  # between two messages, at least: a busy machine makes fewer
+PERIOD_S = 0.01  # s, minimum between two messages; a busy machine sends fewer
 
-# Imports once and forks a recorder for every line: what is killed is a process with the recorder's
-# queue and threads.
+# Imports once and forks a recorder for every line: the killed process has the recorder's queue
+# and¬# threads.
 RECORDERS = """
 import os, sys, time
 import numpy as np
@@ -73,15 +71,13 @@ def recorders():
 
 
 def queued(count):
-    """How many messages the recorder had queued when it was killed."""
+    """Return the number of messages in the recorder's queue when it was killed."""
     return int(count.read_text() or -1) + 1 if count.exists() else 0
 
 
 @pytest.mark.slow
-def test_many_kills_cost_a_second_at_most_each(recorders, tmp_path):
-    """A second of messages: on a busy machine there are fewer in a second, and fewer may be
-    lost.
-    """
+def test_each_kill_loses_at_most_one_second(recorders, tmp_path):
+    """The bound is a second of messages; a busy machine sends and loses fewer."""
     moments, losses = random.Random(0), []
     for kill in range(KILLS):
         folder, count = tmp_path / str(kill), tmp_path / f"{kill}.count"

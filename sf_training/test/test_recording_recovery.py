@@ -1,4 +1,4 @@
-"""Recordings that were cut off become episodes; finished ones never change unseen."""
+"""Tests of recovering interrupted recordings, and of checksums of finished ones."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ rng = np.random.default_rng(0)
 
 
 def write_messages(writer, begin=0, count=CHUNKS * EACH):
-    """Messages on two topics, a chunk for every EACH of them."""
+    """Write messages on two topics, one chunk for every EACH of them."""
     for number in range(begin, begin + count):
         writer.write(
             "/joint_states", messages.joint_state(number, ["a"], rng.normal(size=1)), number + 1
@@ -48,15 +48,15 @@ def open_writer(folder, name="episode", **options):
 
 
 def numbers(bag):
-    """What was said, from a finished bag, as any reader sees it."""
+    """Return the recorded texts of a finished bag, as any reader gets them."""
     with AnyReader([bag]) as reader:
-        said = [
+        texts = [
             reader.deserialize(data, c.msgtype).data
             for c, _, data in reader.messages()
             if c.topic == "/instruction"
         ]
-        assert sum(c.topic == "/joint_states" for c, _, _ in reader.messages()) == len(said)
-    return [int(text.split()[1]) for text in said]
+        assert sum(c.topic == "/joint_states" for c, _, _ in reader.messages()) == len(texts)
+    return [int(text.split()[1]) for text in texts]
 
 
 def custom_data(bag):
@@ -65,17 +65,17 @@ def custom_data(bag):
     ]
 
 
-class CutOff(tuple):
-    """Not printed in full when a test fails."""
+class Truncated(tuple):
+    """A value that is not printed in full when a test fails."""
 
     def __repr__(self):
         return "the file and its chunks"
 
 
 @pytest.fixture(scope="module")
-def cut_off(tmp_path_factory):
-    """Bytes of the file of a recorder that was killed, with places where its chunks end."""
-    folder = tmp_path_factory.mktemp("cut_off")
+def truncated(tmp_path_factory):
+    """Return the bytes of a killed recorder's file, with the positions where its chunks end."""
+    folder = tmp_path_factory.mktemp("truncated")
     writer = open_writer(folder)
     ends = [writer.size]
     for chunk in range(CHUNKS):
@@ -83,10 +83,10 @@ def cut_off(tmp_path_factory):
         ends.append(writer.size)
     data = (folder / "episode.partial" / "episode_0.mcap").read_bytes()
     writer.abort()
-    return CutOff((data, ends))
+    return Truncated((data, ends))
 
 
-def lay_down(folder, data):
+def write_file(folder, data):
     partial = folder / "episode.partial"
     shutil.rmtree(folder / "episode", ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,28 +99,28 @@ def lay_down(folder, data):
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
 @given(share=st.floats(0, 1))
-def test_wherever_it_was_cut_all_whole_chunks_are_recovered(cut_off, tmp_path, share):
-    data, ends = cut_off
+def test_all_complete_chunks_are_recovered_at_any_cut(truncated, tmp_path, share):
+    data, ends = truncated
     begin = ends[0] - 200
     size = round(begin + share * (len(data) - begin))
-    partial = lay_down(tmp_path, data[:size])
-    whole = sum(end <= size for end in ends[1:])
+    partial = write_file(tmp_path, data[:size])
+    complete = sum(end <= size for end in ends[1:])
     if not sum(scan_mcap(partial / "episode_0.mcap").counts.values()):
         with pytest.raises(RecoveryError, match=r"nothing was recorded|no complete chunk"):
             recover_episode(partial)
         assert (partial / "episode_0.mcap").stat().st_size == size, "nothing was changed"
         return
     recovered = recover_episode(partial)
-    said = numbers(recovered.path)
-    # A chunk whose index alone is cut off is whole too.
-    assert said in (list(range(whole * EACH)), list(range((whole + 1) * EACH)))
-    assert recovered.messages == 2 * len(said) and not partial.exists()
+    recorded = numbers(recovered.path)
+    # A chunk without its index is complete too.
+    assert recorded in (list(range(complete * EACH)), list(range((complete + 1) * EACH)))
+    assert recovered.messages == 2 * len(recorded) and not partial.exists()
     assert custom_data(recovered.path)["outcome"] == "discarded"
     verify_episode(recovered.path)
 
 
-def test_what_was_recorded_beside_the_messages_is_kept(cut_off, tmp_path):
-    recovered = recover_episode(lay_down(tmp_path, cut_off[0][:-7]))
+def test_attachments_and_metadata_are_recovered(truncated, tmp_path):
+    recovered = recover_episode(write_file(tmp_path, truncated[0][:-7]))
     custom = custom_data(recovered.path)
     assert (custom["instruction"], custom["operator"], custom["verdict"]) == (
         "pick",
@@ -129,41 +129,41 @@ def test_what_was_recorded_beside_the_messages_is_kept(cut_off, tmp_path):
     )
     assert custom["note"].startswith("unfinished") and "end is missing" in custom["reasons"]
     with AnyReader([recovered.path]) as reader:
-        said = next(
+        channel = next(
             connection for connection in reader.connections if connection.topic == "/instruction"
         )
-        assert said.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
+        assert channel.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
 
 
-def test_zeros_behind_a_power_cut_are_cut_away(cut_off, tmp_path):
-    data, ends = cut_off
-    partial = lay_down(tmp_path, data[: ends[3]] + bytes(5000))
+def test_trailing_zeros_of_a_power_cut_are_removed(truncated, tmp_path):
+    data, ends = truncated
+    partial = write_file(tmp_path, data[: ends[3]] + bytes(5000))
     recovered = recover_episode(partial)
     assert numbers(recovered.path) == list(range(3 * EACH)) and recovered.cut_bytes == 5000
 
 
-def test_a_damaged_chunk_ends_what_is_recovered(cut_off, tmp_path):
-    data, ends = cut_off
+def test_recovery_ends_at_a_damaged_chunk(truncated, tmp_path):
+    data, ends = truncated
     damaged = bytearray(data)
     damaged[(ends[2] + ends[3]) // 2] ^= 0xFF
-    recovered = recover_episode(lay_down(tmp_path, bytes(damaged)))
+    recovered = recover_episode(write_file(tmp_path, bytes(damaged)))
     assert numbers(recovered.path) == list(range(2 * EACH))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 300, 3000])
-def test_an_episode_that_was_ended_keeps_its_outcome(tmp_path, cut):
-    """Killed between the end and the new name, or while that was written."""
+def test_an_ended_episode_keeps_its_outcome(tmp_path, cut):
+    """The kill comes between the end and the final name, or while that is written."""
     with open_writer(tmp_path) as writer:
         write_messages(writer)
         bag = writer.finish("failure", note="dropped it")
     data = (bag / "episode_0.mcap").read_bytes()
-    recovered = recover_episode(lay_down(tmp_path, data[: len(data) - cut]))
+    recovered = recover_episode(write_file(tmp_path, data[: len(data) - cut]))
     assert numbers(recovered.path) == list(range(CHUNKS * EACH))
     custom = custom_data(recovered.path)
     assert (custom["outcome"], custom["note"]) == ("failure", "dropped it") or cut == 3000
 
 
-def test_a_recorder_that_lives_is_left_alone(tmp_path):
+def test_the_file_of_a_running_recorder_is_not_touched(tmp_path):
     with open_writer(tmp_path) as writer:
         write_messages(writer)
         with pytest.raises(
@@ -182,31 +182,33 @@ def test_a_recorder_that_lives_is_left_alone(tmp_path):
         (b"\x89MCAP0\r\n", "nothing was recorded"),
     ],
 )
-def test_what_is_no_recording_says_so(tmp_path, data, message):
+def test_a_file_that_is_no_recording_is_named(tmp_path, data, message):
     with pytest.raises(RecoveryError, match=message):
-        recover_episode(lay_down(tmp_path, data))
+        recover_episode(write_file(tmp_path, data))
     assert (tmp_path / "episode.partial" / "episode_0.mcap").read_bytes() == data
 
 
-def test_the_command_recovers_a_folder_and_counts_what_it_could_not(cut_off, tmp_path, capsys):
-    lay_down(tmp_path, cut_off[0])
+def test_the_command_recovers_a_folder_and_counts_what_it_could_not(truncated, tmp_path, capsys):
+    write_file(tmp_path, truncated[0])
     (tmp_path / "empty.partial").mkdir()
     assert main([str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert f"episode: {2 * CHUNKS * EACH} messages" in said.out and "outcome discarded" in said.out
-    assert "empty.partial: holds 0 .mcap files" in said.err
+    output = capsys.readouterr()
+    assert (
+        f"episode: {2 * CHUNKS * EACH} messages" in output.out and "outcome discarded" in output.out
+    )
+    assert "empty.partial: holds 0 .mcap files" in output.err
     (tmp_path / "empty.partial").rmdir()
     assert main([str(tmp_path)]) == 2
     assert "no recording was interrupted there" in capsys.readouterr().err
 
 
-def test_the_command_gives_the_outcome_it_is_told(cut_off, tmp_path):
-    partial = lay_down(tmp_path, cut_off[0])
+def test_the_command_sets_the_given_outcome(truncated, tmp_path):
+    partial = write_file(tmp_path, truncated[0])
     assert main([str(partial), "--outcome", "success"]) == 0
     assert custom_data(tmp_path / "episode")["outcome"] == "success"
 
 
-def test_finished_episodes_are_read_only_and_every_changed_bit_is_found(tmp_path):
+def test_finished_episodes_are_read_only_and_every_changed_bit_is_detected(tmp_path):
     with open_writer(tmp_path) as writer:
         write_messages(writer)
         bag = writer.finish("success")
@@ -226,10 +228,8 @@ def test_finished_episodes_are_read_only_and_every_changed_bit_is_found(tmp_path
         verify_episode(bag)
 
 
-def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
-    """A real limit on the file's size in a process of its own: the kernel refuses the write as a
-    full disk does.
-    """
+def test_on_a_full_disk_written_messages_are_saved_if_requested(tmp_path):
+    """A limit on the file's size in a separate process acts like a full disk."""
     code = (
         "import resource, signal, sys\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -253,11 +253,11 @@ def test_a_full_disk_keeps_what_was_written_where_that_is_wanted(tmp_path):
         == f"{tmp_path}/episode: the disk is full, the messages written so far are in {partial};"
         f" free some space and then `sf_training recover {partial}`"
     )
-    said = numbers(recover_episode(partial).path)
-    assert len(said) >= EACH and said == list(range(len(said)))
+    recorded = numbers(recover_episode(partial).path)
+    assert len(recorded) >= EACH and recorded == list(range(len(recorded)))
 
 
-def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
+def test_two_recorders_with_the_same_name_get_different_files(tmp_path, monkeypatch):
     from sf_training.recording.writer import episode_writer
 
     class Stopped(episode_writer.datetime):
@@ -277,7 +277,7 @@ def test_recorders_that_want_the_same_name_both_get_one(tmp_path, monkeypatch):
         open_writer(tmp_path, paths[0].name)
 
 
-def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp_path, capsys):
+def test_verify_counts_interrupted_but_not_running_recordings(tmp_path, capsys):
     with open_writer(tmp_path / "day", "whole") as writer:
         write_messages(writer)
         writer.finish("success")
@@ -286,11 +286,11 @@ def test_verify_counts_what_was_never_finished_but_not_what_is_being_written(tmp
     left.mkdir()
     (left / "torn_0.mcap").write_bytes(b"half")
     assert verification.main([str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "1 of 1 episodes match their checksum; 1 unfinished" in said.out
+    output = capsys.readouterr()
+    assert "1 of 1 episodes match their checksum; 1 unfinished" in output.out
     assert (
         "torn.partial: was never finished; recover with"
-        f" `{command('sf_training sf_training', 'sf_training')} recover {left}`" in said.err
+        f" `{command('sf_training sf_training', 'sf_training')} recover {left}`" in output.err
     )
     shutil.rmtree(left)
     with open_writer(tmp_path / "day", "now"):

@@ -1,6 +1,4 @@
-"""What the recorder does between episodes and within one, without ROS: times and streams are made
-in code.
-"""
+"""Tests of the recording session without ROS, on synthetic times and streams."""
 
 import json
 import shutil
@@ -33,7 +31,7 @@ NAMES = tiny_contract().command_joints
 
 
 class Desk:
-    """A session with its streams; time only passes here."""
+    """A session with its streams and a manual clock."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -87,7 +85,7 @@ def test_the_verdict_and_its_reasons_are_in_the_bag(desk):
     for _ in range(40):
         desk.frame()
     finished = desk.end()
-    assert finished.done and finished.verdict == Verdict.WARN  # no calibration and no depth came
+    assert finished.done and finished.verdict == Verdict.WARN  # no calibration and no depth arrived
     custom = custom_data(finished.path)
     assert custom["verdict"] == "WARN" and any(
         "camera_info: no message" in reason for reason in json.loads(custom["reasons"])
@@ -115,12 +113,12 @@ def test_a_cancelled_countdown_leaves_nothing(desk):
 
 
 @pytest.mark.parametrize("countdown", [-1.0, 61.0, float("nan")])
-def test_a_countdown_that_cannot_be(desk, countdown):
+def test_an_invalid_countdown_is_refused(desk, countdown):
     with pytest.raises(SessionError, match="is not between 0 and 60"):
         desk.start(countdown_s=countdown)
 
 
-def test_what_cannot_be_done_now_is_told(desk):
+def test_impossible_commands_are_refused_with_a_reason(desk):
     with pytest.raises(SessionError, match="no episode is being recorded; start one first"):
         desk.end()
     desk.start()
@@ -139,8 +137,8 @@ def test_what_cannot_be_done_now_is_told(desk):
     desk.session.settle(complete())
 
 
-def test_what_was_latched_before_is_in_the_episode(desk):
-    source = bytes(messages.string("x"))  # any bytes: they are passed on untouched
+def test_earlier_latched_messages_are_in_the_episode(desk):
+    source = bytes(messages.string("x"))  # any bytes: they are stored unchanged
     desk.session.add("/control_source", source, round(desk.now * 1e9), None, 1, b"executor")
     desk.start()
     desk.frame()
@@ -148,7 +146,7 @@ def test_what_was_latched_before_is_in_the_episode(desk):
     assert count(bag, "/control_source") == 1 and count(bag, "/instruction") == 1
 
 
-def test_a_nearly_full_disk_ends_the_episode_while_it_can_be_completed(desk, monkeypatch):
+def test_a_nearly_full_disk_ends_the_episode_in_time(desk, monkeypatch):
     desk.start()
     for _ in range(10):
         desk.frame()
@@ -176,10 +174,8 @@ def test_a_disk_that_will_be_full_soon_warns(desk, monkeypatch):
     desk.end()
 
 
-def test_a_slow_disk_costs_messages_and_the_verdict_says_so(desk, monkeypatch):
-    """The disk stands still: the callbacks go on, the queue fills, what is dropped is counted in
-    the bag.
-    """
+def test_a_slow_disk_drops_messages_and_the_verdict_reports_it(desk, monkeypatch):
+    """The disk blocks: callbacks continue, the queue fills, and the bag has the count of drops."""
     allowed = threading.Event()
     write = EpisodeWriter.write
 
@@ -204,7 +200,7 @@ def test_a_slow_disk_costs_messages_and_the_verdict_says_so(desk, monkeypatch):
     assert drops[SCENE] > 20 and count(finished.path, SCENE) == 60 - drops[SCENE]
 
 
-def test_a_disk_that_refuses_keeps_what_was_written_and_the_session_goes_on(desk, monkeypatch):
+def test_after_a_disk_error_written_messages_are_saved_and_the_session_continues(desk, monkeypatch):
     desk.start()
     for _ in range(30):
         desk.frame()
@@ -245,7 +241,7 @@ def test_an_episode_without_a_camera_is_not_a_success(desk):
     )
 
 
-def test_two_recorders_in_one_directory_keep_their_own(tmp_path):
+def test_two_recorders_in_one_directory_label_their_own_episodes(tmp_path):
     desks = [Desk(tmp_path), Desk(tmp_path)]
     for desk in desks:
         desk.start()
@@ -258,7 +254,7 @@ def test_two_recorders_in_one_directory_keep_their_own(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(bags)
 
 
-def test_the_last_episode_is_found_and_a_label_changes_what_counts(desk):
+def test_the_last_episode_is_found_and_a_label_changes_its_outcome(desk):
     for outcome in ("success", "failure"):
         desk.start()
         desk.frame()
@@ -276,7 +272,7 @@ def test_the_last_episode_is_found_and_a_label_changes_what_counts(desk):
         find_episode(desk.directory, "nothing")
 
 
-def test_a_writer_that_dies_of_whatever_leaves_no_finished_episode():
+def test_a_writer_with_any_error_leaves_no_finished_episode():
     class BrokenWriter:
         size = 0
 

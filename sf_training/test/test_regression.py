@@ -1,4 +1,4 @@
-"""`regress`: exit codes, what counts as worse, and baselines that cannot be used."""
+"""Tests of `regress`: exit codes, the rule for worse, and unusable baselines."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ TOLERANCES = Tolerances(0.05, 0.5, {"m": 0.0005, "rad": 0.005, "opening": 0.01})
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Two bags, and checkpoints that answer 7 (near to the labels 0 to 14), 7.01 and 30."""
+    """Write two bags, and checkpoints that predict 7 (near the labels 0 to 14), 7.01 and 30."""
     folder = tmp_path_factory.mktemp("regress")
     for number in range(2):
         write_episode(folder / "bags", CONTRACT, f"episode_{number}", frames=3 + number)
@@ -44,17 +44,17 @@ def run(files, *arguments: object, out: str = "result.json") -> int:
     )
 
 
-def test_a_checkpoint_is_no_regression_of_itself_nor_of_one_a_little_better(files, capsys):
+def test_no_regression_against_itself_or_a_slightly_better_checkpoint(files, capsys):
     assert run(files, "--checkpoint", files / "good", "--baseline", files / "good") == 0
     assert "no regression" in capsys.readouterr().out
     assert run(files, "--checkpoint", files / "same", "--baseline", files / "good") == 0
 
 
-def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(files, capsys):
+def test_a_worse_checkpoint_exits_with_1_and_names_columns_and_episodes(files, capsys):
     assert run(files, "--checkpoint", files / "bad", "--baseline", files / "good") == 1
-    said = capsys.readouterr().out
-    assert "regression: column x: error " in said and "tolerance 5%" in said
-    assert "regression: episode episode_1 ('pick the red cube')" in said
+    output = capsys.readouterr().out
+    assert "regression: column x: error " in output and "tolerance 5%" in output
+    assert "regression: episode episode_1 ('pick the red cube')" in output
     found = json.loads((files / "result.json").read_text())
     # labels of the two episodes: 0 1 2 and 0 1 2 3, each once more plus 10
     labels = np.array([0, 1, 2, 0, 1, 2, 3])
@@ -79,11 +79,11 @@ def test_a_worse_checkpoint_ends_with_1_and_says_in_which_columns_and_episodes(f
     )
 
 
-def test_a_saved_result_stands_for_the_checkpoint_that_made_it(files, capsys):
+def test_a_saved_result_replaces_its_checkpoint_as_the_baseline(files, capsys):
     assert run(files, "--checkpoint", files / "good", out="good.json") == 0
     assert run(files, "--checkpoint", files / "bad", "--baseline", files / "good.json") == 1
     assert run(files, "--checkpoint", files / "same", "--baseline", files / "good.json") == 0
-    # a result may replace the baseline it was compared with, as a lab would keep one file
+    # a result may overwrite the baseline that it was compared with
     assert (
         run(
             files,
@@ -97,34 +97,34 @@ def test_a_saved_result_stands_for_the_checkpoint_that_made_it(files, capsys):
     )
 
 
-def test_without_a_baseline_it_must_be_better_than_no_model(files, capsys):
+def test_without_a_baseline_a_checkpoint_must_be_better_than_no_model(files, capsys):
     assert run(files, "--checkpoint", files / "good") == 0
     assert run(files, "--checkpoint", files / "bad") == 1
     assert "without any model" in capsys.readouterr().out
 
 
-def test_baselines_that_cannot_be_used_end_with_2_and_one_sentence(files, capsys):
+def test_unusable_baselines_exit_with_2_and_one_sentence(files, capsys):
     good = files / "good"
     assert run(files, "--checkpoint", good, out="whole.json") == 0
-    whole = json.loads((files / "whole.json").read_text())
+    full = json.loads((files / "whole.json").read_text())
 
     def broken(text: str) -> str:
         (files / "broken.json").write_text(text)
         capsys.readouterr()
         assert run(files, "--checkpoint", good, "--baseline", files / "broken.json") == 2
-        said = capsys.readouterr().err
-        assert said.startswith("regress: ") and len(said.splitlines()) == 1
-        return said
+        output = capsys.readouterr().err
+        assert output.startswith("regress: ") and len(output.splitlines()) == 1
+        return output
 
     assert "is damaged" in broken("{")
     assert "is not a result of regress" in broken("{}")
     assert "is not a result of regress" in broken("[]")
-    assert "this version reads 1" in broken(json.dumps(whole | {"format": 7}))
-    others = [each | {"checksum": "x"} for each in whole["episodes"]]
-    assert "has no episode in common" in broken(json.dumps(whole | {"episodes": others}))
-    others = [each | {"digest": "x"} for each in whole["episodes"]]
+    assert "this version reads 1" in broken(json.dumps(full | {"format": 7}))
+    others = [each | {"checksum": "x"} for each in full["episodes"]]
+    assert "has no episode in common" in broken(json.dumps(full | {"episodes": others}))
+    others = [each | {"digest": "x"} for each in full["episodes"]]
     assert "other labels (the rules that make them have changed)" in broken(
-        json.dumps(whole | {"episodes": others})
+        json.dumps(full | {"episodes": others})
     )
     assert run(files, "--checkpoint", good, "--baseline", files / "nowhere.json") == 2
     assert "give a checkpoint directory or a JSON" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def episode(name: str, value: float, labels: int = 10) -> EpisodeErrors:
 @given(
     before=st.lists(st.floats(0, 1), min_size=1, max_size=6), growth=st.floats(0, 3), data=st.data()
 )
-def test_episodes_are_worse_exactly_where_the_stated_rule_says_so(before, growth, data):
+def test_episodes_are_worse_exactly_by_the_documented_rule(before, growth, data):
     now = [value * (1 + data.draw(st.floats(0, growth))) for value in before]
     found = compare(
         CONTRACT,
@@ -167,7 +167,7 @@ def test_episodes_are_worse_exactly_where_the_stated_rule_says_so(before, growth
     )
 
 
-def test_episodes_without_a_counterpart_are_counted_and_left_out():
+def test_episodes_without_a_counterpart_are_counted_and_excluded():
     found = compare(
         CONTRACT,
         [episode("a", 0.1), episode("b", 9.0)],
@@ -181,7 +181,7 @@ def test_episodes_without_a_counterpart_are_counted_and_left_out():
     )
 
 
-def test_a_change_that_may_be_chance_is_told_so():
+def test_a_change_that_may_be_chance_is_reported_as_such():
     before = [episode(str(n), 0.1) for n in range(6)]
     now = [
         replace(each, errors=episode("", 0.1 + (0.3 if n == 0 else -0.02)).errors)

@@ -1,4 +1,4 @@
-"""Robots of other shapes in simulation: built from contract and URDF, followed, and picked with."""
+"""Tests of simulating other robots from contract and URDF."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ PATH = Path(__file__).parents[2] / "sf_bringup/config/robots/sim_arm.yaml"
 
 @cache
 def other_robot() -> Contract:
-    """The simulated arm's kinematics under another name: it gets a model of its own."""
+    """Return the simulated arm's kinematics under another name, which gets its own model."""
     data = yaml.safe_load(PATH.read_text()) | {"robot": "other"}
     return parse_contract(yaml.safe_dump(data), load_contract(PATH).urdf_xml)
 
@@ -29,7 +29,7 @@ def sim():
     simulated.close()
 
 
-def test_tool_is_where_the_urdf_says(sim):
+def test_the_tool_pose_equals_the_urdf(sim):
     kinematics = Kinematics(other_robot())
     for seed in range(3):
         sim.reset(seed)
@@ -38,7 +38,7 @@ def test_tool_is_where_the_urdf_says(sim):
         assert pose.rotation[2, 2] < -0.999  # the tool points down
 
 
-def test_arm_holds_still_without_commands(sim):
+def test_the_arm_is_stationary_without_commands(sim):
     sim.reset(0)
     before = sim.joint_positions()
     sim.step(200)
@@ -71,18 +71,18 @@ def test_servos_follow_a_smooth_command(sim):
     np.testing.assert_allclose(sim.joint_positions(), targets, atol=2e-3)
 
 
-def test_mimic_finger_follows_also_when_its_leader_is_stopped(sim):
+def test_the_mimic_finger_follows_a_blocked_leader(sim):
     sim.reset(0)
     model, data = sim._model, sim._data
-    places = [model.joint(f"joint/{name}").qposadr[0] for name in ("gripper", "right_finger_joint")]
-    assert data.qpos[places[0]] == data.qpos[places[1]] == other_robot().gripper.open
+    points = [model.joint(f"joint/{name}").qposadr[0] for name in ("gripper", "right_finger_joint")]
+    assert data.qpos[points[0]] == data.qpos[points[1]] == other_robot().gripper.open
     servo = model.actuator("servo6").id
     strength = model.actuator_gainprm[servo, 0]
-    model.actuator_gainprm[servo, 0] = 0.0  # the motor lets go, somebody pushes one finger
-    data.qpos[places[0]] = 0.02
+    model.actuator_gainprm[servo, 0] = 0.0  # the motor is off, a force pushes one finger
+    data.qpos[points[0]] = 0.02
     sim.step(100)
     model.actuator_gainprm[servo, 0] = strength
-    assert abs(data.qpos[places[0]] - data.qpos[places[1]]) < 1e-3
+    assert abs(data.qpos[points[0]] - data.qpos[points[1]]) < 1e-3
 
 
 def test_cameras_see_the_cubes(sim):
@@ -94,7 +94,7 @@ def test_cameras_see_the_cubes(sim):
     assert len(scene.colours) >= 2
 
 
-def test_scripted_expert_picks_with_a_robot_it_was_not_written_for(sim):
+def test_the_scripted_expert_picks_with_another_robot(sim):
     contract, picked = other_robot(), 0
     for seed in range(2):
         sim.reset(seed)
@@ -104,7 +104,7 @@ def test_scripted_expert_picks_with_a_robot_it_was_not_written_for(sim):
     assert picked == 2
 
 
-def test_table_lies_below_a_workspace_that_begins_below_the_base():
+def test_the_table_is_below_a_workspace_that_begins_below_the_base():
     data = yaml.safe_load(PATH.read_text()) | {"robot": "on_a_post"}
     data["workspace"]["lower"][2], data["workspace"]["upper"][2] = -0.15, 0.3
     contract = parse_contract(yaml.safe_dump(data), load_contract(PATH).urdf_xml)
@@ -115,7 +115,7 @@ def test_table_lies_below_a_workspace_that_begins_below_the_base():
     assert all(cube.position[2] > -0.15 for cube in sim.task_state().objects)
 
 
-def test_cameras_and_table_are_where_the_contract_says():
+def test_poses_of_cameras_and_table_equal_the_contract():
     data = yaml.safe_load(PATH.read_text()) | {"robot": "mounted"}
     mount = {
         "frame": "hand",

@@ -1,6 +1,4 @@
-"""Settings of a run that decide what is learned: what reaches the loss, the adapters and the
-statistics, and what is saved.
-"""
+"""Tests of run settings that affect learning: loss, adapters, statistics, saved settings."""
 
 from dataclasses import asdict, replace
 
@@ -25,13 +23,13 @@ def root(tmp_path_factory):
     ("name", "given", "expected"),
     [("nano", None, 0.3), ("smolvlm", None, 1.0), ("pi0", None, 1.0), ("nano", 0.7, 0.7)],
 )
-def test_the_gripper_weighs_as_asked_or_as_its_authors_train_it(name, given, expected, root):
+def test_the_gripper_weight_is_the_requested_or_the_authors_one(name, given, expected, root):
     run = make_run(name, root, 3, gripper_weight=given)
     assert run.training.column_weights.tolist() == pytest.approx([1.0, 1.0, 1.0, expected])
     run.close()
 
 
-def test_saved_settings_name_what_the_model_decided(root):
+def test_saved_settings_include_choices_of_the_model(root):
     saved = asdict(make_run("smolvlm", root, 3).settings)
     wanted = {
         "optimizer": "adamw",
@@ -55,7 +53,7 @@ def test_saved_settings_name_what_the_model_decided(root):
 
 
 @pytest.mark.parametrize("init", ["kaiming", "gaussian"])
-def test_adapters_start_as_asked(init, root):
+def test_adapters_are_initialized_as_requested(init, root):
     built = student("llava", root, train_language="lora", lora=replace(SMALL_LORA, init=init))
     downs = [value for name, value in built.model.named_parameters() if "lora_A" in name]
     # peft: kaiming_uniform(a=sqrt 5) is uniform within 1 / sqrt(inputs); gaussian is normal with
@@ -68,7 +66,7 @@ def test_adapters_start_as_asked(init, root):
         )
 
 
-def test_quantiles_clip_what_lies_beyond_and_come_back_from_the_file():
+def test_quantiles_clip_outliers_and_are_read_back():
     values = np.random.default_rng(0).normal(size=(500, 2)) * [1.0, 5.0]
     values[0] = [100.0, -100.0]
     chunks = values.reshape(-1, 4, 2)
@@ -84,14 +82,14 @@ def test_quantiles_clip_what_lies_beyond_and_come_back_from_the_file():
     assert not Columns(np.zeros(1), np.ones(1)).clipped
 
 
-def test_bars_without_a_mask_are_a_warning(root):
+def test_letterbox_bars_without_a_mask_give_a_warning(root):
     built = student("llava", root)
     assert alignment_warnings(made(built, root), CONTRACT, built) == []
-    (told,) = alignment_warnings(made(built, root, preset="paper_openvla"), CONTRACT, built)
+    (warning,) = alignment_warnings(made(built, root, preset="paper_openvla"), CONTRACT, built)
     assert (
-        "% of the aligned tokens show letterbox bars" in told
-        and "paper_openvla" in told
-        and "--alignment.mask True" in told
+        "% of the aligned tokens show letterbox bars" in warning
+        and "paper_openvla" in warning
+        and "--alignment.mask True" in warning
     )
     cropped = student("llava", root, fit="crop")
     assert alignment_warnings(made(cropped, root, preset="paper_openvla"), CONTRACT, cropped) == []
@@ -120,12 +118,12 @@ def made(built, root, **changes):
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):
-    with pytest.raises(TrainingError) as told:
+    with pytest.raises(TrainingError) as refusal:
         Settings(data="d", out="o", **changes)
-    assert message in str(told.value)
+    assert message in str(refusal.value)
 
 
-def test_episodes_behind_links_are_found_once_and_a_loop_ends(tmp_path):
+def test_linked_episodes_are_found_once_and_link_loops_end(tmp_path):
     elsewhere, data = tmp_path / "disk/e1", tmp_path / "data"
     for folder in (elsewhere, data / "e0"):
         folder.mkdir(parents=True)

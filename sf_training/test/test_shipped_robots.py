@@ -1,6 +1,4 @@
-"""Every robot of config/robots: its contract loads against its URDF. In simulation it follows
-random chunks inside its limits without a collision, and reaches its home pose.
-"""
+"""Tests of every robot of config/robots: loading, simulation, random chunks within limits."""
 
 from dataclasses import replace
 from functools import cache
@@ -33,7 +31,7 @@ def contract_of(robot: str) -> Contract:
 
 
 class Follower:
-    """Executor and simulated arm; ``violations`` is what the arm's own steps show."""
+    """Executor and simulated arm; ``violations`` come from the arm's own steps."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract, self.limits = contract, JointLimits.of(contract)
@@ -57,18 +55,18 @@ class Follower:
         self.sequence, self.violations = 0, []
         self.setpoints: list[np.ndarray] = []
         self.sim.reset(0)
-        for _ in range(50):  # half a second: the executor judges the joint states before it moves
+        for _ in range(50):  # half a second: the executor checks the joint states before motion
             self.sim.step(round(_TICK / ArmSim.TIMESTEP))
             self._report()
         self.executor.activate(self.sim.time)
 
     def follow(self, target: np.ndarray) -> np.ndarray:
-        """Send one chunk to ``target`` (J,), let it end, and return where the arm stands."""
+        """Send one chunk to ``target`` (J,), let it end, and return the final joints."""
         contract, begin = self.contract, self.sim.joint_positions()
         share = np.minimum(
             1.0, np.arange(1, contract.action.horizon + 1) / (contract.action.horizon - 6)
         )
-        share = share**2 * (3.0 - 2.0 * share)  # at rest at both ends, as the limits want it
+        share = share**2 * (3.0 - 2.0 * share)  # at rest at both ends, as the limits require
         rows = begin + share[:, None] * (target - begin)
         data = np.empty((len(rows), len(self.action)))
         data[:, self.action.indices(ColumnKind.JOINT)] = rows[:, self.is_joint]
@@ -110,9 +108,7 @@ class Follower:
             self._report()
 
     def random_target(self, random: np.random.Generator) -> np.ndarray:
-        """A pose not far away that the arm reaches inside box and limits without touching
-        itself.
-        """
+        """Return a nearby pose within box and limits without self-collision."""
         begin, lower, upper = self.sim.joint_positions(), self.limits.lower, self.limits.upper
         horizon, step = self.contract.action.horizon, self.contract.action.step_s
         seconds = (horizon - 6) * step
@@ -135,7 +131,7 @@ class Follower:
 
     @staticmethod
     def _fits(way: np.ndarray, seconds: float, kinematics, columns, box) -> bool:
-        """The tool stays inside its box, at half of the allowed speed at most."""
+        """Return whether the tool stays inside its box, at half of the allowed speed at most."""
         tool, _ = kinematics.tool_motion(way[:, columns])
         speed = np.linalg.norm(np.diff(tool, axis=0), axis=1).max() * (len(way) - 1) / seconds
         return _inside(tool, box, -0.01) and speed < 0.5 * box.tool_speed
@@ -179,9 +175,9 @@ def _speed(kinematics: Kinematics, path: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.diff(tool, axis=0), axis=1) / ArmSim.TIMESTEP
 
 
-def _inside(places: np.ndarray, box, room: float) -> bool:
+def _inside(positions: np.ndarray, box, room: float) -> bool:
     lower, upper = np.array(box.lower) - room, np.array(box.upper) + room
-    return bool((places >= lower).all() and (places <= upper).all())
+    return bool((positions >= lower).all() and (positions <= upper).all())
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
@@ -196,7 +192,7 @@ def test_limits_are_those_of_the_urdf_or_narrower(robot):
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_cameras_see_cubes_and_tool_is_where_the_urdf_says(robot):
+def test_cameras_see_cubes_and_the_tool_pose_equals_the_urdf(robot):
     contract = contract_of(robot)
     small = [camera.model_copy(update={"width": 240, "height": 180}) for camera in contract.cameras]
     sim = ArmSim(contract.model_copy(update={"cameras": small}))
@@ -241,7 +237,7 @@ def test_observer_sees_what_breaks_a_limit():
 
 
 def follow_chunks(robot: str, count: int) -> tuple[int, list[str]]:
-    """How many random chunks ended where they were to, and the violations seen."""
+    """Return the number of random chunks that reached their target, and the violations."""
     follower, random, arrived = (
         Follower(joint_positions(contract_of(robot))),
         np.random.default_rng(0),
@@ -254,7 +250,7 @@ def follow_chunks(robot: str, count: int) -> tuple[int, list[str]]:
 
 
 def joint_positions(contract: Contract) -> Contract:
-    """The contract with targets of joints, whatever its own action space is."""
+    """Return the contract with joint targets, whatever its own action space is."""
     if contract.action.space is ActionSpace.JOINT_POSITION:
         return contract
     names = [*contract.arm_joints, "gripper"]

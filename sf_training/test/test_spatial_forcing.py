@@ -1,4 +1,4 @@
-"""The alignment loss, its targets and its controls."""
+"""Tests of the alignment loss, its targets and its controls."""
 
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ SIDE = 96
 
 
 def camera(frames: int, height: float = 1.0) -> View:
-    """A camera that looks straight down from ``height``."""
+    """Return a camera that looks straight down from ``height``."""
     intrinsics = np.tile(
         np.array([[SIDE, 0.0, SIDE / 2], [0.0, SIDE, SIDE / 2], [0.0, 0.0, 1.0]]), (frames, 1, 1)
     )
@@ -51,7 +51,7 @@ def test_loss_is_zero_for_parallel_and_two_for_opposite_tokens():
     assert alignment_loss(-target, target).item() == pytest.approx(2.0, abs=1e-6)
 
 
-def test_gradient_equals_that_of_minus_cosine_and_spares_the_teacher():
+def test_the_gradient_equals_that_of_minus_cosine_without_a_teacher_gradient():
     student, target = (
         torch.randn(2, 5, 8, requires_grad=True),
         torch.randn(2, 5, 8, requires_grad=True),
@@ -68,7 +68,7 @@ def test_gradient_equals_that_of_minus_cosine_and_spares_the_teacher():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), batch=st.integers(1, 4), tokens=st.integers(1, 6))
-def test_masked_tokens_do_not_count_and_an_empty_sample_gives_zero(seed, batch, tokens):
+def test_masked_tokens_are_ignored_and_an_empty_sample_gives_zero(seed, batch, tokens):
     generator = torch.Generator().manual_seed(seed)
     student, target = (torch.randn(batch, tokens, 8, generator=generator) for _ in range(2))
     mask = torch.rand(batch, tokens, generator=generator) > 0.5
@@ -104,18 +104,18 @@ def test_position_embedding_matches_hand_computed_values():
 def test_target_resizing_keeps_corners_and_adds_the_position_first():
     features = torch.randn(1, 2, 5, 5, 8)
     target = prepare_target(features, 3, 0.1).view(1, 2, 3, 3, 8)
-    whole = features + 0.1 * position_embedding(5, 5, 8)
-    torch.testing.assert_close(target[:, :, ::2, ::2], whole[:, :, ::4, ::4])
+    full = features + 0.1 * position_embedding(5, 5, 8)
+    torch.testing.assert_close(target[:, :, ::2, ::2], full[:, :, ::4, ::4])
 
 
-def test_projector_starts_as_the_paper_says():
+def test_the_projector_is_initialized_as_in_the_paper():
     projector = Projector(12, 8)
     assert torch.count_nonzero(projector.hidden.bias) == 0
     assert projector.hidden.weight.abs().max() <= (6 / (12 + 8)) ** 0.5
     assert projector(torch.randn(2, 7, 12)).shape == (2, 7, 8)
 
 
-def test_points_lie_where_the_camera_saw_them():
+def test_points_equal_the_depth_seen_by_the_camera():
     depth = np.full((1, SIDE, SIDE), 1.0, np.float32)
     points = points_from_depth(depth, camera(1))
     np.testing.assert_allclose(points[..., 2], 0.0, atol=1e-6)
@@ -124,7 +124,7 @@ def test_points_lie_where_the_camera_saw_them():
     )
 
 
-def test_pointmap_targets_follow_the_depth_and_ignore_the_colours():
+def test_pointmap_targets_depend_on_depth_not_color():
     images, depth, views = data()
     targets = build_targets("pointmap", images, depth, views, PATCH)
     assert targets.shape == (4, 2, 6, 6, FEATURE_SIZE)
@@ -136,7 +136,7 @@ def test_pointmap_targets_follow_the_depth_and_ignore_the_colours():
     )
 
 
-def test_patches_may_be_odd_and_leave_pixels_over():
+def test_patch_sizes_may_be_odd_and_not_divide_the_image():
     colours = np.zeros((1, 3, 23, 15), np.uint8)
     colours[:, :, 14:] = 255
     found = rgb_features(colours, (7, 7))
@@ -147,10 +147,10 @@ def test_patches_may_be_odd_and_leave_pixels_over():
     one = rgb_features(even[..., :4, 4:], 4)[0, 0, 0]
     np.testing.assert_allclose(
         rgb_features(even, 4)[0, 0, 1], one, atol=1e-6
-    )  # a patch is told by its own pixels
+    )  # a patch depends only on its own pixels
 
 
-def test_rgb_targets_follow_the_colours_and_hold_no_geometry():
+def test_rgb_targets_depend_on_color_not_geometry():
     images, depth, views = data()
     targets = build_targets("rgb", images, depth, views, PATCH)
     np.testing.assert_array_equal(
@@ -195,17 +195,17 @@ def test_targets_that_do_not_fit_into_memory_are_refused(teacher, monkeypatch):
 
 
 @pytest.mark.parametrize("part", [1, 3, 512])
-def test_targets_do_not_depend_on_the_parts_that_they_are_computed_in(part, monkeypatch):
-    whole = build_targets("pointmap", *data(), PATCH)
+def test_targets_do_not_depend_on_the_batch_size(part, monkeypatch):
+    full = build_targets("pointmap", *data(), PATCH)
     monkeypatch.setattr(teachers, "_FRAMES_AT_ONCE", part)
     np.testing.assert_allclose(
         build_targets("pointmap", *data(), PATCH).astype(np.float32),
-        whole.astype(np.float32),
+        full.astype(np.float32),
         atol=2e-3,
     )
 
 
-def test_a_teacher_without_depth_says_what_to_do():
+def test_a_teacher_without_depth_names_the_cure():
     images, _, views = data()
     with pytest.raises(TeacherError, match="no depth; record depth, or take teacher none or rgb"):
         build_targets("pointmap", images, None, views, PATCH)

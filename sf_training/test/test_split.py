@@ -1,4 +1,4 @@
-"""The validation split goes by the content of episodes: names and other episodes move nothing."""
+"""Tests of the validation split by the content of episodes, independent of names and others."""
 
 import hashlib
 import json
@@ -29,26 +29,24 @@ def held_out(identities, share=0.1) -> set[str]:
 
 
 @given(identities=NAMES, share=SHARES)
-def test_every_episode_is_in_one_part_and_both_have_one(identities, share):
+def test_every_episode_is_in_one_part_and_both_have_episodes(identities, share):
     fitted, validation = split_episodes(identities, share)
     assert sorted([*fitted, *validation]) == list(range(len(identities)))
     assert len(fitted) and (len(validation) > 0) == (share > 0 and len(identities) > 1)
 
 
 @given(identities=NAMES, more=NAMES, share=SHARES, order=st.randoms())
-def test_other_episodes_and_orders_move_nothing_that_chance_assigned(
-    identities, more, share, order
-):
+def test_other_episodes_and_orders_do_not_move_assigned_episodes(identities, more, share, order):
     before = held_out(identities, share)
     shuffled = list(dict.fromkeys([*identities, *more]))
     order.shuffle(shuffled)
     moved = before ^ (held_out(shuffled, share) & set(identities))
-    # Alone the single episode of a part that chance left empty may move.
+    # Only the single episode of a part that would be empty may move.
     assert len(moved) <= (len(before) <= 1 or len(before) == len(identities) - 1)
 
 
 @given(identities=NAMES, small=SHARES, large=SHARES)
-def test_a_smaller_share_is_part_of_a_larger_one(identities, small, large):
+def test_a_smaller_share_is_a_subset_of_a_larger_one(identities, small, large):
     small, large = sorted((small, large))
     assert held_out(identities, small) <= held_out(identities, large)
     everything = np.arange(len(identities))
@@ -57,7 +55,7 @@ def test_a_smaller_share_is_part_of_a_larger_one(identities, small, large):
     assert share_of(everything, identities, 1.0).tolist() == everything.tolist()
 
 
-def test_the_share_is_kept_on_average_and_copies_stay_together():
+def test_the_share_is_right_on_average_and_copies_are_in_one_part():
     assert len(held_out(IDENTITIES, 0.2)) == pytest.approx(200, abs=40)  # 3 deviations
     both = split_episodes([*IDENTITIES, *IDENTITIES], 0.2)[1]
     assert (both[: len(both) // 2] + 1000 == both[len(both) // 2 :]).all()
@@ -67,7 +65,7 @@ def test_the_share_is_kept_on_average_and_copies_stay_together():
         split_episodes([])
 
 
-def test_the_split_of_older_checkpoints_is_known():
+def test_the_split_of_older_checkpoints_is_reproduced():
     assert [part.tolist() for part in split_by_order(5, 0.4)] == [[0, 1, 3], [2, 4]]
     assert [len(part) for part in split_by_order(1, 0.5)] == [1, 0]
     assert trained_folders({"data": "a"}) == ["a"] and trained_folders({}) == []
@@ -89,14 +87,14 @@ def trained(bags, out, *more) -> list[str]:
     return json.loads((out / "config.json").read_text())["training"]["held_out_episodes"]
 
 
-def test_renamed_and_added_episodes_move_nothing_and_evaluation_knows_them(bags, tmp_path):
+def test_renamed_and_added_episodes_keep_the_split_of_evaluation(bags, tmp_path):
     before = trained(bags, tmp_path / "one")
     assert 0 < len(before) < 6
     first = find_episodes(bags)[0]
     first.rename(bags / "zzz_last")
     write_episode(bags, tiny_contract(), "aaa_new", frames=3)
     after = trained(bags, tmp_path / "two")
-    # A part in which chance had put none had one episode, which may move.
+    # A part that would be empty had one episode, which may move.
     assert len(set(before) - set(after)) <= (len(before) in (1, 5))
     assert len(set(after) - set(before)) <= 1 + (len(before) in (1, 5))
 
@@ -109,8 +107,8 @@ def test_renamed_and_added_episodes_move_nothing_and_evaluation_knows_them(bags,
     assert len(everything) == 7 and "errors are too small" in sentence
 
 
-def test_only_episodes_that_were_held_out_count_as_such(bags, tmp_path):
-    """Not those of the folder that training did not have."""
+def test_only_held_out_episodes_count_as_held_out(bags, tmp_path):
+    """Episodes of the folder that training did not have do not count."""
     facts = {"settings": {"data": [str(bags)], "validation_share": 0.5}, "held_out_episodes": ["x"]}
     checkpoint = constant_checkpoint(tmp_path / "policy", tiny_contract(), 0.0, facts)
     readers = open_episodes(bags, tiny_contract(), ("success",))

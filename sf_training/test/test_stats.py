@@ -1,4 +1,4 @@
-"""`stats`: figures that one can count by hand."""
+"""Tests of `stats` with figures that can be counted by hand."""
 
 import json
 
@@ -17,9 +17,9 @@ def test_episodes_frames_instructions_and_columns_are_counted(tmp_path, capsys):
     write_episode(tmp_path / "bags", CONTRACT, "bad", outcome="failure")
     out = tmp_path / "out/stats.json"
     assert main(["--data", str(tmp_path / "bags"), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "3 episodes (2 success, 1 failure)" in said
-    assert "10 frames and 20 labels of successes" in said
+    output = capsys.readouterr().out
+    assert "3 episodes (2 success, 1 failure)" in output
+    assert "10 frames and 20 labels of successes" in output
     found = json.loads(out.read_text())
     assert found["instructions"] == {"pick the red cube": 10, "pick the green cube": 10}
     assert found["episodes"]["operators"] == {"test": 2}
@@ -35,13 +35,13 @@ def test_episodes_frames_instructions_and_columns_are_counted(tmp_path, capsys):
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
-def test_a_glitch_shows_in_the_extremes_and_not_in_the_quantiles():
+def test_a_glitch_changes_the_extremes_but_not_the_quantiles():
     values = np.concatenate([np.linspace(0, 1, 999), [50.0]])[:, None]
     entry = describe(["x"], values)["x"]
     assert entry["max"] == 50.0 and entry["q99"] < 1.0 and entry["dead"] is False
 
 
-def test_bad_input_is_one_sentence(tmp_path):
+def test_bad_input_gives_one_sentence(tmp_path):
     with pytest.raises(SystemExit) as ended:
         main(["--data", str(tmp_path)])
     assert str(ended.value).startswith("stats: ") and "holds no episode" in str(ended.value)

@@ -1,6 +1,4 @@
-"""Student tokens read by hooks: from any layer, through wrappers and checkpointing, and from models
-that call sub-modules by hand.
-"""
+"""Tests of reading student tokens with hooks: layers, wrappers, checkpointing, foreign models."""
 
 import pytest
 import torch
@@ -67,7 +65,7 @@ def vision_gradient(model: nn.Module) -> float:
     )
 
 
-def test_every_layer_is_the_models_own_hidden_state():
+def test_tokens_of_every_layer_equal_the_models_hidden_states():
     model = paligemma()
     tokens = StudentTokens(model, range(LAYERS + 1))
     with tokens.recording():
@@ -76,10 +74,10 @@ def test_every_layer_is_the_models_own_hidden_state():
         assert torch.equal(tokens[layer], states[layer])
     assert torch.equal(
         model.get_decoder().norm(tokens[LAYERS]), states[LAYERS]
-    )  # transformers gives the last one normed
+    )  # transformers returns the last one normalized
 
 
-def test_the_gradient_reaches_the_vision_tower_and_nothing_above_the_layer():
+def test_the_gradient_reaches_the_vision_tower_but_no_higher_layer():
     model = paligemma()
     tokens = StudentTokens(model, [2])
     x = batch()
@@ -112,7 +110,7 @@ def test_gradient_checkpointing_changes_neither_tokens_nor_gradients(reentrant):
             + output.logits.square().mean()
         )
         loss.backward()
-        assert tokens[1] is kept  # the recomputation of the backward pass was left alone
+        assert tokens[1] is kept  # the recomputation of the backward pass is not recorded
         gradients.append(
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         )
@@ -120,7 +118,7 @@ def test_gradient_checkpointing_changes_neither_tokens_nor_gradients(reentrant):
 
 
 class ByHand(nn.Module):
-    """As openpi and lerobot do: norms and projections are called, the block never is."""
+    """A model that calls norms and projections, never the block, as openpi and lerobot do."""
 
     class _Layer(nn.Module):
         def __init__(self) -> None:
@@ -144,7 +142,7 @@ class ByHand(nn.Module):
         return states
 
 
-def test_models_that_never_call_their_blocks_are_read_too():
+def test_tokens_of_models_that_never_call_their_blocks_are_read():
     model = ByHand()
     tokens = StudentTokens(model, range(4))
     with tokens.recording():
@@ -153,7 +151,7 @@ def test_models_that_never_call_their_blocks_are_read_too():
         assert tokens[layer] is state
 
 
-def test_blocks_without_such_a_norm_are_read_when_they_are_named():
+def test_tokens_of_named_blocks_without_a_norm_are_read():
     model = nn.Sequential(nn.Linear(8, 8))
     model.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
     tokens = StudentTokens(model, [0, 1, 2], "blocks")
@@ -165,7 +163,7 @@ def test_blocks_without_such_a_norm_are_read_when_they_are_named():
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_hooks_live_on_under_peft(when):
+def test_hooks_still_work_under_peft(when):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = paligemma()
     plain = StudentTokens(model, [2]) if when == "before" else None
@@ -185,7 +183,7 @@ def test_hooks_live_on_under_peft(when):
 
 
 class Wrapper(nn.Module):
-    """Hides a model behind another name, as peft and DDP do."""
+    """A wrapper that hides a model behind another name, as peft and DDP do."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -218,7 +216,7 @@ def test_a_frozen_student_is_refused():
         assert tokens[2].shape == (2, 12, 32)
 
 
-def test_only_the_first_pass_of_a_recording_counts_and_nothing_outside():
+def test_only_the_first_pass_inside_a_recording_is_used():
     model = ByHand()
     tokens = StudentTokens(model, [1])
     model(torch.randn(1, 2, 8))
@@ -235,10 +233,8 @@ def test_only_the_first_pass_of_a_recording_counts_and_nothing_outside():
         tokens[1]
 
 
-def test_a_checkpointed_pass_without_gradient_is_noticed():
-    """Reentrant checkpointing runs its content without gradients: what is read inside of it leads
-    nowhere.
-    """
+def test_a_checkpointed_pass_without_gradient_is_refused():
+    """Reentrant checkpointing runs without gradients, so tokens read inside it have none."""
     model = ByHand()
     tokens = StudentTokens(model, [2])
     with tokens.recording():
@@ -249,7 +245,7 @@ def test_a_checkpointed_pass_without_gradient_is_noticed():
         tokens[2]
 
 
-def test_what_cannot_be_found_is_named():
+def test_blocks_that_cannot_be_found_are_named():
     two = nn.ModuleDict({"vlm": ByHand(), "expert": ByHand()})
     with pytest.raises(
         StudentTokensError,

@@ -1,6 +1,4 @@
-"""Students: what is built from settings, what is trained of it, adapters, and what is said where
-settings do not fit.
-"""
+"""Tests of students: building from settings, trainable parts, adapters, refused settings."""
 
 import json
 from dataclasses import replace
@@ -43,13 +41,13 @@ def root(tmp_path_factory) -> Path:
 
 
 def pretrained(name: str, folder: Path) -> Path:
-    """A tiny backbone with weights, as the Hugging Face hub has it."""
+    """Return a tiny backbone with weights, as on the Hugging Face hub."""
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
-    whole = tiny_pi0(columns=12, **SIZES).backbone if name == "pi0" else None
-    whole = whole or AutoModelForImageTextToText.from_config(student_cases.tiny_config(name))
-    whole.save_pretrained(folder)
+    full = tiny_pi0(columns=12, **SIZES).backbone if name == "pi0" else None
+    full = full or AutoModelForImageTextToText.from_config(student_cases.tiny_config(name))
+    full.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
@@ -64,11 +62,11 @@ def test_a_student_starts_from_the_weights_in_a_directory(name, tmp_path):
         for key, value in there.items()
         if any(torch.equal(value, own) for own in built.model.backbone.state_dict().values())
     ]
-    assert len(same) >= len(there) - 1  # hf leaves out the head for words
+    assert len(same) >= len(there) - 1  # hf drops the language head
     assert outputs(built.model.eval(), inputs(built)).shape[:2] == (2, SIZES["horizon"])
 
 
-def test_nano_is_what_it_was_before_there_were_others():
+def test_nano_equals_its_first_version():
     from sf_policy_node.vla.nano import Nano, NanoConfig
 
     torch.manual_seed(3)
@@ -93,7 +91,7 @@ HOW = ["full", "lora", "frozen"]
     language=st.sampled_from(HOW),
     expert=st.sampled_from(HOW),
 )
-def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
+def test_each_part_is_trained_as_requested(name, vision, language, expert, root):
     chosen = {
         "train_vision": vision,
         "train_language": language,
@@ -104,14 +102,14 @@ def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
         how = {"vision": vision, "language": language, "expert": expert, "action": "full"}[
             part_of(built.model, key)
         ]
-        if "dit.embed_tokens" in key:  # never read
+        if "dit.embed_tokens" in key:  # unused
             how = "frozen"
         assert parameter.requires_grad == (how == "full" or (how == "lora" and ".lora_" in key)), (
             key
         )
     for part, (total, trained) in built.weight_counts().items():
         how = {**chosen, "action": "full"}[part if part == "action" else f"train_{part}"]
-        total -= 300 * 32 if part == "expert" else 0  # its embedding of words
+        total -= 300 * 32 if part == "expert" else 0  # its text embedding
         assert (trained == total, trained == 0) == {
             "full": (True, False),
             "lora": (False, False),
@@ -120,7 +118,7 @@ def test_each_part_is_trained_as_asked(name, vision, language, expert, root):
 
 
 @pytest.mark.parametrize("name", ["nano", *BACKBONES])
-def test_weights_are_counted_without_memory_for_them(name, root):
+def test_weights_are_counted_without_allocating_them(name, root):
     chosen = (
         student_settings(name, root) if name == "nano" else student_settings(name, root, **ADAPTED)
     )
@@ -129,7 +127,7 @@ def test_weights_are_counted_without_memory_for_them(name, root):
     assert counted.weight_counts() == build_student(chosen, CONTRACT).weight_counts()
 
 
-def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
+def test_a_full_size_backbone_is_counted_quickly(root, tmp_path):
     import transformers
 
     config = transformers.PaliGemmaConfig(  # PaliGemma-3B
@@ -169,7 +167,7 @@ def test_a_full_size_backbone_is_counted_in_a_moment(root, tmp_path):
     )
     assert language - language_trained == pytest.approx(
         2.51e9, rel=0.01
-    )  # what is trained are adapters
+    )  # only adapters are trained
     assert vision - vision_trained == pytest.approx(0.415e9, rel=0.01)
     assert built.blocks == 18 and built.image_size == (224, 224)
 
@@ -197,7 +195,7 @@ def test_pixels_of_a_missing_camera_change_no_action(root, name):
     assert model.can_mask_cameras
 
 
-def test_pi0_holds_less_with_gradient_checkpointing(root):
+def test_pi0_uses_less_memory_with_gradient_checkpointing(root):
     def held(saving: bool) -> int:
         built = student("pi0", root)
         if saving:
@@ -244,7 +242,7 @@ def test_pi0_holds_less_with_gradient_checkpointing(root):
         ),
     ],
 )
-def test_settings_that_do_not_fit_together_are_one_sentence(changes, message):
+def test_incompatible_settings_give_one_sentence(changes, message):
     with pytest.raises(StudentError) as error:
         StudentSettings(**changes)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -265,7 +263,7 @@ def test_settings_that_do_not_fit_together_are_one_sentence(changes, message):
         ),
     ],
 )
-def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before_anything_is_read(
+def test_settings_without_trainable_weights_for_alignment_are_refused_early(
     changes, layers, message
 ):
     chosen = StudentSettings(kind="hf", weights=Path("nowhere"), **changes)
@@ -282,7 +280,7 @@ def test_settings_that_leave_spatial_forcing_nothing_to_train_are_refused_before
     ],
 )
 @pytest.mark.parametrize("name", ["smolvlm", "gemma3", "pi0"])
-def test_what_is_not_refused_gets_a_gradient_from_the_tokens(name, changes, root):
+def test_accepted_settings_get_a_gradient_from_the_tokens(name, changes, root):
     from sf_training.spatial_forcing.student_tokens import StudentTokens
 
     built = student(name, root, **changes)
@@ -347,7 +345,7 @@ def wrong_keys(folder: Path) -> None:
         ),
     ],
 )
-def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path):
+def test_unusable_weights_give_one_sentence(damage, message, tmp_path):
     folder = pretrained("smolvlm", tmp_path / "smolvlm")
     damage(folder)
     with pytest.raises(StudentError, match=message) as error:
@@ -356,7 +354,7 @@ def test_weights_that_cannot_be_used_are_one_sentence(damage, message, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
-def test_training_goes_on_from_a_checkpoint(name, root, tmp_path):
+def test_training_continues_from_a_checkpoint(name, root, tmp_path):
     first = student(name, root)
     save_checkpoint(
         tmp_path / "mine",
@@ -383,7 +381,7 @@ def test_training_goes_on_from_a_checkpoint(name, root, tmp_path):
     )
 
 
-def test_a_checkpoint_in_half_precision_goes_on_in_full_and_the_reverse(root, tmp_path):
+def test_training_continues_in_another_precision(root, tmp_path):
     save_checkpoint(
         tmp_path / "mine", student("llava", root).model, CONTRACT, random_statistics(), {}
     )
@@ -395,8 +393,8 @@ def test_a_checkpoint_in_half_precision_goes_on_in_full_and_the_reverse(root, tm
         and half.model.config.dtype == "bfloat16"
     )
     save_checkpoint(tmp_path / "half", merged_copy(half.model), CONTRACT, random_statistics(), {})
-    whole = student("llava", root, weights=tmp_path / "half", random_weights=None)
-    assert next(whole.model.backbone.parameters()).dtype is torch.float32
+    full = student("llava", root, weights=tmp_path / "half", random_weights=None)
+    assert next(full.model.backbone.parameters()).dtype is torch.float32
 
 
 def test_a_checkpoint_that_does_not_fit_the_robot_or_the_settings_is_named(root, tmp_path):
@@ -430,7 +428,7 @@ def test_weights_of_another_kind_are_named(root, tmp_path):
         )
 
 
-def test_pictures_that_the_model_does_not_take_are_named(root):
+def test_unsupported_image_sizes_are_named(root):
     with pytest.raises(StudentError, match=r"takes \(56, 56\)"):
         student("paligemma", root, image_size=(64,))
     with pytest.raises(StudentError, match="nano takes square images"):

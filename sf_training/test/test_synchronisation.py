@@ -1,4 +1,4 @@
-"""The time line: newest image at or before, budgets, the grid, and nothing from the future."""
+"""Tests of synchronization: newest image at or before, budgets, grid, causality."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def joint_stream(stamps, rows, names=("a", "b"), wanted=("a", "b")):
     )
 
 
-def test_equal_rates_give_every_frame():
+def test_equal_rates_use_every_frame():
     seen = align_cameras([ms(0, 100, 200), ms(0, 100, 200)], CONTRACT)
     assert (
         seen.indices.tolist() == [[0, 0], [1, 1], [2, 2]]
@@ -40,15 +40,16 @@ def test_rounding_of_stamps_does_not_shift_the_grid():
     assert align_cameras([stamps, stamps], CONTRACT).indices[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_thirty_hertz_is_thinned_to_the_step():
+def test_thirty_hertz_is_subsampled_to_the_step():
     stamps = np.round(np.arange(31) * 1e9 / 30).astype(np.int64)
     seen = align_cameras([stamps, stamps], CONTRACT)
     assert seen.indices[:, 0].tolist() == list(range(0, 31, 3))
 
 
-def test_a_later_camera_is_waited_for_rather_than_taken_stale():
-    """The second camera stamps 1 ms later: the pair of one exposure is used, not one new and one
-    old image.
+def test_a_later_camera_is_awaited_instead_of_using_an_old_image():
+    """The second camera stamps 1 ms later.
+
+    The pair of one exposure is used, not one new and one old image.
     """
     first = ms(0, 100, 200, 300)
     seen = align_cameras([first, first + MS], CONTRACT)
@@ -70,7 +71,7 @@ def test_a_camera_that_stops_ends_the_observations():
     assert seen.stamps.tolist() == ms(0, 100, 200).tolist()
 
 
-def test_messages_out_of_order_and_twice():
+def test_unordered_and_repeated_messages_are_handled():
     seen = align_cameras([ms(100, 0, 0, 200), ms(0, 200, 100)], CONTRACT)
     assert seen.indices[:, 1].tolist() == [0, 2, 1] and seen.indices[1:, 0].tolist() == [0, 3]
 
@@ -82,7 +83,7 @@ def test_only_labelled_observations_are_used():
     assert len(align_cameras([stamps, stamps], CONTRACT, only_stamps=ms(10_000)).stamps) == 0
 
 
-def test_no_image_of_one_camera():
+def test_a_camera_without_images_gives_no_observations():
     assert len(align_cameras([ms(0, 100), ms()], CONTRACT).stamps) == 0
 
 
@@ -93,7 +94,7 @@ def test_joints_are_interpolated_at_the_image():
     )
 
 
-def test_joints_use_nothing_that_was_not_known_yet():
+def test_joints_use_no_future_messages():
     stream = joint_stream(ms(0, 10), [[0, 0], [1, 10]])
     np.testing.assert_allclose(stream.measured(ms(5), ms(9), 100 * MS), [[0, 0]])
     np.testing.assert_allclose(stream.measured(ms(5), ms(10), 100 * MS), [[0.5, 5]])
@@ -105,11 +106,11 @@ def test_stale_joints_are_unknown():
     assert np.isfinite(stream.measured(ms(50), ms(100), 100 * MS)).all()
     across = stream.measured(
         ms(50, 150, 900, 1000), ms(1000, 1000, 1000, 1000), 100 * MS
-    )  # nothing is made up in a gap
+    )  # no values are invented in a gap
     assert np.isfinite(across[:, 0]).tolist() == [True, False, False, True]
 
 
-def test_joints_in_any_order_and_in_parts():
+def test_joints_in_any_order_and_in_separate_messages_are_merged():
     messages = [
         SimpleNamespace(name=["b", "x", "a"], position=[2.0, 9.0, 1.0]),
         SimpleNamespace(name=["b"], position=[4.0]),
@@ -137,12 +138,12 @@ def test_a_command_holds_until_the_next():
     assert np.isnan(stream.held(ms(99))).all()
 
 
-def test_nearest_in_any_order():
+def test_the_nearest_message_is_found_in_any_order():
     assert nearest(ms(200, 0, 100), ms(-5, 60, 149, 151, 900)).tolist() == [1, 2, 2, 0, 0]
 
 
 def stream_stamps(low=1, high=80):
-    """Rising stamps with gaps of ``low`` to ``high`` ms."""
+    """Generate increasing stamps with gaps of ``low`` to ``high`` ms."""
     return st.lists(st.integers(low, high), min_size=1, max_size=40).map(
         lambda gaps: ms(*np.cumsum(gaps))
     )
@@ -153,12 +154,13 @@ def stream_stamps(low=1, high=80):
     st.lists(stream_stamps(20), min_size=2, max_size=2),
     st.one_of(
         stream_stamps(5, 30), stream_stamps(5, 300)
-    ),  # the latter with gaps of lost joint states
+    ),  # the gripper's with gaps of lost joint states
     stream_stamps(5, 90),
 )
-def test_every_observation_is_what_the_robot_would_have_seen(cameras, arm, gripper):
-    """The live buffer, fed with what had arrived at that moment, picks the same images and the same
-    joints.
+def test_every_observation_equals_the_live_one(cameras, arm, gripper):
+    """The live buffer selects the same images and joints.
+
+    It is fed with the messages received until then.
     """
     names = CONTRACT.command_joints
     states = [
@@ -183,7 +185,7 @@ def test_every_observation_is_what_the_robot_would_have_seen(cameras, arm, gripp
         try:
             live = buffer.pick(complete * 1e-9)
         except NoObservation:
-            assert np.isnan(joint).any()  # not the images: these were chosen within the budgets
+            assert np.isnan(joint).any()  # not the images: these were selected within the budgets
             continue
         assert list(live.images.values()) == row.tolist() and live.stamp == stamp * 1e-9
         np.testing.assert_allclose(live.joints, joint, atol=1e-6)
@@ -196,10 +198,8 @@ def test_every_observation_is_what_the_robot_would_have_seen(cameras, arm, gripp
     st.integers(0, 3000),
     st.data(),
 )
-def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, data):
-    """Replace everything after ``now`` by something else: observations of the past stay, with their
-    joints.
-    """
+def test_later_messages_never_change_earlier_observations(cameras, joints, now_ms, data):
+    """Replacing all messages after ``now`` does not change past observations and their joints."""
     now = now_ms * MS
     others = [
         np.concatenate([stamps[stamps <= now], now + data.draw(stream_stamps())])
@@ -213,9 +213,7 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
     other_stream = joint_stream(other_joints, other_values, ("a",), ("a",))
 
     def past(cameras, stream):
-        """Return what was seen until now by arrival, and the arrivals of the grid cells that have
-        ended. The grid starts at the first usable moment, which its cell need not choose.
-        """
+        """Return past messages, and the arrivals of ended grid cells."""
         seen = align_cameras(cameras, CONTRACT)
         measured = stream.measured(seen.stamps, seen.complete, 100 * MS, seen.arrived)
         rows = zip(
@@ -239,5 +237,5 @@ def test_what_comes_later_never_changes_what_was_seen(cameras, joints, now_ms, d
     assert settled == settled_otherwise
     for time in (
         seen.keys() & seen_otherwise.keys()
-    ):  # in the last cell, a later moment may have been preferred
+    ):  # in the last cell, a later frame may have been preferred
         np.testing.assert_equal(seen[time], seen_otherwise[time])

@@ -1,4 +1,4 @@
-"""A teacher's features as an image, and the table of teachers."""
+"""Tests of a teacher's features as an image, and of the table of teachers."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from sf_training.spatial_forcing.teacher_view import main, principal_colours
 
 def test_one_feature_is_one_colour_in_all_views():
     features = np.zeros((2, 3, 4, 8), np.float32)
-    features[:, :, 2:, 1] = 5.0  # two kinds of patch, alike in both views
+    features[:, :, 2:, 1] = 5.0  # two kinds of patch, equal in both views
     features[:, 0, :, 3] = 1.0
     colours, kept = principal_colours(features)
     assert colours.shape == (2, 3, 4, 3) and kept == pytest.approx(1.0)

@@ -1,6 +1,4 @@
-"""Devices: what a hand asks for is where the tool or the joints go, inside box and limits, with
-sentences where they cannot.
-"""
+"""Tests of teleoperation devices: commanded tool and joint motion within box and limits."""
 
 import numpy as np
 import pinocchio
@@ -35,7 +33,7 @@ def test_shipped_devices_fit_the_shipped_robot(path):
     TeleoperationSession(contract, load_device(path))
 
 
-def test_a_stick_moves_the_tool_straight_at_the_speed_of_the_device():
+def test_a_stick_moves_the_tool_straight_at_the_devices_speed():
     pad = Pad()
     start = pad.tool
     pad.press(1.0, axes={0: 1.0})
@@ -45,7 +43,7 @@ def test_a_stick_moves_the_tool_straight_at_the_speed_of_the_device():
     assert pad.tool - start == pytest.approx(way, abs=1e-4), "with centred sticks it stays"
 
 
-def test_two_full_sticks_are_no_faster_than_one_and_the_slow_button_slows():
+def test_two_full_sticks_are_as_fast_as_one_and_the_slow_button_slows():
     pad = Pad()
     start = pad.tool
     pad.press(0.5, axes={1: -1.0, 0: 1.0, 3: 1.0})
@@ -79,7 +77,7 @@ def test_the_tool_stops_at_the_wall_of_its_box_and_slides_along_it():
         ).all()
 
 
-def test_a_tool_outside_its_box_may_come_back_but_not_go_further():
+def test_a_tool_outside_its_box_may_only_move_back():
     contract = sim_arm().model_copy(update={"workspace": Workspace(**NARROW)})
     hand = Hand(shipped("gamepad"), contract)
     say = Pad.say
@@ -97,8 +95,8 @@ def test_a_tool_outside_its_box_may_come_back_but_not_go_further():
 NARROW = {"lower": [0.12, -0.3, 0.006], "upper": [0.25, 0.3, 0.4], "tool_speed": 0.5}
 
 
-def test_an_arm_that_does_not_follow_is_not_led_away():
-    pad, said = Pad(), set()
+def test_the_command_does_not_run_away_from_an_arm_that_lags():
+    pad, reports = Pad(), set()
     pad.press(0.1)
     pad.follows = False
     for _ in range(20):
@@ -111,13 +109,13 @@ def test_an_arm_that_does_not_follow_is_not_led_away():
                 np.abs(command.velocities[:6])
                 <= np.array([joint.velocity for joint in sim_arm().joints])
             ).all()
-            said.add(pad.session.state)
+            reports.add(pad.session.state)
         pad.run(PERIOD)
-        said.add(pad.session.state)
-    assert any("does not follow" in sentence for sentence in said)
+        reports.add(pad.session.state)
+    assert any("does not follow" in sentence for sentence in reports)
 
 
-def test_turning_is_off_where_the_contract_fixes_the_tool_and_on_where_the_device_says_so():
+def test_rotation_is_off_for_a_fixed_tool_unless_the_device_enables_it():
     for turns, angle in ((None, 0.0), (True, 0.3)):
         pad = Pad(turns=turns)
         pad.press(0.5)
@@ -127,17 +125,17 @@ def test_turning_is_off_where_the_contract_fixes_the_tool_and_on_where_the_devic
         assert np.linalg.norm(pinocchio.log3(turned @ start.T)) == pytest.approx(angle, abs=0.02)
 
 
-def test_a_tool_that_is_nearly_upright_is_righted_gently():
-    """The policy's actions and their labels know one orientation of the tool only."""
+def test_a_slightly_tilted_tool_is_rotated_back_slowly():
+    """The policy's actions and labels know only one orientation of the tool."""
     pad = Pad()
     commands = pad.press(1.0)
     assert kinematics().forward(pad.measured[:6]).rotation == pytest.approx(TOOL_DOWN, abs=1e-3)
     assert max(np.abs(command.velocities).max() for command in commands) < 0.5
 
 
-def test_what_the_gripper_holds_it_keeps_when_a_hand_takes_over():
+def test_the_gripper_keeps_its_grasp_at_a_takeover():
     pad = Pad()
-    pad.measured[-1] = 0.02  # fingers stopped by what they hold
+    pad.measured[-1] = 0.02  # the grasped object stops the fingers
     pad.session.on_gripper_sent(0.0)
     assert pad.press(0.3)[-1].positions[-1] == 0.0
     unknown = Pad()
@@ -170,9 +168,9 @@ def test_a_twist_in_si_units_moves_the_tool_and_its_silence_stops_it():
 
     hand.run(0.5, push)
     assert (hand.tool - start)[1] == pytest.approx(0.05, abs=0.006)
-    place = hand.tool
+    position = hand.tool
     hand.run(1.0, lambda: hand.session.on_switch(True, hand.now))
-    assert (hand.tool - place)[1] < 0.1 * 0.3
+    assert (hand.tool - position)[1] < 0.1 * 0.3
     hand.session.on_twist((np.nan, np.inf, 0.0), (0.0, 0.0, 0.0), hand.now)
     assert all(
         np.isfinite(command.positions).all()
@@ -181,7 +179,7 @@ def test_a_twist_in_si_units_moves_the_tool_and_its_silence_stops_it():
 
 
 class Leading(Hand):
-    """A leader arm with the space bar as its switch."""
+    """A leader arm with the space bar as its dead-man switch."""
 
     def __init__(self, **changes):
         super().__init__(shipped("leader_arm", **changes))
@@ -192,11 +190,11 @@ class Leading(Hand):
         self.session.on_joy("/teleop/keys", [0.0] * 6, [int(held), 0, 0, 0], self.now)
         self.session.on_leader(self.names, list(self.place), list(velocities), self.now)
 
-    def lead(self, seconds, **said):
-        return self.run(seconds, lambda: self.say(**said))
+    def lead(self, seconds, **state):
+        return self.run(seconds, lambda: self.say(**state))
 
 
-def test_the_arm_goes_where_its_leader_is_scaled_and_shifted_and_inside_its_limits():
+def test_the_arm_follows_its_scaled_and_shifted_leader_within_limits():
     joints = {name: {"leader": name} for name in JOINTS[:-1]} | {
         "joint1": {"leader": "joint1", "scale": -0.5, "offset": 0.1}
     }
@@ -215,7 +213,7 @@ def test_the_arm_goes_where_its_leader_is_scaled_and_shifted_and_inside_its_limi
     assert all(np.isfinite(command.positions).all() for command in leading.lead(0.1))
 
 
-def test_a_leader_that_is_far_away_is_not_followed_and_says_which_joint():
+def test_a_distant_leader_is_not_followed_and_the_joint_is_named():
     leading = Leading()
     leading.place[2] = 0.2
     assert not leading.lead(0.5)
@@ -225,7 +223,7 @@ def test_a_leader_that_is_far_away_is_not_followed_and_says_which_joint():
     assert leading.lead(0.3)
 
 
-def test_a_leader_without_velocities_gets_those_of_its_positions():
+def test_velocities_of_a_leader_are_derived_from_its_positions():
     leading = Leading()
     for _ in range(20):
         leading.place[0] += 0.5 * PERIOD
@@ -233,7 +231,7 @@ def test_a_leader_without_velocities_gets_those_of_its_positions():
     assert command.velocities[0] == pytest.approx(0.5, rel=0.01)
 
 
-def test_a_leader_whose_cable_is_out_ends_it():
+def test_a_disconnected_leader_ends_teleoperation():
     leading = Leading()
     leading.lead(0.3)
     commands = leading.run(
@@ -243,14 +241,14 @@ def test_a_leader_whose_cable_is_out_ends_it():
     assert "leader is silent on /leader/joint_states" in leading.session.state
 
 
-def test_a_leader_with_other_joints_is_told_apart_in_a_sentence():
+def test_a_leader_with_other_joints_give_one_sentence():
     leading = Leading()
     leading.names[0] = "shoulder"
     assert not leading.lead(0.3)
     assert "not joint1; correct motion.joints" in leading.session.state
 
 
-def test_a_device_with_fewer_buttons_than_its_file_says_is_told_apart_in_a_sentence():
+def test_a_device_with_too_few_buttons_give_one_sentence():
     pad = Pad(buttons=4)
     assert not pad.press(0.3)
     assert "has 4 buttons, so none with index 9" in pad.session.state
@@ -258,8 +256,8 @@ def test_a_device_with_fewer_buttons_than_its_file_says_is_told_apart_in_a_sente
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_no_hand_asks_for_more_than_the_limits(seed):
-    """Sticks that wander and leap, a switch that is held now and then, an arm that lags."""
+def test_no_input_exceeds_the_limits(seed):
+    """Inputs are sticks that drift and jump, an occasional switch, and an arm that lags."""
     rng = np.random.default_rng(seed)
     pad = Pad(turns=bool(rng.integers(2)))
     limits = np.array([joint.velocity for joint in sim_arm().joints])
@@ -273,8 +271,8 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
             arm = command.positions[:6]
             assert (np.abs(command.velocities[:6]) <= limits).all()
             assert all(
-                joint.lower <= place <= joint.upper
-                for joint, place in zip(sim_arm().joints, arm, strict=True)
+                joint.lower <= position <= joint.upper
+                for joint, position in zip(sim_arm().joints, arm, strict=True)
             )
             tool = kinematics().forward(arm).position
             assert (tool >= box[0] - 1e-3).all() and (tool <= box[1] + 1e-3).all()
@@ -297,7 +295,7 @@ def test_no_hand_asks_for_more_than_the_limits(seed):
         ),
     ],
 )
-def test_a_wrong_device_file_is_refused_with_its_key(tmp_path, changes, sentence):
+def test_an_invalid_device_file_is_refused_with_its_key(tmp_path, changes, sentence):
     with pytest.raises(DeviceError, match=r"gamepad\.yaml") as refusal:
         load_device(written(tmp_path, "gamepad", **changes))
     assert sentence in str(refusal.value)
@@ -320,7 +318,7 @@ def test_a_device_that_does_not_fit_the_robot_is_refused(tmp_path):
         )
 
 
-def test_a_moving_arm_is_taken_where_it_comes_to_rest_and_not_pulled_back():
+def test_a_moving_arm_is_taken_over_at_its_stop_and_not_pulled_back():
     hand = Pad()
     speed = np.array([0.5, 0.0, 0.0, -0.8, 0.0, 0.0, 0.0])
     hand.now += PERIOD

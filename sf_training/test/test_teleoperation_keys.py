@@ -1,6 +1,4 @@
-"""A keyboard that only tells of keys going down: a held key moves, a released one stops, a tap is
-an inch.
-"""
+"""Tests of keyboard teleoperation without key-up events: hold, release, tap."""
 
 import os
 import pty
@@ -10,11 +8,11 @@ from teleoperation_cases import PERIOD, Pad
 
 from sf_training.teleoperation.keys import CLOSE, HELD_S, HOLD, OPEN, RESUME, STOP, Keys
 
-DELAY, REPEAT = 0.5, 0.033  # of a usual keyboard
+DELAY, REPEAT = 0.5, 0.033  # s, of a common keyboard
 
 
 def held(keys, key, begin, seconds):
-    """When a key held for a time is heard."""
+    """Return the times at which a held key is received."""
     keys.press(key, begin)
     yield begin
     now = begin + DELAY
@@ -29,7 +27,7 @@ def moving(keys, now):
     return any(axes), bool(buttons[HOLD])
 
 
-def test_a_tap_is_an_inch():
+def test_a_tap_moves_an_inch():
     keys = Keys()
     keys.press("w", 10.0)
     assert moving(keys, 10.0) == (True, True)
@@ -45,7 +43,7 @@ def test_a_held_key_keeps_moving_and_a_released_one_stops():
     assert moving(keys, last + HELD_S) == (False, False)
 
 
-def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
+def test_the_space_bar_counts_as_held_from_its_first_repeat():
     keys = Keys()
     keys.press(" ", 10.0)
     assert not keys.joy(10.01)[1][HOLD]
@@ -56,7 +54,7 @@ def test_the_space_bar_is_held_from_its_first_repeat_on_and_a_tap_is_no_grip():
     assert not keys.joy(times[-1] + HELD_S)[1][HOLD]
 
 
-def test_other_keys():
+def test_other_keys_select_axes_speed_and_stop():
     keys = Keys()
     keys.press("]", 5.0)
     assert keys.joy(5.5)[1][CLOSE] and keys.joy(5.5)[1][HOLD] and not keys.joy(7.0)[1][HOLD]
@@ -89,7 +87,7 @@ def test_keys_move_the_tool_through_the_shipped_keyboard_file():
     assert not pad.session.engaged
 
 
-def test_a_terminal_is_read_key_by_key_and_left_as_it_was():
+def test_a_terminal_is_read_key_by_key_and_restored():
     import termios
 
     from sf_training.recording.screen.terminal_keys import raw_keys

@@ -1,6 +1,4 @@
-"""What an episode did is what is sent again: slower or faster, never beyond a limit, and an arm
-that does not follow ends it.
-"""
+"""Tests of replay: same motion at any speed, within limits, ended by an arm that lags."""
 
 import numpy as np
 import pytest
@@ -37,7 +35,7 @@ SWING = np.array([0.3, 0.1, 0.1, 0.1, 0.0, 0.2, 0.0])
 
 
 def swing(seconds=4.0, size=SWING):
-    """A smooth there and back."""
+    """Return a smooth motion there and back."""
     times = np.arange(0.0, seconds + SAMPLE_S / 2, SAMPLE_S)
     return RecordedMotion(
         HOME + 0.5 * (1 - np.cos(2 * np.pi * times / seconds))[:, None] * size, "made up"
@@ -58,9 +56,10 @@ def test_an_operators_episode_is_replayed_as_commanded_or_as_measured(tmp_path):
     assert measured.duration == pytest.approx(0.98, abs=SAMPLE_S)
 
 
-def test_what_the_arm_was_sent_counts_more_and_a_grip_is_kept(tmp_path):
-    """Each trajectory counts until the next one, and the gripper as it was sent, not where what it
-    held stopped it.
+def test_sent_commands_have_precedence_and_a_grasp_is_kept(tmp_path):
+    """Each trajectory applies until the next one.
+
+    The gripper follows its command, not the width of the grasped object.
     """
     with open_writer(tmp_path, CONTRACT) as writer:
         for frame in range(10):
@@ -126,7 +125,7 @@ def write_trajectory(writer, sent, topic=CONTRACT.command.topic):
     )
 
 
-def test_where_the_arm_did_not_follow_it_is_replayed_as_measured(tmp_path):
+def test_where_the_arm_did_not_follow_the_measured_motion_is_replayed(tmp_path):
     with open_writer(tmp_path, CONTRACT) as writer:
         for frame in range(5):
             stamp = START + frame * STEP
@@ -158,7 +157,7 @@ def test_a_gap_in_the_joint_states_is_not_replayed(tmp_path):
         recorded_motion(reader, "commanded")
 
 
-def test_a_gap_of_the_arm_is_not_hidden_by_a_gripper_with_a_publisher_of_its_own(tmp_path):
+def test_a_separate_gripper_publisher_does_not_hide_a_gap_of_the_arm(tmp_path):
     names, topic = CONTRACT.command_joints, absolute(CONTRACT.topics.joint_states)
     with open_writer(tmp_path, CONTRACT) as writer:
         for frame in range(20):
@@ -181,7 +180,7 @@ def test_a_gap_of_the_arm_is_not_hidden_by_a_gripper_with_a_publisher_of_its_own
 
 
 @pytest.mark.parametrize("speed", [0.1, 0.5, 1.0])
-def test_a_replay_passes_the_same_places_at_its_speed(speed):
+def test_a_replay_passes_the_same_positions_at_its_speed(speed):
     motion, timed = swing(), at_speed(swing(), sim_arm(), speed)
     assert timed.duration == pytest.approx(4.0 / speed + 0.2, abs=0.05)
     assert timed.positions[0] == pytest.approx(motion.positions[0])
@@ -189,13 +188,13 @@ def test_a_replay_passes_the_same_places_at_its_speed(speed):
     assert timed.at(timed.duration)[1] == pytest.approx(0.0)
     middle = timed.at(0.5 * timed.duration + 0.1)[0]
     assert middle == pytest.approx(HOME + SWING, abs=2e-3)
-    place = timed.at(1.0 / speed)[0]
+    position = timed.at(1.0 / speed)[0]
     before, after = timed.at(1.0 / speed - 0.05)[0], timed.at(1.0 / speed + 0.05)[0]
     assert timed.at(1.0 / speed)[1] == pytest.approx((after - before) / 0.1, abs=0.02)
-    assert (before < place)[0] and (place < after)[0]
+    assert (before < position)[0] and (position < after)[0]
 
 
-def test_a_speed_that_is_too_high_is_refused_with_one_that_is_not():
+def test_a_too_high_speed_is_refused_with_a_possible_one():
     fast = swing(1.2)
     with pytest.raises(
         ReplayError, match=r"of a limit of the contract; give (\S+) or less"
@@ -209,7 +208,7 @@ def test_a_speed_that_is_too_high_is_refused_with_one_that_is_not():
             at_speed(fast, sim_arm(), speed)
 
 
-def test_what_is_a_little_too_fast_in_places_is_slowed_there_and_nowhere_else():
+def test_only_segments_that_are_too_fast_are_slowed():
     limits = JointLimits.of(sim_arm())
     fast = swing(1.2)
     with pytest.raises(ReplayError, match="give") as refusal:
@@ -232,7 +231,7 @@ def test_an_episode_outside_the_robots_limits_or_box_is_refused():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.02, 0.3))
-def test_the_way_to_the_beginning_is_slow_and_smooth_and_moves_the_gripper_last(seed, share):
+def test_the_approach_is_slow_and_smooth_and_moves_the_gripper_last(seed, share):
     rng = np.random.default_rng(seed)
     start = HOME + np.append(rng.uniform(-0.15, 0.15, 6), -rng.uniform(0, 0.03))
     goal = HOME + np.append(rng.uniform(-0.15, 0.15, 6), -rng.uniform(0, 0.03))
@@ -246,26 +245,26 @@ def test_the_way_to_the_beginning_is_slow_and_smooth_and_moves_the_gripper_last(
     assert (way.positions[moving, 6] == start[6]).all()
 
 
-def test_a_way_through_a_wall_is_refused():
+def test_an_approach_through_a_wall_is_refused():
     start, goal = HOME.copy(), HOME.copy()
-    start[0], goal[0] = -0.55, 0.55  # the arc between them is further away than both ends
+    start[0], goal[0] = -0.55, 0.55  # the arc between them is farther out than both ends
     low = {"lower": [0.12, -0.30, 0.006], "upper": [0.32, 0.30, 0.40], "tool_speed": 0.5}
     with pytest.raises(ReplayError, match="move the arm closer by hand"):
         approach(tiny_contract(workspace=low), start, goal, 0.1)
 
 
 def follow(delay, *, blocked_after=np.inf, size=SWING):
-    """What a replay of a swing says of an arm that is late, or held fast."""
+    """Return the result of replaying a swing with an arm that lags or is blocked."""
     following, timed = Following(sim_arm()), at_speed(swing(4.0, size), sim_arm(), 1.0)
     for time in np.arange(0.0, timed.duration, SAMPLE_S):
         following.send(time, timed.at(time)[0])
-        place = timed.at(min(max(time - delay, 0.0), blocked_after))[0]
-        if problem := following.measure(time, place + np.array([0.001, 0, 0, 0, 0, 0, 0])):
+        position = timed.at(min(max(time - delay, 0.0), blocked_after))[0]
+        if problem := following.measure(time, position + np.array([0.001, 0, 0, 0, 0, 0, 0])):
             return time, problem
     return None, following.report()
 
 
-def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error():
+def test_the_lag_of_the_arm_is_reported_apart_from_its_error():
     ended, report = follow(0.2)
     assert ended is None
     assert report["delay_s"] == pytest.approx(0.2, abs=0.021)
@@ -273,7 +272,7 @@ def test_an_arm_that_is_late_is_told_by_how_much_and_what_is_left_is_its_error()
     assert report["joints"]["joint2"]["max"] < 2e-3 and report["tools"]["arm"]["max"] < 3e-3
 
 
-def test_an_arm_that_is_held_fast_ends_the_replay():
+def test_a_blocked_arm_ends_the_replay():
     ended, problem = follow(0.1, blocked_after=1.0, size=np.array([0.7, 0, 0, 0, 0, 0, 0]))
     assert ended is not None and 1.0 < ended < 4.0
     assert "joint1 is" in problem and "from its command" in problem
@@ -284,7 +283,7 @@ def beside_a_post():
     return sim_arm().model_copy(update={"collision": CollisionCheck(boxes=[post])})
 
 
-def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named():
+def test_an_episode_that_would_collide_is_refused_with_both_bodies_named():
     motion = swing(size=np.array([0.8, 0, 0, 0, 0, 0, 0]))
     assert at_speed(motion, sim_arm(), 0.3).times[-1] > 0.0
     with pytest.raises(
@@ -293,7 +292,7 @@ def test_an_episode_that_would_touch_what_stands_here_is_refused_with_both_named
         at_speed(motion, beside_a_post(), 0.3)
 
 
-def test_the_way_to_its_beginning_is_looked_at_too():
+def test_collisions_of_the_approach_are_checked_too():
     goal = HOME + np.array([0.8, 0, 0, 0, 0, 0, 0])
     assert len(approach(sim_arm(), HOME, goal, 0.1).times) > 10
     with pytest.raises(ReplayError, match=r"on the straight path .* post; move the arm closer"):

@@ -1,4 +1,4 @@
-"""The dead-man switch: without a hand that presses it now, nothing is sent."""
+"""Tests of the dead-man switch: without a current press, nothing is sent."""
 
 import numpy as np
 import pytest
@@ -9,20 +9,20 @@ from teleoperation_cases import PERIOD, Pad
 from sf_training.teleoperation.dead_man import DeadManSwitch
 
 
-def test_nothing_is_sent_without_the_switch_whatever_the_sticks_say():
+def test_nothing_is_sent_without_the_switch_for_any_sticks():
     pad = Pad()
     assert not pad.press(1.0, grip=False, axes={0: 1.0, 1: -1.0, 3: 0.5})
     assert "dead-man switch is open" in pad.session.state
 
 
-def test_a_press_moves_the_arm_and_a_release_ends_the_commands_at_once():
+def test_a_press_starts_and_a_release_ends_commands_at_once():
     pad = Pad()
     assert len(pad.press(0.5, axes={1: 1.0})) == 25
     assert pad.session.state.startswith("teleoperation has control")
     assert not pad.press(0.5, grip=False, axes={1: 1.0})
 
 
-def test_a_switch_that_is_down_when_it_is_first_heard_moves_nothing_until_it_was_open_once():
+def test_a_switch_that_is_down_at_first_must_be_released_once():
     pad = Pad()
     pad.session._switch = DeadManSwitch(
         0.25
@@ -33,10 +33,10 @@ def test_a_switch_that_is_down_when_it_is_first_heard_moves_nothing_until_it_was
     assert pad.press(0.5, axes={1: 1.0})
 
 
-def test_silence_opens_the_switch_and_it_must_be_pressed_again():
+def test_missing_messages_release_the_switch_until_the_next_press():
     pad = Pad()
     pad.press(0.5, axes={1: 1.0})
-    silent = pad.run(1.0, lambda: None)  # the cable is out
+    silent = pad.run(1.0, lambda: None)  # the cable is disconnected
     assert len(silent) * PERIOD <= 0.25 + PERIOD
     assert "silent" in pad.session.state
     assert not pad.run(0.5), "the cable is back, with the button still down"
@@ -44,7 +44,7 @@ def test_silence_opens_the_switch_and_it_must_be_pressed_again():
     assert pad.press(0.1)
 
 
-def test_a_driver_that_repeats_itself_after_its_radio_is_gone_opens_the_switch():
+def test_a_driver_that_repeats_unchanged_messages_releases_the_switch():
     pad = Pad()
     sent = pad.press(10.0, axes={1: 0.8})
     assert len(sent) * PERIOD == pytest.approx(3.0, abs=0.1)  # unchanged_s
@@ -55,7 +55,7 @@ def test_a_driver_that_repeats_itself_after_its_radio_is_gone_opens_the_switch()
     )
 
 
-def test_after_a_stop_of_the_executor_the_hand_must_open_first():
+def test_after_an_executor_stop_the_switch_must_be_released_first():
     pad = Pad()
     pad.press(0.5, axes={1: 1.0})
     pad.session.trip("the executor reports: emergency stop")
@@ -73,7 +73,7 @@ def test_the_stop_button_works_without_the_switch():
     assert not pad.session.emergency_stop
 
 
-def test_lost_joint_states_end_it_and_it_does_not_go_on_by_itself():
+def test_lost_joint_states_end_teleoperation_until_the_next_press():
     pad = Pad()
     pad.press(0.3, axes={1: 1.0})
     for _ in range(50):
@@ -84,7 +84,7 @@ def test_lost_joint_states_end_it_and_it_does_not_go_on_by_itself():
     assert not pad.run(0.5), "joint states are back, with the button still down"
 
 
-def test_it_says_what_the_hand_has_to_do_and_not_what_hindered_it_earlier():
+def test_the_status_names_the_next_action_not_an_earlier_obstacle():
     pad = Pad()
     pad.now += 1.0  # joint states are late
     pad.press(0.0)
@@ -93,7 +93,7 @@ def test_it_says_what_the_hand_has_to_do_and_not_what_hindered_it_earlier():
         pad.say()
         assert pad.session.command(pad.now, PERIOD) is None
     assert "joint states" in pad.session.state
-    pad.run(0.5, lambda: None)  # and the switch falls silent
+    pad.run(0.5, lambda: None)  # and the switch sends nothing
     assert "press it again" in pad.session.state
 
 
@@ -104,18 +104,19 @@ def test_it_says_what_the_hand_has_to_do_and_not_what_hindered_it_earlier():
         max_size=40,
     )
 )
-def test_it_is_held_only_by_a_press_that_was_seen_and_is_still_being_heard(events):
-    """Against a plain reading of the rule: the last thing but repeats was a press, after an open
-    hand, within ``age_s``.
+def test_the_switch_is_held_only_by_a_recent_press(events):
+    """Compare with the rule.
+
+    The last change was a press after a release, within ``age_s``.
     """
-    switch, now, armed, held, heard = DeadManSwitch(0.25), 0.0, False, False, -np.inf
+    switch, now, armed, held, received = DeadManSwitch(0.25), 0.0, False, False, -np.inf
     for event, seconds in events:
         now += seconds
-        if now - heard > 0.25:
+        if now - received > 0.25:
             held = False
         if event in ("down", "up"):
             switch.receive(event == "down", now)
-            heard = now
+            received = now
             if event == "up":
                 armed, held = True, False
             elif armed:

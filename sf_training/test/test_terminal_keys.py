@@ -1,4 +1,4 @@
-"""Keys of a terminal: arrows and other sequences are none, however they are cut."""
+"""Tests of terminal keys: arrows and other sequences are no keys, however split."""
 
 import pytest
 from hypothesis import given
@@ -28,13 +28,13 @@ def test_a_sequence_is_no_key_between_two_keys(sequence, cut):
     assert keys == ["a", "s"]
 
 
-def test_escape_alone_is_a_key_after_a_moment_and_what_follows_counts():
+def test_escape_alone_is_a_key_after_a_moment_and_later_keys_count():
     decoder = KeyDecoder()
     assert decoder.feed(b"\x1b", 0.0) == [] and decoder.feed(b"", 0.1) == []
     assert decoder.feed(b"f", 1.0) == [ESCAPE, "f"]
     assert decoder.feed(b"\x1b[", 2.0) == [] and decoder.feed(b"d", 9.0) == [
         "d"
-    ]  # a sequence that never ended
+    ]  # an unfinished sequence
 
 
 def test_characters_of_several_bytes_may_be_cut():
@@ -45,10 +45,10 @@ def test_characters_of_several_bytes_may_be_cut():
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_keys_or_nothing(data):
+def test_any_bytes_give_keys_or_nothing(data):
     assert all(len(key) == 1 for key in KeyDecoder().feed(data, 0.0))
 
 
-def test_the_recorders_keys_beside_those_of_the_arm_do_not_clash():
+def test_keys_of_the_recorder_and_the_arm_do_not_clash():
     assert not set(DRIVING_KEYS) & (set(MOTIONS) | set(" []px+-=_"))
     assert set(DRIVING_KEYS.values()) == set(KEYS.values())

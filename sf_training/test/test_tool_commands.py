@@ -1,4 +1,4 @@
-"""Poses and twists of the tool as commands: the same labels as joint commands that lead there."""
+"""Tests of tool poses and twists as commands: labels equal those of joint commands."""
 
 import numpy as np
 import pytest
@@ -30,18 +30,21 @@ from sf_training.recording import messages
 from sf_training.view.episode import load as view_episode
 
 ROBOT = contract(topics={GRIPPER: "/teleop/joint_command"})
-AHEAD_S = 0.04  # from a state to what commands it; see ``recording``
+AHEAD_S = 0.04  # s, from a command to its state; see ``recording``
 KINEMATICS = Kinematics(ROBOT)
 
 
 @pytest.fixture(scope="module")
 def joint_labels(tmp_path_factory):
-    """Labels of the same motion, commanded by joints."""
+    """Return labels of the same motion commanded by joints."""
     return loaded([write_bag(tmp_path_factory.mktemp("joints") / "take", recording(1.0))], ROBOT)
 
 
 def commanded(kind, message):
-    """The recording with tool commands; ``message`` makes them from stamp and time [s]."""
+    """Return the recording with tool commands.
+
+    ``message`` makes them from stamp and time [s].
+    """
     good = recording(1.0)
     tool = [
         entry(LEADER, kind, each.at, message(stamp_of(each), each.at))
@@ -62,7 +65,7 @@ def pose_ahead(stamp, t, frame="base_link", move=(0.0, 0.0, 0.0)):
 
 
 def speed(t, factor=1.0):
-    """Velocity and angular velocity of the tool (3,), (3,), in the base frame."""
+    """Return velocity and angular velocity of the tool (3,), (3,), in the base frame."""
     rates = (pose_at(t + 1.0) - pose_at(t))[:6]
     both = factor * KINEMATICS.jacobian(pose_at(t + AHEAD_S / 2)[:6]) @ rates
     return both[:3], both[3:]
@@ -82,14 +85,14 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_labels_are_those_of_the_joints_that_lead_there(tmp_path, joint_labels, way):
+def test_labels_equal_those_of_joint_commands(tmp_path, joint_labels, way):
     bag = write_bag(tmp_path / "take", commanded(*WAYS[way]))
     data = loaded([bag], ROBOT)
     np.testing.assert_array_equal(data.pair_frame, joint_labels.pair_frame)
-    # pose_at moves joint 1 by 8 mrad in 40 ms: a label that is one command off would show
+    # pose_at moves joint 1 by 8 mrad in 40 ms: an offset of one command is visible
     arm, jaw = np.split(data.pair_target - joint_labels.pair_target, [6], axis=-1)
     assert np.abs(arm).max() < 1.5e-3
-    assert np.abs(jaw).max() < 7e-3  # its numbers have no stamp: they count when they are received
+    assert np.abs(jaw).max() < 7e-3  # its numbers have no stamp: the receipt time applies
     assert not data.notes
     measure = measure_episode(bag, Thresholds(), 2, ROBOT)
     assert not measure.faults and not measure.broken and measure.commands
@@ -142,7 +145,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_sentence(tmp_path, name):
+def test_invalid_tool_commands_are_refused_in_one_sentence(tmp_path, name):
     kind, message, sentence = REFUSED[name]
     bag = write_bag(tmp_path / "take", commanded(kind, message))
     with pytest.raises(BagError, match=f"take: .*{LEADER}: {sentence}"):

@@ -1,4 +1,4 @@
-"""The train command: bags in, a checkpoint with its report out, kills and bad episodes survived."""
+"""Tests of the train command: checkpoint with report, kills, bad episodes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def here(main, *arguments: object) -> int:
-    """Run a command line in this process: a new one imports torch and transformers for seconds."""
+    """Run a command in this process; a new one would import torch and transformers for seconds."""
     return main([str(each) for each in arguments])
 
 
@@ -59,7 +59,7 @@ def demos(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_training_from_bags_survives_a_kill_and_leaves_a_checkpoint_with_a_report(demos, tmp_path):
+def test_training_survives_a_kill_and_writes_a_checkpoint_with_a_report(demos, tmp_path):
     out = tmp_path / "nano"
     train = command(
         "sf_training.training.train",
@@ -120,16 +120,16 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
         "--teacher-channels",
         16,
     ]
-    said = []
+    output = []
     for control in ("none", "mean"):
         assert (
             here(train_command, *options, "--control", control, "--out", tmp_path / control) == 0
         ), capsys.readouterr().err
-        said.append(" ".join(capsys.readouterr().out.split()))
-    assert "licence of its weights: Somebody's licence" in said[0]
-    assert "teacher features" in said[0]
-    assert "16 of 64 channels saved: mean cosine with the full targets 0." in said[1]
-    assert "teacher features" not in said[1]
+        output.append(" ".join(capsys.readouterr().out.split()))
+    assert "licence of its weights: Somebody's licence" in output[0]
+    assert "teacher features" in output[0]
+    assert "16 of 64 channels saved: mean cosine with the full targets 0." in output[1]
+    assert "teacher features" not in output[1]
     assert len(list(demos.glob(".cache/features-*"))) == 1
     assert Policy.load(tmp_path / "mean", contract=CONTRACT, device="cpu").policy_id.startswith(
         "mean@"
@@ -137,10 +137,8 @@ def test_a_vision_teacher_trains_nano_and_its_features_are_computed_once(demos, 
 
 
 @pytest.mark.slow
-def test_two_processes_are_started_by_torchrun_and_leave_what_one_does(demos, tmp_path):
-    """The command as a whole: data prepared by one of them, curves and checkpoint written by one of
-    them.
-    """
+def test_two_torchrun_processes_give_the_result_of_one(demos, tmp_path):
+    """One process prepares data and writes curves and checkpoint."""
     options = [
         "--data",
         demos,
@@ -185,7 +183,7 @@ def test_two_processes_are_started_by_torchrun_and_leave_what_one_does(demos, tm
 
 
 @pytest.mark.slow
-def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tmp_path, capsys):
+def test_only_limits_of_the_robot_reach_the_checkpoint(demos, tmp_path, capsys):
     robots = {}
     for name, change in {
         "faster": ("velocity: 2.0", "velocity: 2.1"),
@@ -208,19 +206,19 @@ def test_the_robot_gives_its_limits_to_the_checkpoint_and_nothing_else(demos, tm
     ]
     options += ["--validation-share", 0.34, "--teacher", "none", "--contract"]
     assert here(train_command, *options, robots["longer"]) == 1
-    said = capsys.readouterr().err
-    assert "expert chunk is ee_delta 8x4" in said and "the contract says ee_delta 9x4" in said
+    output = capsys.readouterr().err
+    assert "expert chunk is ee_delta 8x4" in output and "the contract says ee_delta 9x4" in output
     assert here(train_command, *options, robots["faster"]) == 0
     assert Policy.load(tmp_path / "nano", device="cpu").contract.joints[0].velocity == 2.1
 
 
-def test_training_without_episodes_says_how_to_record_some(tmp_path, capsys):
+def test_training_without_episodes_names_the_recording_command(tmp_path, capsys):
     assert here(train_command, "--data", tmp_path, "--out", tmp_path / "nano") == 1
     assert "holds no episode; record some, or generate some with `" in capsys.readouterr().err
     assert not (tmp_path / "nano").exists()
 
 
-def test_a_truncated_bag_is_named_and_left_out_or_with_strict_refused(demos, tmp_path, capsys):
+def test_a_truncated_bag_is_excluded_or_refused_with_strict(demos, tmp_path, capsys):
     copy = tmp_path / "demos"
     shutil.copytree(demos, copy)
     bag = sorted(copy.glob("demo_*/*.mcap"))[1]
@@ -240,16 +238,16 @@ def test_a_truncated_bag_is_named_and_left_out_or_with_strict_refused(demos, tmp
         "none",
     ]
     assert here(train_command, *options, "--strict") == 1
-    said = capsys.readouterr().err
-    assert bag.name in said
-    assert len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert bag.name in output
+    assert len(output.strip().splitlines()) == 1
     assert not (tmp_path / "nano").exists()
     assert here(train_command, *options, "--validation-share", 0.5) == 0
     assert bag.name in "".join(capsys.readouterr())
     assert (tmp_path / "nano/config.json").exists()
 
 
-def test_report_counts_steps_to_the_threshold_and_says_when_it_was_not_reached(tmp_path):
+def test_the_report_has_the_steps_to_the_threshold_or_their_absence(tmp_path):
     header = (
         "step,cpu_s,wall_s,action_loss,cosine,validation_error,validation_choice,success,"
         "episodes,wrong_object\n"

@@ -1,4 +1,4 @@
-"""The shipped settings of a training are read, and say what their names say."""
+"""Tests of the shipped training settings."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[1] / "config/train"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 
-def test_there_is_one_for_each_kind_of_model():
+def test_each_kind_of_model_has_a_config():
     assert {parsed(path).student.kind for path in FILES} == {"nano", "hf", "pi0"}
 
 
@@ -23,14 +23,14 @@ def parsed(path: Path) -> Settings:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_is_read_and_leaves_spatial_forcing_something_to_train(path):
+def test_a_config_is_read_and_has_trainable_weights_for_alignment(path):
     settings = parsed(path)
     settings.student.check_alignment(settings.alignment_of(18).student_layers)
     assert settings.student.uses_lora == ("lora" in path.stem)
     assert (settings.head == "flow") == ("flow" in path.stem)
 
 
-def test_what_is_typed_wins():
+def test_typed_options_override_a_config():
     typed = [
         "--data",
         "bags",

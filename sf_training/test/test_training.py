@@ -1,4 +1,4 @@
-"""The trainer: what it learns from, resuming after a kill, and what it says about bad input."""
+"""Tests of the trainer: learning, resuming after a kill, messages about bad input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ SETTINGS = Settings(
 
 
 def synthetic(frames: int = 12) -> TrainingSet:
-    """Even frames have two labels, odd ones have one."""
+    """Make data where even frames have two labels and odd ones have one."""
     rng = np.random.default_rng(0)
     label_frame = np.repeat(np.arange(frames), [2 - frame % 2 for frame in range(frames)])
     return TrainingSet(
@@ -126,9 +126,9 @@ def test_loss_and_alignment_fall(head):
 @pytest.mark.parametrize("head", ["regression", "flow"])
 def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path, head):
     chosen = replace(SETTINGS, head=head)
-    whole, first = start(chosen), start(chosen)
+    full, first = start(chosen), start(chosen)
     for _ in range(10):
-        whole.train_step()
+        full.train_step()
     for _ in range(6):
         first.train_step()
     first.save_state(tmp_path / "resume.pt")
@@ -136,15 +136,15 @@ def test_a_resumed_run_has_the_same_weights_as_an_uninterrupted_one(tmp_path, he
     assert resumed.load_state(tmp_path / "resume.pt")
     for _ in range(4):
         resumed.train_step()
-    pairs = [(run.model, run.averaged(), run.alignment) for run in (whole, resumed)]
+    pairs = [(run.model, run.averaged(), run.alignment) for run in (full, resumed)]
     for one, other in zip(*pairs, strict=True):
         assert all(
             torch.equal(*both) for both in zip(one.parameters(), other.parameters(), strict=True)
         )
-    assert whole.progress().action_loss == resumed.progress().action_loss
+    assert full.progress().action_loss == resumed.progress().action_loss
 
 
-def test_a_flow_run_validates_and_leaves_a_policy_for_real_time_chunking(tmp_path):
+def test_a_flow_run_gives_a_policy_for_real_time_chunking(tmp_path):
     run = start(replace(SETTINGS, head="flow", steps=5))
     for _ in range(5):
         run.train_step()
@@ -174,7 +174,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not():
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_non_finite_loss_stops_the_run():
     run = start()
     with torch.no_grad():
         run.model.head.weight.fill_(float("nan"))
@@ -198,10 +198,10 @@ def test_every_preset_trains_nano(name):
     if name == "adaptive":
         assert (
             run.alignment.gate.grad is None and run.alignment.gate.abs().sum() > 0
-        )  # it has learned
+        )  # the loss has decreased
 
 
-def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
+def test_typed_options_override_a_preset():
     chosen = replace(
         SETTINGS, preset="paper_openvla", alignment=AlignmentConfig(coefficient=0.1)
     ).alignment_of(4)
@@ -230,9 +230,7 @@ def test_a_preset_gives_way_to_what_is_asked_for_beside_it():
         ),
     ],
 )
-def test_what_is_typed_beside_a_preset_counts_even_where_it_is_the_usual_value(
-    typed, found, tmp_path
-):
+def test_typed_default_values_override_a_preset_too(typed, found, tmp_path):
     words = (
         "--data d --out o --student.kind hf --student.weights w --student.train-vision lora"
         " --teacher vggt --teacher-weights v"
@@ -241,7 +239,7 @@ def test_what_is_typed_beside_a_preset_counts_even_where_it_is_the_usual_value(
     assert {name: getattr(chosen, name) for name in found} == found
 
 
-def test_a_file_says_yes_or_no_to_the_mask(tmp_path):
+def test_a_file_switches_the_mask_on_or_off(tmp_path):
     for value in (True, False):
         (tmp_path / "run.yaml").write_text(
             f"data: d\nout: o\npreset: paper_openvla\nalignment:\n  mask: {str(value).lower()}\n"
@@ -253,7 +251,7 @@ def test_a_file_says_yes_or_no_to_the_mask(tmp_path):
 
 
 def test_a_null_in_a_file_is_the_preset_or_the_default(tmp_path):
-    """Also for settings that were None where they were not given, in files of earlier versions."""
+    """This includes settings that were None when not given, in files of earlier versions."""
     (tmp_path / "run.yaml").write_text(
         "data: d\nout: o\npreset: paper_openvla\nalignment:\n  mask: null\n  coefficient: null\n"
     )
@@ -277,7 +275,7 @@ def test_several_teacher_layers_are_paired_with_those_of_the_student():
     assert np.isfinite(run.progress().alignment_loss)
 
 
-def test_data_that_are_not_finite_are_refused():
+def test_non_finite_data_are_refused():
     data = synthetic()
     data.label_chunk[3, 0, 0] = np.nan
     with pytest.raises(TrainingError, match="not finite: remove that episode"):

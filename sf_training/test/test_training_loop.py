@@ -1,6 +1,4 @@
-"""A run from its start to its checkpoint: which weights are kept, what a second start does, and
-what goes on after a kill.
-"""
+"""Tests of a run from start to checkpoint: best weights, restarts, kills."""
 
 import json
 import os
@@ -40,7 +38,7 @@ def loop_of(run, begin: float | None = None) -> TrainingLoop:
 
 
 def trained_steps(folder: Path) -> dict[str, int]:
-    """By the checkpoint's name."""
+    """Return the trained steps from the checkpoint's name."""
     return {
         path.parent.name: json.loads(path.read_text())["training"]["steps"]
         for path in folder.glob("out*/config.json")
@@ -50,22 +48,22 @@ def trained_steps(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("errors", "best"), [((0.3, 0.1, 0.2), 4), ((0.3, 0.2, 0.1), None), ((0.1, 0.1, 0.1), None)]
 )
-def test_the_best_weights_are_kept_beside_the_last(errors, best, tmp_path, monkeypatch, capsys):
-    """No older checkpoint is called the best where the last one is as good."""
+def test_the_best_weights_are_saved_beside_the_last(errors, best, tmp_path, monkeypatch, capsys):
+    """No older checkpoint is called the best if the last one is as good."""
     run = a_run(tmp_path)
     monkeypatch.setattr(run, "validate", lambda labels: (errors[run.step // 2 - 1], 1.0))
     loop_of(run).go()
     run.close()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert trained_steps(tmp_path) == {"out": 6} | ({"out-best": best} if best else {})
-    assert ("out-best" in said) == bool(best) and ("(also the best)" in said) != bool(best)
+    assert ("out-best" in output) == bool(best) and ("(also the best)" in output) != bool(best)
     assert not (tmp_path / "out.resume.pt").exists()
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
+def test_a_finished_run_is_not_repeated(tmp_path, capsys):
     loop_of(a_run(tmp_path)).go()
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    again = a_run(tmp_path, save_every=3)  # that changes nothing of what is computed
+    again = a_run(tmp_path, save_every=3)  # this option does not change the computation
     loop_of(again).go()
     assert "out: this run is finished; give another --out to train again" in capsys.readouterr().out
     assert again.step == 0
@@ -92,7 +90,7 @@ def test_the_checkpoint_of_another_run_is_not_overwritten(changed, tmp_path):
 
 
 def test_bars_of_a_letterbox_are_not_aligned(tmp_path):
-    """The first camera is wider than high, the model's pictures are square."""
+    """The first camera is wider than high, the model's images are square."""
     runs = [make_run("pi0", tmp_path, 2, head="flow") for _ in range(3)]
     rows, columns = runs[0].model.visual_layout().grid
     valid = runs[0].training.valid.view(1, len(CONTRACT.cameras), rows, columns, 1)
@@ -110,11 +108,11 @@ def test_bars_of_a_letterbox_are_not_aligned(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Acts like SIGKILL: nothing catches it."""
 
 
 def killed_at(run, step: int, begin: float | None = None) -> None:
-    """Train in a loop that ends as if it were killed, after the save at ``step``."""
+    """Train until a simulated kill after the save at ``step``."""
     train = run.train_step
 
     def step_or_die():
@@ -128,7 +126,7 @@ def killed_at(run, step: int, begin: float | None = None) -> None:
     run.close()
 
 
-def test_a_refused_command_leaves_the_settings_of_the_run_that_is_under_way(tmp_path):
+def test_a_refused_command_does_not_change_the_settings_of_a_running_training(tmp_path):
     killed_at(a_run(tmp_path), 4)
     file = tmp_path / "out/report/settings.yaml"
     before = file.read_text()
@@ -137,7 +135,7 @@ def test_a_refused_command_leaves_the_settings_of_the_run_that_is_under_way(tmp_
     assert file.read_text() == before
 
 
-def test_time_and_losses_go_on_after_a_kill(tmp_path):
+def test_time_and_losses_continue_after_a_kill(tmp_path):
     killed_at(a_run(tmp_path / "killed"), 5, begin=time.monotonic() - 1000)
     loop_of(a_run(tmp_path / "killed")).go()
     loop_of(a_run(tmp_path / "whole")).go()
@@ -157,22 +155,22 @@ def test_time_and_losses_go_on_after_a_kill(tmp_path):
     assert json.loads((tmp_path / "killed/out/report/training.json").read_text())["wall_s"] > 1000
 
 
-def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monkeypatch):
+def test_early_stopping_survives_a_kill(tmp_path, monkeypatch):
     """The kill comes while the checkpoint is written."""
     success = type("Result", (), {"success": True, "wrong_object": False})
     monkeypatch.setattr(TrainingLoop, "_evaluate", lambda self: [success])
     options = {"evaluate_every": 2, "stop_at": 0.9}
-    whole = TrainingLoop._save
+    complete = TrainingLoop._save
 
     def killed(self, out):
         if out == self._out:
             raise Killed
-        whole(self, out)
+        complete(self, out)
 
     monkeypatch.setattr(TrainingLoop, "_save", killed)
     with pytest.raises(Killed):
         loop_of(a_run(tmp_path, **options)).go()
-    monkeypatch.setattr(TrainingLoop, "_save", whole)
+    monkeypatch.setattr(TrainingLoop, "_save", complete)
     loop_of(a_run(tmp_path, **options)).go()
     assert trained_steps(tmp_path) == {"out": 2}
 
@@ -180,7 +178,7 @@ def test_a_run_that_was_good_enough_ends_there_also_after_a_kill(tmp_path, monke
 @pytest.mark.parametrize(
     ("save_every", "cure"), [(1, "the state of the run is saved"), (4, "start again")]
 )
-def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
+def test_a_full_disk_at_a_checkpoint_gives_one_sentence_and_loses_nothing(
     save_every, cure, tmp_path, monkeypatch
 ):
     def full(*_):
@@ -195,7 +193,7 @@ def test_a_full_disk_at_a_checkpoint_is_a_sentence_and_loses_nothing(
     assert trained_steps(tmp_path)["out"] == STEPS
 
 
-def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_path, capsys):
+def test_training_from_a_checkpoint_continues_with_its_projector(tmp_path, capsys):
     loop_of(a_run(tmp_path / "first")).go()
     first = tmp_path / "first/out"
     kept = load_file(first / "report/alignment.safetensors")
@@ -235,13 +233,13 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_projector(tmp_
         ({"stop_at": 0.9}, "--stop-at 0.9: needs --evaluate-every"),
     ],
 )
-def test_evaluations_that_would_never_take_place_are_refused(change, message):
+def test_evaluations_that_would_never_run_are_refused(change, message):
     with pytest.raises(TrainingError, match=message):
         Settings(data=Path("data"), out=Path("out"), **change)
 
 
-def test_there_is_a_whole_checkpoint_at_every_moment(tmp_path):
-    """Also for a robot that loads while it is replaced, and after a kill."""
+def test_a_complete_checkpoint_exists_at_every_moment(tmp_path):
+    """This holds for a robot that loads during replacement, and after a kill."""
     run = a_run(tmp_path, 2)
     loop_of(run).go()
     out, seen, ended = tmp_path / "out", [], threading.Event()

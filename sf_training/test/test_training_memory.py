@@ -1,4 +1,4 @@
-"""Whether a model fits is known before it is built."""
+"""Tests of the memory check before a model is built."""
 
 from types import SimpleNamespace
 
@@ -20,14 +20,14 @@ def settings_of(tmp_path, **changes) -> Settings:
     )
 
 
-def test_what_is_counted_is_what_is_built(tmp_path):
+def test_counted_memory_equals_built_memory(tmp_path):
     for changes in ({}, {"train_vision": "lora", "train_language": "lora"}):
         settings = settings_of(tmp_path, **changes)
         model = build_student(settings.student, CONTRACT).model
         weights = sum(each.numel() * each.element_size() for each in model.parameters())
         trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-        whole = weights + trained * (4 + 8 + 4)  # gradient, two moments, average
-        assert bytes_needed(settings, CONTRACT) == (weights, whole)
+        full = weights + trained * (4 + 8 + 4)  # gradient, two moments, average
+        assert bytes_needed(settings, CONTRACT) == (weights, full)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_a_cure(tmp_path, monkeypatch):
@@ -48,21 +48,21 @@ def test_sharded_processes_share_gradients_and_moments(tmp_path, monkeypatch):
     settings = Settings(
         data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True
     )
-    _, whole = bytes_needed(settings, CONTRACT)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1.1 * whole))
+    _, full = bytes_needed(settings, CONTRACT)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1.1 * full))
     require_memory(settings, CONTRACT, 2, CPU)
     with pytest.raises(TrainingError, match=r"the model needs .* GB for weights, gradients"):
         require_memory(
             settings, CONTRACT, 20, CPU
-        )  # each builds the weights before it keeps its share
+        )  # each builds all weights before it keeps its shard
 
 
-def test_gpus_hold_shares_and_their_host_all_weights_at_the_start(tmp_path, monkeypatch):
+def test_gpus_hold_shards_and_their_host_all_weights_at_the_start(tmp_path, monkeypatch):
     settings = Settings(
         data=tmp_path, out=tmp_path, student=student_settings("smolvlm", tmp_path), fsdp=True
     )
-    weights, whole = bytes_needed(settings, CONTRACT)
-    free = {"gpu": 0.3 * whole, "host": 9 * weights}
+    weights, full = bytes_needed(settings, CONTRACT)
+    free = {"gpu": 0.3 * full, "host": 9 * weights}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["gpu"], 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free["host"]))
     gpu = torch.device("cuda", 0)

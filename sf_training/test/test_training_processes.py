@@ -1,6 +1,4 @@
-"""The trainer in processes of its own: several at once, sharded, killed, and with a disk that is
-full.
-"""
+"""Tests of the trainer in separate processes: several, sharded, killed, full disk."""
 
 import json
 import subprocess
@@ -37,7 +35,7 @@ def command(
 
 
 def train(folder: Path, name: str, *words: str, processes: int = 1) -> tuple[np.ndarray, dict]:
-    """Losses (steps, 3) of action, alignment and validation, and the weights it leaves."""
+    """Return losses (steps, 3) of action, alignment and validation, and the final weights."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         command(folder, name, *words, processes=processes),
@@ -64,10 +62,8 @@ def losses(text: str) -> np.ndarray:
     ],
     ids=["nano flow", "smolvlm", "smolvlm sharded with adapters", "pi0 sharded"],
 )
-def test_two_processes_train_as_one_does(tmp_path, name, words):
-    """Also when it validates between the steps, where sharded weights are exchanged for their
-    average.
-    """
+def test_two_processes_train_like_one(tmp_path, name, words):
+    """This includes validation between steps, where the average replaces sharded weights."""
     alone = [word for word in words if word != "fsdp=true"]
     one, one_weights = train(tmp_path / "one", name, *alone, "validates=true")
     two, two_weights = train(tmp_path / "two", name, *words, "validates=true", processes=2)
@@ -85,13 +81,13 @@ def test_two_processes_train_as_one_does(tmp_path, name, words):
         (
             "pi0",
             ("fsdp=true", 'student_train_language="lora"'),
-        ),  # holds adapters that no loss reaches
+        ),  # has adapters that no loss reaches
     ],
     ids=["adapters", "pi0 sharded with adapters"],
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
+def test_a_killed_run_resumes_with_identical_results(tmp_path, name, words):
     processes = 2 if "fsdp=true" in words else 1
-    whole, weights = train(tmp_path / "whole", name, *words, processes=processes)
+    full, weights = train(tmp_path / "whole", name, *words, processes=processes)
     folder = tmp_path / "killed"
     folder.mkdir()
     slowly = command(folder, name, *words, "seconds_per_step=1.0", processes=processes)
@@ -106,7 +102,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
     for each in [
         *psutil.Process(process.pid).children(recursive=True),
         process,
-    ]:  # torchrun's workers are in sessions of their own
+    ]:  # torchrun's workers have their own sessions
         each.kill()
     process.wait()
     first = losses(process.stdout.read())
@@ -120,8 +116,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
     assert done.returncode == 0, done.stderr[-2000:]
     rest = losses(done.stdout)
     assert len(rest) == STEPS - 3  # the state was saved after step 3
-    tolerance = {"rtol": 1e-5} if processes > 1 else {"rtol": 0}  # gloo adds in an order of its own
-    np.testing.assert_allclose(np.concatenate([first[:3], rest]), whole, **tolerance)
+    tolerance = {"rtol": 1e-5} if processes > 1 else {"rtol": 0}  # the order of gloo's sums differs
+    np.testing.assert_allclose(np.concatenate([first[:3], rest]), full, **tolerance)
     for key, weight in torch.load(folder / "weights.pt", weights_only=True).items():
         torch.testing.assert_close(
             weight,
@@ -132,8 +128,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, name, words):
 
 
 @pytest.mark.slow
-def test_sharded_processes_leave_the_checkpoint_of_one(tmp_path):
-    """With its report, and the projector for a training that goes on from it."""
+def test_sharded_processes_give_the_checkpoint_of_one(tmp_path):
+    """This includes its report, and the projector for continued training."""
     found = []
     for name, words, processes in (("one", (), 1), ("two", ("fsdp=true",), 2)):
         (tmp_path / name).mkdir()
@@ -161,7 +157,7 @@ def test_sharded_processes_leave_the_checkpoint_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"), [("pi0", ()), ("smolvlm", ("fsdp=true",))], ids=["pi0", "sharded"]
 )
-def test_training_in_bfloat16_stays_near_that_in_float32(tmp_path, name, words):
+def test_training_in_bfloat16_is_close_to_float32(tmp_path, name, words):
     exact, _ = train(tmp_path / "exact", name)
     rounded, weights = train(
         tmp_path / "rounded", name, *words, 'precision="bf16"', processes=2 if words else 1
@@ -173,7 +169,7 @@ def test_training_in_bfloat16_stays_near_that_in_float32(tmp_path, name, words):
     }
 
 
-def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
+def test_a_run_does_not_resume_with_other_episodes(tmp_path):
     run, other = (make_run("nano", tmp_path, STEPS, read_ahead=0) for _ in range(2))
     run.save_state(tmp_path / "resume.pt")
     other.data = replace(other.data, digest="others")
@@ -181,7 +177,7 @@ def test_a_run_does_not_go_on_with_other_episodes(tmp_path):
         other.load_state(tmp_path / "resume.pt")
 
 
-def test_batch_statistics_of_a_part_are_refused(tmp_path):
+def test_batch_statistics_of_a_partial_batch_are_refused(tmp_path):
     with pytest.raises(
         TrainingError, match=r"--alignment.norm batch: its statistics would cover one of 2"
     ):
@@ -189,21 +185,21 @@ def test_batch_statistics_of_a_part_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nano", "smolvlm", "pi0"])
-def test_a_batch_in_parts_makes_the_step_of_the_whole(tmp_path, name):
+def test_gradient_accumulation_gives_the_step_of_the_full_batch(tmp_path, name):
     head = {"head": "flow"} if name != "smolvlm" else {}
-    whole = make_run(name, tmp_path / "whole", STEPS, **head)
+    full = make_run(name, tmp_path / "whole", STEPS, **head)
     parts = make_run(name, tmp_path / "parts", STEPS, accumulate=2, **head)
     for _ in range(3):
-        for run in (whole, parts):
+        for run in (full, parts):
             run.train_step()
-        one, other = whole.progress(), parts.progress()
+        one, other = full.progress(), parts.progress()
         assert other.action_loss == pytest.approx(one.action_loss, rel=1e-3)
         assert other.alignment_loss == pytest.approx(one.alignment_loss, rel=1e-3)
-    for run in (whole, parts):
+    for run in (full, parts):
         run.close()
 
 
-def test_reading_ahead_changes_nothing(tmp_path):
+def test_prefetching_does_not_change_the_result(tmp_path):
     runs = [make_run("nano", tmp_path / str(ahead), STEPS, read_ahead=ahead) for ahead in (0, 3)]
     found = []
     for run in runs:
@@ -215,7 +211,7 @@ def test_reading_ahead_changes_nothing(tmp_path):
     assert found[0] == found[1]
 
 
-def test_measuring_the_teacher_changes_nothing(tmp_path):
+def test_measuring_the_teacher_does_not_change_the_result(tmp_path):
     runs = [make_run("nano", tmp_path / str(measure), STEPS, head="flow") for measure in (0, 1)]
     speed = runs[1].measure_speed()
     assert set(speed) == {"with", "without"} and min(speed.values()) > 0
@@ -227,10 +223,8 @@ def test_measuring_the_teacher_changes_nothing(tmp_path):
     assert found[0] == found[1]
 
 
-def test_a_full_disk_leaves_the_state_before_and_says_so(tmp_path):
-    """The limit on the size of a file stands for a full disk: the system refuses the write in the
-    same way.
-    """
+def test_a_full_disk_is_reported_and_the_previous_state_remains(tmp_path):
+    """A limit on the size of a file acts like a full disk."""
     run = make_run("nano", tmp_path, STEPS)
     run.train_step()
     run.save_state(tmp_path / "resume.pt")

@@ -1,4 +1,4 @@
-"""The simulated arm's trajectory controller: the model (tested in sf_policy_node) and limits."""
+"""Tests of the simulated arm's trajectory controller and its limits."""
 
 from types import SimpleNamespace
 
@@ -31,13 +31,13 @@ def trajectory(times, positions, velocities=None, stamp=0.0):
 
 
 def run(controller, start, end):
-    """Samples of the control loop from ``start`` to ``end``: times, positions, velocities."""
+    """Return samples from ``start`` to ``end``: times, positions, velocities."""
     times = np.arange(start, end + PERIOD / 2, PERIOD)
     states = [controller.sample(now) for now in times]
     return times, np.array([state[0] for state in states]), np.array([state[1] for state in states])
 
 
-def test_holds_from_the_start_and_after_hold():
+def test_the_controller_holds_from_the_start_and_after_hold():
     controller = make()
     controller.accept(trajectory([1.0], [[1.0, 1.0]]), 0.0)
     run(controller, 0.0, 0.2)
@@ -48,23 +48,23 @@ def test_holds_from_the_start_and_after_hold():
 
 
 @pytest.mark.parametrize("desired", [False, True])
-def test_the_next_trajectory_is_approached_from_the_measured_joints_unless_told_otherwise(desired):
+def test_a_trajectory_starts_from_measured_or_desired_joints(desired):
     controller = make(parameters=ControllerParameters(interpolate_from_desired_state=desired))
     still = np.zeros(2)
     controller.accept(trajectory([0.5], [[0.4, 0.4]], [[0.0, 0.0]]), 0.0)
     run(controller, 0.0, 0.6)
     controller.accept(trajectory([0.2], [[0.4, 0.4]], [[0.0, 0.0]], stamp=0.6), 0.6)
     position, _ = controller.sample(0.605, (np.array([0.39, 0.38]), still))
-    # Off by 0.01 and 0.02: cut at the speed limit, 0.005 and 0.01 in a period.
+    # Deviations of 0.01 and 0.02, cut at the speed limit: 0.005 and 0.01 in a period.
     assert position.tolist() == pytest.approx([0.4, 0.4] if desired else [0.395, 0.39])
 
 
-def test_a_clock_that_is_ahead_refuses_what_has_ended_there():
+def test_a_controller_with_a_clock_ahead_refuses_ended_trajectories():
     with pytest.raises(TrajectoryRejected, match="past"):
         make(clock_offset_s=0.2).accept(trajectory([0.1], [[0.0, 0.0]], stamp=1.0), 1.0)
 
 
-def test_deactivated_it_stands_at_its_last_command():
+def test_a_deactivated_controller_holds_its_last_command():
     controller = make()
     controller.sample(0.0)
     controller.accept(trajectory([1.0], [[0.5, 0.5]]), 0.0)
@@ -76,7 +76,7 @@ def test_deactivated_it_stands_at_its_last_command():
     assert (run(controller, 0.3 + PERIOD, 0.4)[1] == last).all() and controller.accepted == 1
 
 
-def test_a_jump_is_taken_at_the_velocity_limit_and_counted():
+def test_a_jump_is_limited_to_the_maximum_velocity_and_counted():
     controller = make()
     controller.sample(0.0)
     controller.accept(trajectory([0.0], [[1.0, 1.5]]), 0.0)  # upper limit of b: 1.0
@@ -107,7 +107,7 @@ values = st.floats(-5, 5, allow_nan=False)
         max_size=6,
     )
 )
-def test_whatever_arrives_the_commands_stay_inside_the_limits(messages):
+def test_commands_stay_within_limits_for_any_messages(messages):
     controller, now = make(), 1.0
     last = controller.sample(now)[0]
     for offset, points, with_velocities in messages:

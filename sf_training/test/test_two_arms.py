@@ -1,4 +1,4 @@
-"""Two arms in one bag: states in one topic, commands on a topic of each arm in different types."""
+"""Tests of two arms in one bag: one state topic, a command topic per arm."""
 
 import re
 
@@ -48,7 +48,7 @@ AHEAD_S = 0.04  # from a state to what commands it
 
 
 def pair_contract(**bags):
-    """Two of the simulated arms side by side, with its cameras."""
+    """Return a contract of two simulated arms side by side, with the cameras of one."""
     one = tiny_contract()
     data = one.model_dump(mode="json")
     body = re.search(r"<robot[^>]*>(.*)</robot>", one.urdf_xml, re.DOTALL)[1]
@@ -85,7 +85,7 @@ ROBOT = pair_contract()
 
 
 def both_at(t):
-    """(14,) joints and grippers of both arms; no two move alike."""
+    """Return joints and grippers (14,) of both arms, all different."""
     rates = np.array([0.2, 0.1, 0, 0, -0.1, 0, -0.005, -0.15, 0.05, 0, 0.1, 0, 0.1, 0.004])
     start = np.array([0, 0.4, 1.4, 1.3, 0, 0, 0.03, 0.3, 0.5, 1.2, 1.1, 0, 0.1, 0.01])
     return start + rates * t
@@ -151,7 +151,10 @@ def twist_of(arm):
 
 
 def pair_recording(right):
-    """One second; ``right`` makes a command of the right arm from stamp and positions (7,)."""
+    """Return one second of recording.
+
+    ``right`` makes a command of the right arm from stamp and positions (7,).
+    """
     cameras = [each for each in recording(1.0) if each.topic in (TOP, HAND)]
     states = [
         entry(
@@ -195,7 +198,7 @@ def test_each_arm_has_its_own_commands(tmp_path, kind):
     step = ROBOT.action.step_s
     for row in range(4):
         times = data.stamps[data.pair_frame] - data.stamps[0] + (row + 1) * step
-        # numbers have no stamp and count when they are received, 4 ms later
+        # numbers have no stamp; their receipt time applies, 4 ms later
         sent = np.minimum(np.floor(times * 25 + 1e-3), 24) / 25 + 0.04
         expected = np.array([both_at(t) for t in sent])
         for column in (6, 13):
@@ -288,13 +291,13 @@ def test_an_arm_that_the_robot_does_not_have_is_refused():
         tool_contract(arms={LEFT: "middle"})
 
 
-def test_an_arm_that_nobody_commands_is_named(tmp_path):
+def test_an_arm_without_commands_is_named(tmp_path):
     entries = [each for each in pair_recording(RIGHTS["numbers"]) if each.topic != RIGHT]
     with pytest.raises(BagError, match=r"joint right_gripper, right_joint1, .* is never commanded"):
         loaded([write_bag(tmp_path / "take", entries)], ROBOT)
 
 
-def test_units_of_one_arm_do_not_touch_the_other(tmp_path):
+def test_units_of_one_arm_do_not_affect_the_other(tmp_path):
     turned = dict.fromkeys(NAMES[:6], 57.29578)
     factors = np.array([turned.get(name, 1.0) for name in NAMES])
     entries = [
@@ -310,7 +313,7 @@ def test_units_of_one_arm_do_not_touch_the_other(tmp_path):
         loaded([write_bag(tmp_path / "take", entries)], ROBOT)
 
 
-def test_there_and_back_through_lerobot(tmp_path, capsys):
+def test_two_arms_survive_a_lerobot_round_trip(tmp_path, capsys):
     write_bag(tmp_path / "bags/take", pair_recording(RIGHTS["joint states"]))
     robot = tmp_path / "pair.yaml"
     robot.write_text(ROBOT.to_yaml())
@@ -325,6 +328,6 @@ def test_there_and_back_through_lerobot(tmp_path, capsys):
     np.testing.assert_allclose(after.pair_target[:, 0], before.pair_target[:count, 0], atol=1e-5)
 
 
-def test_the_recorder_keeps_the_commands_of_every_arm():
+def test_the_recorder_records_the_commands_of_every_arm():
     names = [topic.name for topic in episode_topics(ROBOT)]
     assert {"/left/commands", "/right/commands"} <= set(names) and len(set(names)) == len(names)

@@ -1,6 +1,4 @@
-"""The VGGT aggregator: upstream's figures, official keys, only what is asked for, and what bad
-weights say.
-"""
+"""Tests of the VGGT aggregator: reference values, official keys, lazy layers, bad weights."""
 
 import os
 import socket
@@ -25,9 +23,9 @@ from sf_training.spatial_forcing.vggt_teacher import VggtTeacher, load_aggregato
 from sf_training.spatial_forcing.weights import open_weights
 
 SHAPES = {"square": (2, 3, 3, 56, 56), "wide": (1, 2, 3, 42, 70)}
-# Of upstream's own aggregator (facebookresearch/vggt 44b3afb) with these weights and images: norm
-# of a layer's patch features, then four single values: [view 0, patch 0, channel 0], [view 1, patch
-# 5, last], [last view, last patch, width], [last, 7, last].
+# Reference values of upstream's aggregator (facebookresearch/vggt 44b3afb) with these weights and¬#
+# images: norm of a layer's patch features, then four single values: [view 0, patch 0, channel 0],¬#
+# [view 1, patch 5, last], [last view, last patch, width], [last, 7, last].
 UPSTREAM = {
     ("square", 0): (96.979332, 1.185621, -0.062666, -0.752547, 2.1406),
     ("square", 1): (103.891434, 0.745911, 0.104557, -0.39265, 1.643791),
@@ -40,7 +38,7 @@ UPSTREAM = {
 
 @pytest.fixture
 def directory(tmp_path):
-    """The tiny aggregator beside a head that is not needed, as in the official checkpoint."""
+    """Write the tiny aggregator with an unused head, as in the official checkpoint."""
     save_file(
         vggt_weights() | {"camera_head.token": torch.zeros(3)}, tmp_path / "model.safetensors"
     )
@@ -52,7 +50,7 @@ def teacher(source, *layers, size=56, **options) -> VggtTeacher:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_features_are_those_of_upstream(directory, name):
+def test_features_equal_upstream(directory, name):
     found = load_aggregator(open_weights(directory), (0, 1, 2))(seeded_images(100, *SHAPES[name]))
     for layer, features in enumerate(found):
         patches = features.flatten(2, 3)
@@ -69,11 +67,11 @@ def test_features_are_those_of_upstream(directory, name):
         )
 
 
-def test_layers_come_in_the_order_asked_for_and_deeper_blocks_are_not_there(directory):
+def test_layers_have_the_requested_order_and_deeper_blocks_are_dropped(directory):
     images = seeded_images(100, *SHAPES["square"])
-    whole = load_aggregator(open_weights(directory), (0, 1, 2))
+    full = load_aggregator(open_weights(directory), (0, 1, 2))
     some = load_aggregator(open_weights(directory), (1, 0))
-    every, found = whole(images), some(images)
+    every, found = full(images), some(images)
     assert torch.equal(found[0], every[1])
     assert torch.equal(found[1], every[0])
     assert len(some.frame_blocks) == len(some.global_blocks) == 2
@@ -82,7 +80,7 @@ def test_layers_come_in_the_order_asked_for_and_deeper_blocks_are_not_there(dire
 
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations([1, 2, 3]), seed=st.integers(0, 99))
-def test_the_first_view_is_the_reference_and_the_others_are_equals(order, seed):
+def test_the_first_view_is_the_reference_and_the_order_of_others_is_free(order, seed):
     network = VggtAggregator(TINY_VGGT)
     weights = vggt_weights(prefix="")
     weights.pop("patch_embed.mask_token")
@@ -95,19 +93,19 @@ def test_the_first_view_is_the_reference_and_the_others_are_equals(order, seed):
     assert not torch.allclose(swapped[:, 1], features[:, 0], atol=1e-2)
 
 
-def test_sizes_are_read_off_the_official_shapes():
+def test_sizes_are_derived_from_the_official_shapes():
     with torch.device("meta"):
         official = VggtAggregator(VggtConfig())
     shapes = {name: tuple(value.shape) for name, value in official.state_dict().items()}
     assert VggtConfig.from_shapes(shapes) == VggtConfig()
     assert (
         sum(parameter.numel() for parameter in official.parameters()) == 909_112_320 - 1024
-    )  # less the unused mask token
+    )  # without the unused mask token
     assert shapes["frame_blocks.23.attn.q_norm.weight"] == (64,)
     assert shapes["patch_embed.pos_embed"] == (1, 1370, 1024)
 
 
-def test_weights_load_from_every_place_they_come_in(directory, tmp_path):
+def test_weights_load_from_every_supported_source(directory, tmp_path):
     images = seeded_images(100, 1, 2, 3, 56, 56)
     (expected,) = teacher(directory).features(images)
     torch.save(vggt_weights(), tmp_path / "whole.pt")
@@ -117,7 +115,7 @@ def test_weights_load_from_every_place_they_come_in(directory, tmp_path):
         assert torch.equal(teacher(tmp_path / source).features(images)[0], expected)
 
 
-def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_path):
+def test_a_hub_id_reads_the_local_cache_or_names_it(tmp_path):
     snapshot = tmp_path / "hub/models--someone--vggt/snapshots/abc"
     snapshot.mkdir(parents=True)
     save_file(vggt_weights(), snapshot / "model.safetensors")
@@ -133,13 +131,13 @@ def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_pa
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-c", program, "someone/vggt", "facebook/VGGT-1B"]
-    told = subprocess.run(
+    lines = subprocess.run(
         run, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
     ).stdout.splitlines()
-    assert told[0] == "cc-by-nc-4.0"
+    assert lines[0] == "cc-by-nc-4.0"
     assert (
         "facebook/VGGT-1B: no such path, the hub cannot be reached and nothing is cached; download"
-        " it elsewhere" in told[1]
+        " it elsewhere" in lines[1]
     )
 
 
@@ -158,7 +156,7 @@ def test_a_hub_id_reads_the_local_cache_and_says_so_when_there_is_nothing(tmp_pa
         (errors.HfHubHTTPError, r"the hub does not answer \(503"),
     ],
 )
-def test_what_the_hub_refuses_is_a_sentence(monkeypatch, error, message):
+def test_errors_of_the_hub_give_one_sentence(monkeypatch, error, message):
     def refuse(*_, **__):
         raise error("503 from the hub", response=SimpleNamespace(headers={}, request=None))
 
@@ -184,7 +182,7 @@ def test_without_a_network_the_hub_is_asked_once_and_not_for_a_minute(monkeypatc
     assert asked and all(asked)
 
 
-def test_the_licence_is_the_one_beside_the_weights(directory):
+def test_the_licence_is_read_from_beside_the_weights(directory):
     assert "ask where they came from" in teacher(directory).licence
     (directory / "LICENSE.txt").write_text("\nVGGT License\nv1\n")
     assert teacher(directory).licence.startswith("VGGT License (")
@@ -195,7 +193,10 @@ def test_the_licence_is_the_one_beside_the_weights(directory):
 
 
 def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """The tiny weights with some replaced or, with None, removed; ``__`` stands for a dot."""
+    """Return the tiny weights with changes.
+
+    None removes a weight; ``__`` in a name means a dot.
+    """
     weights = vggt_weights()
     for name, value in tensors.items():
         weights.pop("aggregator." + name.replace("__", "."), None)
@@ -237,7 +238,7 @@ def test_weights_of_another_model_are_named(tmp_path, weights, message):
         teacher(tmp_path)
 
 
-def test_a_layer_that_is_not_there_is_named(directory):
+def test_a_missing_layer_is_named(directory):
     with pytest.raises(TeacherError, match="layer 24: this aggregator has 3 layers, -3 to 2"):
         teacher(directory, 24)
 
@@ -262,19 +263,19 @@ def test_files_that_are_not_weights_are_named(directory, tmp_path):
             open_weights(tmp_path / source)
 
 
-def test_a_missing_camera_is_left_out_and_its_features_are_zero(directory):
+def test_a_missing_camera_is_excluded_and_its_features_are_zero(directory):
     vggt = teacher(directory, 1, 2)
     images = seeded_images(7, 4, 3, 3, 56, 56)
     present = torch.tensor(
         [[True, True, True], [True, False, True], [False, False, False], [True, False, True]]
     )
-    for found, whole, two in zip(
+    for found, full, two in zip(
         vggt.features(images, present),
         vggt.features(images),
         vggt.features(images[:, [0, 2]]),
         strict=True,
     ):
-        torch.testing.assert_close(found[0], whole[0])
+        torch.testing.assert_close(found[0], full[0])
         torch.testing.assert_close(found[1, [0, 2]], two[1])
         torch.testing.assert_close(found[3, [0, 2]], two[3])
         assert torch.count_nonzero(found[1, 1]) == torch.count_nonzero(found[2]) == 0
@@ -288,7 +289,7 @@ def test_images_of_any_size_are_resized_to_whole_patches(directory):
         teacher(directory).network(torch.rand(1, 2, 3, 48, 50))
 
 
-def test_bfloat16_stays_close_and_no_gradient_is_kept(directory):
+def test_bfloat16_is_close_and_features_have_no_gradient(directory):
     images = seeded_images(3, 2, 2, 3, 56, 56).requires_grad_()
     (exact,), (rounded,) = (
         teacher(directory).features(images),
@@ -299,6 +300,6 @@ def test_bfloat16_stays_close_and_no_gradient_is_kept(directory):
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.999
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_incompatible_sizes_are_refused():
     with pytest.raises(ValueError, match="width 36 must be a multiple of head_size 8"):
         replace(TINY_VGGT, width=36)

@@ -1,4 +1,4 @@
-"""A page and a film of an episode, and a Foxglove layout, as a user would open them."""
+"""Tests of `view`: page, film and Foxglove layout of an episode."""
 
 import base64
 import json
@@ -11,8 +11,8 @@ import pytest
 from synthetic_episodes import (
     SIM_ARM,
     START,
+    image,
     open_writer,
-    picture,
     tiny_contract,
     write_cameras,
     write_episode,
@@ -42,7 +42,7 @@ def frames_of(path):
         ]
 
 
-def test_page_needs_nothing_else(tmp_path, contract, capsys):
+def test_the_page_is_self_contained(tmp_path, contract, capsys):
     bag = write_episode(
         tmp_path, contract, frames=8, labels="operator", instruction='pick <the> "red" cube'
     )
@@ -57,13 +57,13 @@ def test_page_needs_nothing_else(tmp_path, contract, capsys):
     film.write_bytes(base64.b64decode(re.search(r"data:video/mp4;base64,([^\"]+)", html)[1]))
     rate, frames = frames_of(film)
     assert rate == 10 and len(frames) == 8
-    # Left half the scene camera, right half the wrist camera, frame by frame.
+    # Left half: the scene camera; right half: the wrist camera; frame by frame.
     for number, pixels in enumerate(frames):
         for camera, half in enumerate((pixels[60:, :150], pixels[60:, 170:])):
-            assert abs(half.mean() - picture(number, camera).mean()) < 6
+            assert abs(half.mean() - image(number, camera).mean()) < 6
 
 
-def test_film_holds_cameras_curves_and_a_moving_cursor(tmp_path, contract):
+def test_the_film_has_cameras_curves_and_a_moving_cursor(tmp_path, contract):
     bag = write_episode(tmp_path, contract, frames=8, labels="operator")
     assert main([str(bag), "--out", str(tmp_path / "film.mp4"), "--width", "320"]) == 0
     rate, frames = frames_of(tmp_path / "film.mp4")
@@ -75,8 +75,8 @@ def test_film_holds_cameras_curves_and_a_moving_cursor(tmp_path, contract):
     assert abs(columns[0] - LEFT * 320) < 4 and abs(columns[1] - RIGHT * 320) < 4
 
 
-def test_cameras_of_different_rates_and_holes(tmp_path, contract):
-    """The film runs at the quicker camera's rate; the slower one shows what was newest."""
+def test_cameras_of_different_rates_with_gaps_are_shown(tmp_path, contract):
+    """The film has the rate of the faster camera; the slower one shows its newest image."""
     with open_writer(tmp_path, contract) as writer:
         for frame in range(12):
             stamp = START + frame * 0.1
@@ -85,7 +85,7 @@ def test_cameras_of_different_rates_and_holes(tmp_path, contract):
                 if index == 0 or frame % 3 == 0:
                     writer.write(
                         absolute(camera.topic),
-                        messages.image(stamp, camera.frame, picture(frame, index)),
+                        messages.image(stamp, camera.frame, image(frame, index)),
                         messages.nanoseconds(stamp),
                     )
             write_joints(writer, contract, contract.topics.joint_states, stamp, np.zeros(7))
@@ -95,7 +95,7 @@ def test_cameras_of_different_rates_and_holes(tmp_path, contract):
     assert episode.indices[:, 1].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-def test_events_and_who_moved_the_arm(tmp_path, contract):
+def test_events_and_control_sources_are_shown(tmp_path, contract):
     store = messages.typestore()
     control = store.types[messages.CONTROL_SOURCE]
     header = store.types["std_msgs/msg/Header"]
@@ -122,7 +122,7 @@ def test_events_and_who_moved_the_arm(tmp_path, contract):
     assert ("gripper closes", 1.0) in [(event.text, round(event.at, 2)) for event in episode.events]
 
 
-def test_foxglove_layout_shows_what_is_recorded(tmp_path, contract):
+def test_the_foxglove_layout_shows_the_recorded_topics(tmp_path, contract):
     robot = tmp_path / "robot.yaml"
     robot.write_text(contract.to_yaml())
     (tmp_path / contract.urdf).write_text(contract.urdf_xml)
@@ -148,14 +148,14 @@ def test_foxglove_layout_shows_what_is_recorded(tmp_path, contract):
     assert [path["label"] for path in joints] == contract.command_joints
 
 
-def test_the_shipped_layout_is_that_of_the_simulated_arm():
+def test_the_shipped_layout_matches_the_simulated_arm():
     from sf_training.view.foxglove import layout
 
     again = f"write it anew: sf_training view {SIM_ARM.name} --out {SHIPPED.name}"
     assert json.loads(SHIPPED.read_text()) == layout(load_contract(SIM_ARM)), again
 
 
-def test_bad_input_is_one_sentence(tmp_path, contract, capsys):
+def test_bad_input_gives_one_sentence(tmp_path, contract, capsys):
     bag = write_episode(tmp_path, contract, frames=3)
     assert main([str(bag), "--out", str(tmp_path / "page.gif")]) == 2
     assert "its name must end in .html or .mp4" in capsys.readouterr().err

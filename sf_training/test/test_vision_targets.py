@@ -1,6 +1,4 @@
-"""Vision models as teachers: their features, targets computed once, their controls, and what goes
-wrong.
-"""
+"""Tests of vision models as teachers: features, cached targets, controls, errors."""
 
 import errno
 import json
@@ -74,7 +72,7 @@ def siglip() -> transformers.PreTrainedModel:
     ids=lambda build: build.__name__,
 )
 def saved(request, tmp_path_factory):
-    """A tiny random model and the directory where it is saved."""
+    """Return a tiny random model and the directory where it is saved."""
     torch.manual_seed(0)
     model = request.param().eval()
     folder = tmp_path_factory.mktemp(request.param.__name__)
@@ -82,19 +80,19 @@ def saved(request, tmp_path_factory):
     return model, folder
 
 
-def pictures(frames: int = 5, seed: int = 0) -> np.ndarray:
+def random_images(frames: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, 2, 3, 48, 48), dtype=np.uint8)
 
 
 @pytest.fixture
 def vggt(tmp_path):
-    """The tiny VGGT with its last two layers."""
+    """Return the tiny VGGT with its last two layers."""
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     return open_teacher("vggt", str(tmp_path), (-1,), size=56)
 
 
 class Counting:
-    """Counts the frames that a teacher sees, and may fail after some."""
+    """A teacher that counts its frames and may fail after some."""
 
     def __init__(self, teacher, fail_after: int = 10**9) -> None:
         self.teacher, self.seen, self.fail_after = teacher, 0, fail_after
@@ -109,7 +107,7 @@ class Counting:
         return self.teacher.features(images, present)
 
 
-def test_features_are_the_patches_of_each_block(saved):
+def test_features_are_the_patch_tokens_of_each_block(saved):
     model, folder = saved
     vision = getattr(model, "backbone", getattr(model, "vision_model", model))
     blocks = next(
@@ -143,7 +141,7 @@ def test_features_are_the_patches_of_each_block(saved):
     assert not last.requires_grad
 
 
-def test_a_model_says_what_it_is_and_takes_images_of_other_sizes(saved):
+def test_a_model_has_a_name_and_accepts_other_image_sizes(saved):
     _, folder = saved
     teacher = HfTeacher(folder, size=84)
     assert "3 layers of width 32" in teacher.description
@@ -152,7 +150,7 @@ def test_a_model_says_what_it_is_and_takes_images_of_other_sizes(saved):
     assert torch.count_nonzero(teacher.features(torch.rand(1, 2, 3, 48, 48), present)[0][:, 1]) == 0
 
 
-def test_the_colours_a_model_wants_come_from_its_own_file(saved, tmp_path):
+def test_the_color_normalisation_is_read_from_the_models_file(saved, tmp_path):
     _, folder = saved
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
@@ -165,7 +163,7 @@ def test_the_colours_a_model_wants_come_from_its_own_file(saved, tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["preprocessor_config.json", "config.json", "a shard"])
-def test_a_cache_is_made_again_when_a_file_of_the_model_changes(changed, tmp_path):
+def test_a_cache_is_rebuilt_when_a_file_of_the_model_changes(changed, tmp_path):
     torch.manual_seed(0)
     dinov2().eval().save_pretrained(tmp_path, max_shard_size="30KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
@@ -173,7 +171,7 @@ def test_a_cache_is_made_again_when_a_file_of_the_model_changes(changed, tmp_pat
 
     def frames_seen() -> int:
         teacher = Counting(HfTeacher(tmp_path))
-        vision_targets(teacher, pictures(), GRID, CONFIG, cache=tmp_path / "cache")
+        vision_targets(teacher, random_images(), GRID, CONFIG, cache=tmp_path / "cache")
         return teacher.seen
 
     assert [frames_seen(), frames_seen()] == [5, 0]
@@ -204,8 +202,8 @@ def test_a_training_step_in_bfloat16_does_not_round_the_teacher(saved):
 def test_the_bars_of_a_letterbox_are_white_for_a_teacher(vggt, tmp_path):
     area = np.ones((2, 48, 48), bool)
     area[1, :, 40:] = False
-    images = pictures()
-    images[:, 1, :, :, 40:] = 127  # as they are prepared
+    images = random_images()
+    images[:, 1, :, :, 40:] = 127  # as prepared for the student
     seen = []
     features = vggt.features
     vggt.features = lambda pixels, present=None: seen.append(pixels.clone()) or features(pixels)
@@ -213,10 +211,8 @@ def test_the_bars_of_a_letterbox_are_white_for_a_teacher(vggt, tmp_path):
     (pixels,) = seen
     assert (pixels[:, 1, :, :, 40:] == 1.0).all()
     np.testing.assert_allclose(pixels[:, 0], images[:, 0] / 255, atol=1e-6)
-    assert (images[:, 1, :, :, 40:] == 127).all()  # the student's own are left alone
-    (grey,) = vision_targets(
-        vggt, images, GRID, CONFIG, cache=tmp_path
-    ).layers  # a cache of its own
+    assert (images[:, 1, :, :, 40:] == 127).all()  # the student's images are unchanged
+    (grey,) = vision_targets(vggt, images, GRID, CONFIG, cache=tmp_path).layers  # a separate cache
     assert not np.allclose(white[:], grey[:], atol=1e-3)
 
 
@@ -267,8 +263,8 @@ def cosine(found: np.ndarray, expected: np.ndarray) -> float:
     )
 
 
-def test_targets_are_the_teachers_features_placed_and_resized(vggt, tmp_path):
-    images = pictures()
+def test_targets_are_the_positioned_and_resized_teacher_features(vggt, tmp_path):
+    images = random_images()
     expected = prepare_target(
         vggt.features(torch.from_numpy(images) / 255)[0], GRID, CONFIG.position_scale
     ).numpy()
@@ -282,8 +278,8 @@ def test_targets_are_the_teachers_features_placed_and_resized(vggt, tmp_path):
         )
 
 
-def test_targets_are_computed_once_and_again_when_anything_changes(vggt, tmp_path):
-    images = pictures()
+def test_targets_are_cached_until_an_input_changes(vggt, tmp_path):
+    images = random_images()
 
     def frames_seen(images=images, config=CONFIG, grid=GRID) -> int:
         teacher = Counting(vggt)
@@ -291,17 +287,17 @@ def test_targets_are_computed_once_and_again_when_anything_changes(vggt, tmp_pat
         return teacher.seen
 
     assert [frames_seen(), frames_seen()] == [5, 0]
-    assert frames_seen(images=pictures(seed=1)) == 5
+    assert frames_seen(images=random_images(seed=1)) == 5
     assert frames_seen(grid=4) == 5
     assert frames_seen(config=AlignmentConfig(position_scale=0.0)) == 5
     assert frames_seen() == 0
 
 
-def test_an_interrupted_computation_goes_on_where_it_was_saved(vggt, tmp_path, monkeypatch):
+def test_an_interrupted_computation_resumes_from_the_saved_frames(vggt, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sf_training.spatial_forcing.vision_targets._PIXELS", 1
     )  # one frame at a time
-    images = pictures()
+    images = random_images()
     with pytest.raises(KeyboardInterrupt):
         vision_targets(Counting(vggt, fail_after=3), images, GRID, CONFIG, cache=tmp_path / "cache")
     rest = Counting(vggt)
@@ -312,8 +308,8 @@ def test_an_interrupted_computation_goes_on_where_it_was_saved(vggt, tmp_path, m
     )
 
 
-def test_a_damaged_basis_is_chosen_again_and_the_features_with_it(vggt, tmp_path):
-    teacher, images = Counting(vggt), pictures()
+def test_a_damaged_basis_is_recomputed_with_its_features(vggt, tmp_path):
+    teacher, images = Counting(vggt), random_images()
     options = {"channels": 16, "cache": tmp_path}
     before = vision_targets(teacher, images, GRID, CONFIG, **options).layers[0][:]
     (basis,) = tmp_path.glob("features-*/basis.npz")
@@ -325,11 +321,11 @@ def test_a_damaged_basis_is_chosen_again_and_the_features_with_it(vggt, tmp_path
     np.savez(basis, **turned)
     teacher.seen = 0
     other = vision_targets(teacher, images, GRID, CONFIG, **options).layers[0][:]
-    assert teacher.seen == len(images)  # features of another basis are not mixed with these
+    assert teacher.seen == len(images)  # features of different bases are not mixed
     np.testing.assert_array_equal(other, -before)
 
 
-def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_sentence(vggt, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -337,42 +333,46 @@ def test_a_full_disk_is_a_sentence(vggt, tmp_path, monkeypatch):
     with pytest.raises(
         TeacherError, match=r"features cannot be saved \(No space left on device\); free disk space"
     ):
-        vision_targets(vggt, pictures(), GRID, CONFIG, cache=tmp_path)
+        vision_targets(vggt, random_images(), GRID, CONFIG, cache=tmp_path)
 
 
-def test_features_that_are_not_finite_are_refused(vggt):
+def test_non_finite_features_are_refused(vggt):
     with torch.no_grad():
         vggt.network.camera_token.fill_(float("nan"))
     with pytest.raises(
         TeacherError, match="a feature is not finite; take float32, or check the weights"
     ):
-        vision_targets(vggt, pictures(), GRID, CONFIG)
+        vision_targets(vggt, random_images(), GRID, CONFIG)
 
 
-def test_several_layers_are_kept_side_by_side(tmp_path):
+def test_several_layers_are_cached_side_by_side(tmp_path):
     save_file(vggt_weights(), tmp_path / "model.safetensors")
     config = AlignmentConfig(layers=(1, 2), teacher_layers=(0, -1))
     teacher = open_teacher("vggt", str(tmp_path), config.teacher_layers, size=56)
-    first, last = vision_targets(teacher, pictures(), GRID, config, cache=tmp_path / "cache").layers
+    first, last = vision_targets(
+        teacher, random_images(), GRID, config, cache=tmp_path / "cache"
+    ).layers
     assert first.shape == last.shape
     assert not np.array_equal(first[:], last[:])
 
 
-def test_fewer_channels_keep_the_angles_and_say_what_is_lost(vggt, tmp_path):
-    images = pictures(frames=40)
-    (whole,) = vision_targets(vggt, images, GRID, CONFIG).layers
+def test_fewer_channels_keep_the_angles_and_report_the_loss(vggt, tmp_path):
+    images = random_images(frames=40)
+    (complete,) = vision_targets(vggt, images, GRID, CONFIG).layers
     teacher = Counting(vggt)
     few = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
     assert few.layers[0].shape == (40, 2, GRID, GRID, 16)
-    assert teacher.seen == 2 * 40  # once to find the channels, once for all
-    whole, kept = (
-        layer[:].reshape(-1, layer.shape[-1]).astype(np.float32) for layer in (whole, few.layers[0])
+    assert teacher.seen == 2 * 40  # once for the channels, once for the features
+    complete, kept = (
+        layer[:].reshape(-1, layer.shape[-1]).astype(np.float32)
+        for layer in (complete, few.layers[0])
     )
-    left = np.linalg.norm(kept, axis=1) / np.linalg.norm(whole, axis=1)
+    left = np.linalg.norm(kept, axis=1) / np.linalg.norm(complete, axis=1)
     assert 0.9 < few.cosine < 1.0
     assert left.mean() == pytest.approx(few.cosine, abs=0.02)
     normed = [
-        layer / np.linalg.norm(layer, axis=1, keepdims=True) for layer in (whole[::20], kept[::20])
+        layer / np.linalg.norm(layer, axis=1, keepdims=True)
+        for layer in (complete[::20], kept[::20])
     ]
     assert np.abs(normed[0] @ normed[0].T - normed[1] @ normed[1].T).max() < 0.2
     again = vision_targets(teacher, images, GRID, CONFIG, channels=16, cache=tmp_path)
@@ -388,18 +388,18 @@ def test_fewer_channels_keep_the_angles_and_say_what_is_lost(vggt, tmp_path):
 
 @pytest.mark.parametrize("control", ["mean", "random"])
 def test_controls_mean_and_random_are_the_same_for_every_frame(vggt, control):
-    (layer,) = vision_targets(vggt, pictures(), GRID, CONFIG, control=control).layers
+    (layer,) = vision_targets(vggt, random_images(), GRID, CONFIG, control=control).layers
     assert layer.shape == (5, 2, GRID, GRID, 64)
     np.testing.assert_array_equal(layer, np.broadcast_to(layer[:1], layer.shape))
     if control == "mean":
-        (whole,) = vision_targets(vggt, pictures(), GRID, CONFIG).layers
-        np.testing.assert_allclose(layer[0], whole[:].mean(0, dtype=np.float64), atol=2e-3)
+        (complete,) = vision_targets(vggt, random_images(), GRID, CONFIG).layers
+        np.testing.assert_allclose(layer[0], complete[:].mean(0, dtype=np.float64), atol=2e-3)
 
 
 @pytest.mark.parametrize("control", ["random", "rgb"])
-def test_controls_random_and_rgb_never_ask_the_teacher(vggt, control, tmp_path):
+def test_controls_random_and_rgb_never_call_the_teacher(vggt, control, tmp_path):
     teacher = Counting(vggt, fail_after=0)
-    images = pictures()
+    images = random_images()
     (layer,) = vision_targets(teacher, images, GRID, CONFIG, control=control, cache=tmp_path).layers
     assert layer.shape == (5, 2, GRID, GRID, 64)
     (changed,) = vision_targets(

@@ -1,10 +1,8 @@
-"""A training run in a process of its own, on synthetic data, for tests of several processes and of
-kills.
+"""Run a training in a separate process on synthetic data, for tests of processes and kills.
 
 ``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for
-each step; keys are settings,
-``validates``: between the steps, ``loop``: with the training loop, up to the checkpoint
-in OUT/out.
+each step. Keys are settings; ``validates``: between the steps; ``loop``: with the training loop, up
+to the checkpoint in OUT/out.
 """
 
 import json
@@ -29,7 +27,7 @@ CHANNELS = 16
 
 
 def random_data(one: Student, frames: int) -> TrainingSet:
-    """Random pictures, states and chunks in the model's size; even frames have two labels."""
+    """Return random images, states and chunks in the model's size; even frames have two labels."""
     rng = np.random.default_rng(0)
     label_frame = np.repeat(np.arange(frames), [2 - frame % 2 for frame in range(frames)])
     return TrainingSet(
@@ -48,8 +46,9 @@ def random_data(one: Student, frames: int) -> TrainingSet:
 
 
 def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -> TrainingRun:
-    """A run of a tiny student (see ``student_cases``); ``student_...`` changes are of its
-    settings.
+    """Return a run of a tiny student (see ``student_cases``).
+
+    Keys ``student_...`` change its settings.
     """
     inner = {
         key.removeprefix("student_"): changes.pop(key)

@@ -1,7 +1,8 @@
-"""Memory while a long bag is read: what training, lint and export need beyond the process itself.
+"""Measure memory while training, lint and export read a long bag.
 
-The bag is sparse: its images are black and take no space on the disk, so that one of 10 GB is
-written in seconds. ``PYTHONPATH=tests python3 -m bench.long_bag 10`` measures a bag of 10 GB.
+The memory of the process itself is subtracted. The bag is sparse: its images are black and take no
+space on the disk, so that one of 10 GB is written in seconds. ``PYTHONPATH=tests python3 -m
+bench.long_bag 10`` measures a bag of 10 GB.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _SIZE = 96  # pixels of the images that training reads
 
 
 class SparseFile:
-    """Binary file in which pages of zeros are holes."""
+    """Binary file whose pages of zeros are sparse."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -24,7 +24,7 @@ class Case:
         must_stop: the arm must be at rest within ``budgets.hold_s`` of the contract (plus
             ``notice_s``) and until the fault ends. Otherwise the arm may continue without a
             violation for some picks, each ended by withdrawing the instruction.
-        says: pattern that a reason in a status has to match.
+        reason_pattern: pattern that a reason in a status has to match.
         seconds: how long a fault that stops the arm lasts [simulated s].
         after_s: how long the arm is observed after the fault.
         notice_s: time until the fault can be noticed. An image from before the fault may become a
@@ -33,7 +33,7 @@ class Case:
 
     name: str
     begin: Callable[[FaultyArm], None]
-    says: str
+    reason_pattern: str
     must_stop: bool = True
     seconds: float = 3.5
     notice_s: float = 0.0

@@ -112,12 +112,12 @@ class FaultyArm(ArmClient):
 
     def reset_emergency_stop(self) -> None:
         """Reset the emergency stop by service, as an operator does."""
-        answer = self._answer(
+        response = self._answer(
             self._reset_stop.call_async(Trigger.Request()), "/chunk_executor/reset_emergency_stop"
         )
         self.until(
             lambda: self.executor.state != ExecutorStatus.STOPPED,
-            f"the stop was not reset: {answer.message}",
+            f"the stop was not reset: {response.message}",
         )
 
     def inject(self, **faults: float | str | bool) -> None:

@@ -54,8 +54,8 @@ FAULTS = {
             " that does not listen"
         ),
     ),
-    "frozen_camera": ("", "this camera repeats its last picture with new stamps"),
-    "stuck_camera": ("", "this camera repeats its last picture, stamp and all"),
+    "frozen_camera": ("", "this camera repeats its last image with new stamps"),
+    "stuck_camera": ("", "this camera repeats its last image with its stamp"),
     "lost_camera": ("", "this camera is silent"),
     "camera_skew_s": (
         0.0,

@@ -138,8 +138,8 @@ class MotionCheck:
         commanded, reached = _rate(wanted, WINDOW, step_s), _rate(motion.velocities, WINDOW, step_s)
         free = self._free(motion)[part]
         for joint, name in enumerate(limits.names):
-            place = (motion.positions if joint < arm else motion.setpoints)[part, joint]
-            outside = np.maximum(limits.lower[joint] - place, place - limits.upper[joint])
+            position = (motion.positions if joint < arm else motion.setpoints)[part, joint]
+            outside = np.maximum(limits.lower[joint] - position, position - limits.upper[joint])
             self._note("position", name, outside, 0.0, times[part], POSITION)
             top, most = limits.velocity[joint], limits.acceleration[joint]
             self._note(
@@ -183,10 +183,10 @@ class MotionCheck:
         self._note(
             "speed", "the tool", free * speed, self._tool_speed, times[part], share=TOOL_SPEED
         )
-        places = np.array(
+        positions = np.array(
             [self._kinematics.forward(joints[:arm]).position for joints in motion.setpoints]
         )
-        speed = np.linalg.norm(_rate(places, WINDOW, step_s), axis=1)[part]
+        speed = np.linalg.norm(_rate(positions, WINDOW, step_s), axis=1)[part]
         self._note(
             "commanded speed", "the tool", speed, self._tool_speed, times[part], share=COMMANDED
         )

@@ -88,7 +88,7 @@ class MotionObserver:
             np.array(part).reshape(shape)
             for part in (message.position, message.velocity, message.setpoint)
         )
-        tool = np.array([(place.x, place.y, place.z) for place in message.tool])
+        tool = np.array([(position.x, position.y, position.z) for position in message.tool])
         stamp = message.header.stamp
         with self._lock:
             self._check.add(

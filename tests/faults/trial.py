@@ -87,7 +87,9 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
     case.end(arm)
     arm.clear_faults()
     arm.pass_time(case.after_s)
-    outcome.reason = next((reason for reason in arm.reasons if re.search(case.says, reason)), "")
+    outcome.reason = next(
+        (reason for reason in arm.reasons if re.search(case.reason_pattern, reason)), ""
+    )
     if not outcome.reason:
         outcome.problem = outcome.problem or "no status gave a reason; received: " + (
             "; ".join(arm.reasons[-6:]) or "nothing"
