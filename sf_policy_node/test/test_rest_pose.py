@@ -1,5 +1,6 @@
-"""The rest pose before a shutdown: the arm stops first, moves there inside its limits, and nobody
-else moves it; a second signal, a closed terminal and a stop end it.
+"""Tests of the rest pose before a shutdown: stop, move within limits, exclusive control.
+
+A second signal, a closed terminal and a stop end the motion.
 """
 
 import os
@@ -14,7 +15,7 @@ import yaml
 from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm
 from node_cases import PATIENCE_S
 from std_msgs.msg import Bool
-from test_home_action import AWAY, Person
+from test_home_action import AWAY, HomeClient
 
 from sf_policy_node.contract import ContractError, parse_contract
 from sf_policy_node.motion.homing import Pose, check_rest_poses
@@ -27,7 +28,7 @@ REST = [0.0, 0.8, 1.5, 0.8, 0.0, 0.0]
 
 def contract_text(**keys):
     data = yaml.safe_load(CONTRACT_PATH.read_text())
-    data["budgets"]["joint_state_age_s"] = 0.6  # a busy machine is not what is tested here
+    data["budgets"]["joint_state_age_s"] = 0.6  # timing on a busy machine is not tested here
     return yaml.safe_dump({**data, "home": HOME[:6].tolist(), "rest": REST, **keys})
 
 
@@ -35,7 +36,7 @@ def changed(**keys):
     return parse_contract(contract_text(**keys), sim_arm().urdf_xml)
 
 
-def lead(bench, seconds=20.0):
+def follow_homing(bench, seconds=20.0):
     for _ in range(round(seconds / 0.05)):
         bench.post(bench.executor.continue_homing(bench.clock))
         bench.run(0.05)
@@ -55,14 +56,14 @@ def test_a_moving_arm_stops_before_it_moves_to_its_rest_pose():
     assert bench.executor.is_stationary(bench.clock)
     assert (bench.observer.state(bench.now)[1] == 0.0).all()
     bench.executor.go_home(bench.clock, pose=Pose.REST)
-    lead(bench)
+    follow_homing(bench)
     bench.run(0.3)
     assert bench.observer.state(bench.now)[0][:6] == pytest.approx(REST, abs=2e-3)
     assert "rest pose" in bench.executor.status.reason
     assert not bench.violations()
 
 
-def test_during_a_shutdown_nobody_else_moves_the_arm():
+def test_during_a_shutdown_no_other_source_moves_the_arm():
     bench = Bench(changed())
     bench.executor.shut_down(bench.clock)
     assert bench.executor.situation.state is State.ENDING
@@ -77,7 +78,7 @@ def test_during_a_shutdown_nobody_else_moves_the_arm():
     bench.send(bench.chunk(FORWARD, epoch=2))
 
 
-def test_it_is_refused_where_the_arm_may_not_move_or_the_way_is_not_free():
+def test_the_rest_pose_is_refused_if_motion_is_forbidden_or_blocked():
     box = {"name": "post", "lower": [0.2, 0.02, 0.0], "upper": [0.4, 0.1, 1.0]}
     for contract, why in (
         (changed(collision={"boxes": [box]}), "post"),
@@ -101,7 +102,7 @@ def test_a_rest_pose_outside_the_workspace_is_refused_before_the_arm_moves():
         check_rest_poses(changed(rest=[2.5, 0.4, 1.4, 1.3, 0.0, 0.0]))
 
 
-def test_contract_refuses_a_rest_pose_beyond_a_limit():
+def test_the_contract_refuses_a_rest_pose_beyond_a_limit():
     with pytest.raises(ContractError, match=r"rest: joint2 at 3 is outside its limits"):
         changed(rest=[0.0, 3.0, 1.9, 0.3, 0.0, 0.0])
 
@@ -110,34 +111,38 @@ def test_contract_refuses_a_rest_pose_beyond_a_limit():
 
 
 @pytest.fixture
-def person(graph, tmp_path):
-    """Beside the simulated arm, whose contract names a rest pose."""
+def home_client(graph, tmp_path):
+    """Return a client of the simulated arm, whose contract has a rest pose."""
     path = tmp_path / "robot.yaml"
     path.write_text(contract_text())
     (tmp_path / "sim_arm.urdf").write_text(sim_arm().urdf_xml)
-    return Person(graph, path)
+    return HomeClient(graph, path)
 
 
-def test_node_moves_the_arm_to_its_rest_pose_and_aborts_a_goal_that_runs(person):
-    goal = person.send()
-    person.until(lambda: abs(person.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left")
-    person.until(lambda: not person.executor.node.finish(), "the end of the motion")
-    assert person.result(goal).message == "the executor is shutting down"
-    assert person.executor.arm.joints[:6] == pytest.approx(REST, abs=5e-3)
-    person.executor.node.halt()
+def test_the_node_moves_the_arm_to_its_rest_pose_and_aborts_a_running_goal(home_client):
+    goal = home_client.send()
+    home_client.until(
+        lambda: abs(home_client.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left"
+    )
+    home_client.until(lambda: not home_client.executor.node.finish(), "the end of the motion")
+    assert home_client.result(goal).message == "the executor is shutting down"
+    assert home_client.executor.arm.joints[:6] == pytest.approx(REST, abs=5e-3)
+    home_client.executor.node.halt()
 
 
-def test_node_does_not_move_an_arm_after_an_emergency_stop(person):
-    assert person.executor.node.finish()
-    person.until(lambda: abs(person.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left")
-    person.stop.publish(Bool(data=True))
-    person.until(lambda: not person.executor.node.finish(), "the end of the motion")
-    person.wait(0.5)
-    place = person.executor.arm.joints.copy()
+def test_the_node_does_not_move_an_arm_after_an_emergency_stop(home_client):
+    assert home_client.executor.node.finish()
+    home_client.until(
+        lambda: abs(home_client.executor.arm.joints[0] - AWAY[0]) > 0.03, "that it has left"
+    )
+    home_client.stop.publish(Bool(data=True))
+    home_client.until(lambda: not home_client.executor.node.finish(), "the end of the motion")
+    home_client.wait(0.5)
+    place = home_client.executor.arm.joints.copy()
     assert abs(place[0]) > 0.02
-    assert not person.executor.node.finish()
-    person.wait(0.2)
-    assert (person.executor.arm.joints == place).all()
+    assert not home_client.executor.node.finish()
+    home_client.wait(0.2)
+    assert (home_client.executor.arm.joints == place).all()
 
 
 # ---- the process --------------------------------------------------------------------------------
@@ -173,7 +178,7 @@ sys.exit(run(Node))
         (signal.SIGHUP, 3, 0.0, 0),
     ],
 )
-def test_process_finishes_on_request_until_a_second_signal(
+def test_the_process_finishes_the_motion_until_a_second_signal(
     ros_domain, number, calls, again, finishes
 ):
     process = subprocess.Popen(

@@ -38,7 +38,7 @@ def test_nothing_moves_an_arm_that_is_stopped_inactive_or_at_an_unknown_position
             assert now.source is NOBODY, now
 
 
-def test_only_homing_moves_an_arm_whose_executor_ends():
+def test_only_homing_moves_an_arm_during_shutdown():
     moving = {now.source for now in situations() if now.ending}
     assert moving == {NOBODY, ControlSource.HOME}
 

@@ -241,14 +241,14 @@ def test_a_disconnected_leader_ends_teleoperation():
     assert "leader is silent on /leader/joint_states" in leading.session.state
 
 
-def test_a_leader_with_other_joints_give_one_sentence():
+def test_a_leader_with_other_joints_gives_one_sentence():
     leading = Leading()
     leading.names[0] = "shoulder"
     assert not leading.lead(0.3)
     assert "not joint1; correct motion.joints" in leading.session.state
 
 
-def test_a_device_with_too_few_buttons_give_one_sentence():
+def test_a_device_with_too_few_buttons_gives_one_sentence():
     pad = Pad(buttons=4)
     assert not pad.press(0.3)
     assert "has 4 buttons, so none with index 9" in pad.session.state
