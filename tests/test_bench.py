@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bench.command_jitter import moving_periods
+from bench.command_jitter import hold_commands, is_moving, shares_of_limits
 from bench.controller_methods import METHODS, drive, judge
 from bench.figures import Figures
 from bench.methods import make_motion
@@ -161,9 +161,25 @@ def test_periods_exclude_only_reported_standstills():
             ExecutorStatus.EXECUTING,
         ]
     )
-    periods, others = moving_periods(commands, statuses, states)
-    np.testing.assert_allclose(periods, [0.01, 0.01, 0.03, 0.01, 0.01])
-    assert others == 1
+    moving = is_moving(commands, statuses, states)
+    np.testing.assert_allclose(np.diff(commands)[moving] / ms, [10, 10, 30, 10, 10])
+    assert (~moving).sum() == 1
+
+
+def test_a_controller_holds_the_last_command_when_the_next_one_is_late():
+    limits = JointLimits.of(CONTRACT)
+    step, late = 0.5 * limits.velocity / 250.0, 3
+    arrivals = 4_000_000 * np.arange(100)
+    moving = np.ones(99, dtype=bool)
+    commands, missing = hold_commands(arrivals, HOME + np.arange(100)[:, None] * step, moving)
+    assert not missing.any()
+    assert shares_of_limits(commands, limits)["velocity"].max() == pytest.approx(0.5)
+    assert shares_of_limits(commands, limits)["acceleration_20ms"].max() < 1e-6
+    arrivals[50 : 50 + late] = arrivals[50 + late] - 1  # three commands come with the fourth
+    commands, missing = hold_commands(arrivals, HOME + np.arange(100)[:, None] * step, moving)
+    assert missing.sum() == late
+    assert shares_of_limits(commands, limits)["velocity"].max() == pytest.approx(0.5 * (late + 1))
+    assert shares_of_limits(commands, limits)["acceleration_20ms"].max() > 1.0
 
 
 def test_a_rate_has_its_interval():

@@ -1,4 +1,7 @@
-"""Measure the jitter of streamed commands while the simulated arm and the policy run."""
+"""Measure how evenly streamed commands leave the executor, and what a controller makes of them.
+
+The simulated arm and the policy run beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from bench.controller_methods import MEAN_S, RATE_HZ
 from bench.figures import Figures
 from bench.plots import plot_jitter
 from rich.console import Console
@@ -21,7 +25,9 @@ from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_bringup.graph_process import GraphProcess
 from sf_msgs.msg import ExecutorStatus
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.controller.control_loop import Commands
+from sf_policy_node.motion.arm.limits import JointLimits
 
 RATES = (100, 250)  # Hz
 TOPIC = "/forward_command_controller/commands"
@@ -37,11 +43,13 @@ def measure_jitter(figures: Figures, seconds: float, folder: Path, console: Cons
     deviations = {}
     for rate in RATES:
         with console.status(f"command periods at {rate} Hz: {seconds:g} s"):
-            periods, aside = _observe(rate, seconds, folder / f"jitter_{rate}hz")
+            contract, observed = _observe(rate, seconds, folder / f"jitter_{rate}hz")
+        moving = is_moving(observed["commands"], observed["statuses"], observed["states"])
+        periods = 1e-9 * np.diff(observed["commands"])[moving]
         deviations[rate] = 1e3 * np.abs(periods - 1 / rate)
         note = (
             f"off {1e3 / rate:g} ms, at the observer's DDS, {periods.sum():.0f} s of motion;"
-            f" {aside} gaps in which the arm was to stand"
+            f" {(~moving).sum()} gaps in which the arm was to be stationary"
         )
         figures.spread(f"command_period_{rate}hz", deviations[rate], "ms", note, (50, 99, 100))
         figures.add(
@@ -51,29 +59,68 @@ def measure_jitter(figures: Figures, seconds: float, folder: Path, console: Cons
             len(periods),
             "how long a cycle took on average",
         )
+        cycles = f"in a controller of {RATE_HZ:g} Hz that holds the last command"
+        commands, missing = hold_commands(observed["commands"], observed["positions"], moving)
+        figures.rate(f"cycles_without_command_{rate}hz", int(missing.sum()), len(missing), cycles)
+        for what, shares in shares_of_limits(commands, JointLimits.of(contract)).items():
+            figures.spread(f"streamed_{what}_{rate}hz", shares, "of the limit", cycles, (99, 100))
     plot_jitter(folder / "jitter.png", deviations)
 
 
-def moving_periods(
-    commands: np.ndarray, statuses: np.ndarray, states: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Return periods [s] between commands while the executor was moving the arm.
+def is_moving(commands: np.ndarray, statuses: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Return for each period between two commands (N - 1,) whether the arm was to move.
 
-    Periods in which the executor reported a standstill are left out; the second value counts them.
+    It was not where the executor reported another state than EXECUTING in between.
 
     Args:
-        commands: (N,) receive times of commands [ns].
-        statuses, states: (M,) receive times of executor statuses [ns], and the reported states.
+        commands: (N,) when commands were received [ns].
+        statuses, states: (M,) when the executor reported which state [ns].
     """
-    standstills = np.append(
-        0, np.cumsum(states != ExecutorStatus.EXECUTING)
-    )  # number of such statuses before each
-    received = np.searchsorted(statuses, commands, side="right")
-    was_still = standstills[received[1:]] > standstills[received[:-1]]
-    return 1e-9 * np.diff(commands)[~was_still], int(was_still.sum())
+    # How many statuses before each status reported a stationary arm.
+    stationary = np.append(0, np.cumsum(states != ExecutorStatus.EXECUTING))
+    reported = np.searchsorted(statuses, commands, side="right")
+    return stationary[reported[1:]] == stationary[reported[:-1]]
 
 
-def _observe(rate: int, seconds: float, folder: Path) -> tuple[np.ndarray, int]:
+def hold_commands(
+    arrivals: np.ndarray, positions: np.ndarray, moving: np.ndarray
+) -> tuple[Commands, np.ndarray]:
+    """Sample commands as a ``forward_command_controller`` of :data:`RATE_HZ` holds them.
+
+    Args:
+        arrivals: (N,) when commands were received [ns].
+        positions: (N, J) their values [rad or m].
+        moving: (N - 1,) whether the arm was to move until the next command.
+
+    Returns:
+        The hardware's commands, and for each control cycle in which the arm was to move whether
+        no new command had arrived.
+    """
+    seconds = 1e-9 * (arrivals - arrivals[0])
+    # Half a cycle after the first command, so that a command on time is not late by rounding.
+    times = np.arange(0.5 / RATE_HZ, seconds[-1], 1.0 / RATE_HZ)
+    newest = np.searchsorted(seconds, times, side="right") - 1
+    missing = (np.diff(newest) == 0)[moving[newest[1:]]]
+    return Commands(times, positions[newest]), missing
+
+
+def shares_of_limits(commands: Commands, limits: JointLimits) -> dict[str, np.ndarray]:
+    """Return the largest velocity in each cycle and acceleration over :data:`MEAN_S`.
+
+    Both are shares of the limits, of the arm's joints, without cycles in which nothing moves.
+    """
+    arm, steps = ~limits.is_gripper, round(MEAN_S * RATE_HZ)
+    velocities = commands.velocities[:, arm]
+    accelerations = (velocities[steps:] - velocities[:-steps]) / MEAN_S
+    velocity = (np.abs(velocities) / limits.velocity[arm]).max(axis=1)
+    acceleration = (np.abs(accelerations) / limits.acceleration[arm]).max(axis=1)
+    return {
+        "velocity": velocity[velocity > 0.0],
+        "acceleration_20ms": acceleration[acceleration > 0.0],
+    }
+
+
+def _observe(rate: int, seconds: float, folder: Path) -> tuple[Contract, dict[str, np.ndarray]]:
     folder.mkdir(parents=True, exist_ok=True)
     robot = _write_contract(rate, folder)
     contract = load_contract(robot)
@@ -90,14 +137,14 @@ def _observe(rate: int, seconds: float, folder: Path) -> tuple[np.ndarray, int]:
                     client.wait_until(
                         lambda over=over: time.monotonic() > over,
                         2 * _INSTRUCTION_S,
-                        "wall time stops",
+                        "wall time does not advance",
                     )
                     client.finish(handle)
                     seed += 1
         finally:
             client.close()
-    arrivals = np.load(folder / "arrivals.npz")
-    return moving_periods(arrivals["commands"], arrivals["statuses"], arrivals["states"])
+    with np.load(folder / "arrivals.npz") as observed:
+        return contract, dict(observed)
 
 
 def _write_contract(rate: int, folder: Path) -> Path:

@@ -1,9 +1,9 @@
-"""Record in a separate process when streamed commands arrive.
+"""Record when streamed commands arrive, in a process of its own: ``python3 -m
+bench.command_observer TOPIC STATUS_TOPIC FILE``.
 
-Usage: ``python3 -m bench.command_observer TOPIC STATUS_TOPIC FILE``. Times are those at which DDS
-received a message, so delays of this program do not affect them. The process ends when its standard
-input ends, and writes ``FILE`` (.npz): ``commands`` (N,) and ``statuses`` (M,) [ns since 1970],
-``states`` (M,) of the executor.
+Times are those at which DDS received a message; delays of this program do not change them. It
+listens until its standard input ends, then writes ``FILE`` (.npz): ``commands`` (N,) and
+``statuses`` (M,) [ns since 1970], ``positions`` (N, J) [rad or m], ``states`` (M,) of the executor.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sf_msgs.msg import ExecutorStatus
 
 
 def observe(topic: str, status_topic: str, file: Path) -> None:
-    """Record commands and statuses until standard input ends."""
-    commands: list[int] = []
+    """Listen until standard input ends."""
+    commands: list[tuple[int, list[float]]] = []
     statuses: list[tuple[int, int]] = []
     rclpy.init()
     node = rclpy.create_node("command_observer")
     node.create_subscription(
         Float64MultiArray,
         topic,
-        lambda _, info: commands.append(info["received_timestamp"]),
+        lambda message, info: commands.append((info["received_timestamp"], message.data.tolist())),
         QoSProfile(depth=1000),
     )
     node.create_subscription(
@@ -47,14 +47,15 @@ def observe(topic: str, status_topic: str, file: Path) -> None:
     while not end.is_set():
         executor.spin_once(timeout_sec=0.1)
     times, states = zip(*statuses, strict=True) if statuses else ((), ())
+    arrivals, positions = zip(*commands, strict=True) if commands else ((), ())
     np.savez(
         file,
-        commands=np.array(commands, np.int64),
+        commands=np.array(arrivals, np.int64),
+        positions=np.array(positions, float),
         statuses=np.array(times, np.int64),
         states=np.array(states, np.int64),
     )
-    # The recorded times are on disk. The teardown of DDS has blocked before and would hang the
-    # benchmark.
+    # Everything is on disk. The teardown of DDS sometimes blocks and would block the benchmark.
     os._exit(0)
 
 

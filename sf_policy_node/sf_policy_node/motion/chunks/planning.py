@@ -168,7 +168,9 @@ class ChunkPlanner:
         best: tuple[float, Shaped] | None = None  # the slowest motion of ``count`` steps so far
         while count > plan.skipped:
             curve = self._curve(chunk, targets, base, due, count, position)
-            shaped = self._shape(curve, now, start, due[count - 1], position, velocity, limits)
+            shaped, wanted = self._shape(
+                curve, now, start, due[count - 1], position, velocity, limits
+            )
             survey = self._workspace.survey(
                 np.vstack([position, shaped.positions]), np.vstack([velocity, shaped.velocities])
             )
@@ -187,8 +189,7 @@ class ChunkPlanner:
                 slower += 1
                 continue
             shaped = best[1]
-            at_start, _ = curve.sample(np.array([start]))
-            jump = float(np.abs(at_start[0] - position)[~self._steps].max())
+            jump = float(np.abs(wanted - position)[~self._steps].max())
             clips = {
                 "position": shaped.position_clips + plan.clips["position"],
                 "velocity": shaped.velocity_clips,
@@ -231,7 +232,8 @@ class ChunkPlanner:
         position: np.ndarray,
         velocity: np.ndarray,
         limits: JointLimits,
-    ) -> Shaped:
+    ) -> tuple[Shaped, np.ndarray]:
+        """Return the motion along a curve, and the curve's position (J,) at ``start``."""
         period = self._period
         latest = max(
             1, math.floor((now + self._hold_s - start - self._limits.braking_s) / period) - 1
@@ -244,7 +246,7 @@ class ChunkPlanner:
         slow = np.abs(shaped.velocities) <= 0.5 * limits.acceleration * period
         arrived = np.flatnonzero((near & slow).all(axis=1)[count - 1 :])
         end = count + int(arrived[0]) if len(arrived) else samples
-        return append_stop(shaped, end, self._limits, period)
+        return append_stop(shaped, end, self._limits, period), wanted[0][0]
 
 
 def append_stop(shaped: Shaped, end: int, limits: JointLimits, period: float) -> Shaped:
