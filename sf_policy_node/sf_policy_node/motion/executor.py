@@ -121,7 +121,10 @@ class ChunkExecutor:
 
         An instruction that started before must be given again.
         """
-        now = self._guard.clock.now if now is None else now
+        clock = self._guard.clock
+        now = clock.now if now is None else now
+        if not clock.jump(now):  # a jump is left to the next tick, which can send a stop
+            clock.advance(now)
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
         self._guard.may_start_where_measured, self._guard.streamed = True, None
         self._supervisor.stream.forget()

@@ -33,6 +33,7 @@ JOIN_LEAD_S = 0.06
 _START_LEAD_S = 0.02
 _START_LEAD_MOST_S = 0.08  # the longest such lead, on a slow machine
 _STOP_LEAD_S = 0.04  # the controller's clock may be 30 ms ahead
+_CLOCK_BEHIND_S = 0.03  # how far the controller's clock may be behind
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
 _UNSURE = 0.1  # share of the tracking error by which the arm may differ from its estimated state
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at an unknown position
@@ -123,6 +124,13 @@ class Guard:
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
         moving = self.moving(now)
         if moving:
+            # A controller bridges again from its measured joints, which lag, to the first point of
+            # a message that arrives on the way.
+            left = self.path.begins + _CLOCK_BEHIND_S - now
+            if self._approach is not None and left > 0.0:
+                raise MotionRefused(
+                    f"the arm is on its way to where it was measured, for {left:.2f} s more"
+                )
             path, join = self.path, self._join(now + self.clock.possible_delay, self._lead)
         else:
             path, join = self._from_rest(now), 0

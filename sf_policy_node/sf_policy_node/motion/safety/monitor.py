@@ -28,7 +28,7 @@ _ELSEWHERE = 2.0  # times the tracking error: beyond it no obstacle explains the
 _IMPOSSIBLE = 3.0  # times the top speed between two joint states: faster than any arm moves
 _STATIONARY_S = 0.1  # an arm whose joint states agree for this long is stationary
 _STEADY_S = 0.2  # an arm that something else moved must be stationary for this long ...
-_STEADY_AFTER_JUMP_S = 0.5  # ... and for this long if its joint states jumped
+_STEADY_AFTER_JUMP_S = 1.0  # ... and for this long if its joint states jumped
 _COVERED = 0.8  # share of such a time that joint states must cover
 _GRIPPER_BAND = 0.05  # share of its range within which a gripper is at a position
 _NEAR = 0.9  # share of the joint states that must agree on a position
@@ -270,11 +270,18 @@ class ArmMonitor:
         stamp, measured, _ = self._history.newest
         commanded, reported = self._commanded(path, now)
         if commanded is None:
-            if not self._is_steady(_STATIONARY_S):
+            jumped = any(
+                self._has_jumped(joint, stamp - _STEADY_AFTER_JUMP_S)
+                for joint in range(len(measured))
+            )
+            needed = _STEADY_AFTER_JUMP_S if jumped else _STATIONARY_S
+            position = self._median_position(needed)
+            if not self._is_steady(needed) or self.away(position, measured).any():
                 raise MotionRefused(
-                    f"{self._describe_motion()}; this executor takes over only a stationary arm"
+                    f"{self._describe_motion(needed)}; this executor takes over only an arm that"
+                    f" was stationary for {needed:g} s"
                 )
-            return StartPosition(self._inside(self.stationary_position()), False)
+            return StartPosition(self._inside(position), False)
         away, displaced = self.away(commanded, measured), False
         if displacement is not None:
             error = measured - commanded
@@ -289,12 +296,13 @@ class ArmMonitor:
             raise MotionRefused(f"{reason}: {_WRAPS}")
         has_jumped = displaced or self._has_jumped(worst, stamp - _STEADY_AFTER_JUMP_S)
         needed = _STEADY_AFTER_JUMP_S if has_jumped else _STEADY_S
-        if not self._is_steady(needed):
+        # The controller is most likely where all joints are measured.
+        position = self._median_position(needed)
+        # One of ten readings may be wrong, and the newest one may be that reading.
+        if not self._is_steady(needed) or self.away(position, measured).any():
             raise MotionRefused(
                 f"{reason}; a motion starts there once it has been stationary for {needed:g} s"
             )
-        # The controller is most likely where all joints are measured.
-        position = self._median_position(needed)
         if not displaced:  # a gripper keeps its commanded position, and so its grip
             grippers = self._limits.is_gripper
             position[grippers] = commanded[grippers]
@@ -330,9 +338,9 @@ class ArmMonitor:
             return own, known
         return position, known
 
-    def _describe_motion(self) -> str:
-        """Return why the arm does not count as stationary."""
-        recent = self._history.covering(_STATIONARY_S, _SEVERAL)
+    def _describe_motion(self, seconds: float) -> str:
+        """Return why the arm does not count as stationary for ``seconds``."""
+        recent = self._history.covering(seconds, _SEVERAL)
         measured = np.array([positions for _, positions, _ in recent])
         moved = np.ptp(measured, axis=0) / self._limits.tracking_error
         if moved.max() <= _AT_COMMAND:
