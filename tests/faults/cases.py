@@ -66,6 +66,7 @@ _SURVIVABLE = {"must_stop": False}
 _REST = (  # why the arm is stationary at the end of the case
     r"executor: .*(stands|stopped|hold|ended|no instruction|policy)"
 )
+_SENSOR = r"executor: .*sensor"
 
 
 def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
@@ -142,6 +143,20 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
             _inject(joint_states_lost=True),
             r"(executor|policy): .*joint state",
         ),
+        Case("joint states read zero", _inject(joint_lie="zeros"), _SENSOR),
+        Case("a joint state jumps by 1 rad", _inject(joint_lie="jump"), _SENSOR),
+        Case("a driver adds a full turn", _inject(joint_lie="turn"), r"executor: .*turn"),
+        *(
+            Case(name, _inject(**faults), f"{_REST}|{_SENSOR}", **_SURVIVABLE)
+            for name, faults in {
+                "single joint states read zero": {"joint_lie": "zeros", "joint_lie_share": 0.02},
+                "a servo droops by 60 mrad": {"joint_lie": "droop"},
+                "joint states with 5 mrad of noise": {"joint_lie": "noise"},
+                "velocities are NaN": {"joint_lie": "nan_velocity"},
+                "joint states 20 ms ahead": {"joint_stamp_ahead_s": 0.02},
+                "joint states 40 ms late": {"joint_delay_s": 0.04},
+            }.items()
+        ),
         Case("clock 5 s forward", _step_clock(FORWARD_S), r"executor: .*clock", **_SURVIVABLE),
         Case("clock 2 s back", _step_clock(BACK_S), r"executor: .*clock", **_SURVIVABLE),
         Case(
@@ -161,6 +176,11 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
         Case(
             "emergency stop while chunks arrive",
             _press_while_chunks_arrive,
+            r"executor: emergency stop",
+        ),
+        Case(
+            "emergency stop published best effort",
+            FaultyArm.press_best_effort,
             r"executor: emergency stop",
         ),
     ]

@@ -13,7 +13,7 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
@@ -51,6 +51,9 @@ class FaultyArm(ArmClient):
             String, contract.topics.instruction, **quiet
         )
         self._emergency = self._node.create_publisher(Bool, contract.topics.emergency_stop, **quiet)
+        self._best_effort_emergency = self._node.create_publisher(
+            Bool, contract.topics.emergency_stop, qos_profile_sensor_data
+        )
         self._stop = self._node.create_client(Trigger, "/policy_node/stop")
         self._reset_stop = self._node.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
         self._faults = AsyncParameterClient(self._node, INJECTOR)
@@ -109,6 +112,12 @@ class FaultyArm(ArmClient):
     def emergency_stop(self, pressed: bool) -> None:
         """Press or release the emergency stop button."""
         self._emergency.publish(Bool(data=pressed))
+        if not pressed:
+            self.press_best_effort(False)
+
+    def press_best_effort(self, pressed: bool = True) -> None:
+        """Press or release a second button, which publishes best effort."""
+        self._best_effort_emergency.publish(Bool(data=pressed))
 
     def reset_emergency_stop(self) -> None:
         """Reset the emergency stop by service, as an operator does."""

@@ -6,9 +6,9 @@ topics of the contract. Faults are the node's parameters:
 
 ros2 param set /fault_injector chunk_delay_s 0.4
 
-Start it as a process:
+Start it as a process, with ``tests`` in PYTHONPATH:
 
-python tests/faults/injector.py --ros-args -p contract:=/path/to/robot.yaml
+python3 -m faults.injector --ros-args -p contract:=/path/to/robot.yaml
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import contextlib
 import heapq
 import random
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import rclpy
+from faults.joint_lies import LIES, tell
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -62,6 +64,10 @@ FAULTS = {
         "the first camera's stamps are half of this early, the others' half of it late [s]",
     ),
     "joint_states_lost": (False, "joint states are not passed on"),
+    "joint_lie": ("", f"the driver reports wrong joint states: {', '.join(LIES)}"),
+    "joint_lie_share": (1.0, "share of joint states that joint_lie changes"),
+    "joint_delay_s": (0.0, "joint states arrive this much later [simulated s]"),
+    "joint_stamp_ahead_s": (0.0, "stamps of joint states are this much ahead [s]"),
     "clock_shift_s": (
         0.0,
         "this much is added to all stamps that come from the arm and taken off its commands' [s]",
@@ -139,7 +145,8 @@ class FaultInjector(Node):
             -(10**18),
             0,
         )  # when the clock was set, and the shift until then [ns]
-        self._waiting: list[tuple[int, int, bytes]] = []  # chunks: due [ns], number, message
+        # Delayed messages: due [ns], number, message, and what sends it.
+        self._waiting: list[tuple[int, int, bytes, Callable[[bytes], None]]] = []
         self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
         self._pictures: dict[str, bytes] = {}
         self._outputs = {}
@@ -164,7 +171,7 @@ class FaultInjector(Node):
             10,
             raw=True,
         )
-        self._topics = contract.topics
+        self._topics, self._arm_joints = contract.topics, contract.arm_joints
 
     def _declare(self, name: str, default, description: str):
         return self.declare_parameter(
@@ -194,6 +201,11 @@ class FaultInjector(Node):
                     successful=False,
                     reason=f"chunk_corrupt: {parameter.value!r} is not nan, inf, size or names",
                 )
+            if parameter.name == "joint_lie" and parameter.value not in ("", *LIES):
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"joint_lie: {parameter.value!r} is none of {', '.join(LIES)}",
+                )
         before = self._shift()
         self._faults.update(
             {each.name: each.value for each in parameters if each.name in self._faults}
@@ -209,7 +221,8 @@ class FaultInjector(Node):
         self._now = stamp_of(message)
         self._outputs[CLOCK].publish(with_stamp(message, self._now + self._shift()))
         while self._waiting and self._waiting[0][0] <= self._now:
-            self._send_chunk(heapq.heappop(self._waiting)[2])
+            _, _, waiting, send = heapq.heappop(self._waiting)
+            send(waiting)
         if (
             self._faults["chunk_repeat"]
             and self._last_chunk is not None
@@ -221,10 +234,16 @@ class FaultInjector(Node):
             self._send_chunk(with_stamp(serialize_message(chunk), self._now + self._shift()))
 
     def _on_joint_states(self, message: bytes) -> None:
-        if not self._faults["joint_states_lost"]:
-            self._outputs[self._topics.joint_states].publish(
-                with_stamp(message, stamp_of(message) + self._shift())
-            )
+        faults = self._faults
+        if faults["joint_states_lost"]:
+            return
+        if faults["joint_lie"] and self._dice.random() < faults["joint_lie_share"]:
+            joints = deserialize_message(message, JointState)
+            tell(joints, faults["joint_lie"], self._arm_joints, self._dice)
+            message = serialize_message(joints)
+        stamp = stamp_of(message) + self._shift() + round(1e9 * faults["joint_stamp_ahead_s"])
+        publish = self._outputs[self._topics.joint_states].publish
+        self._wait(with_stamp(message, stamp), faults["joint_delay_s"], publish)
 
     def _on_image(self, topic: str, message: bytes) -> None:
         faults, name, stamp = self._faults, self._cameras[topic], stamp_of(message)
@@ -248,19 +267,22 @@ class FaultInjector(Node):
             if self._held is None:
                 self._held = message
                 return
-            self._wait(message, delay)
+            self._wait(message, delay, self._send_chunk)
             message, self._held = self._held, None
         elif self._held is not None:
-            self._wait(self._held, delay)
+            self._wait(self._held, delay, self._send_chunk)
             self._held = None
-        self._wait(message, delay)
+        self._wait(message, delay, self._send_chunk)
 
-    def _wait(self, message: bytes, delay_s: float) -> None:
-        if delay_s <= 0 and not self._waiting:
-            self._send_chunk(message)
+    def _wait(self, message: bytes, delay_s: float, send: Callable[[bytes], None]) -> None:
+        """Send a message ``delay_s`` simulated seconds from now."""
+        is_first = all(other != send for *_, other in self._waiting)
+        if delay_s <= 0 and is_first:
+            send(message)
             return
         self._number += 1
-        heapq.heappush(self._waiting, (self._now + round(1e9 * delay_s), self._number, message))
+        due = self._now + round(1e9 * delay_s)
+        heapq.heappush(self._waiting, (due, self._number, message, send))
 
     def _send_chunk(self, message: bytes) -> None:
         if how := self._faults["chunk_corrupt"]:

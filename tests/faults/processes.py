@@ -25,6 +25,13 @@ _PATIENCE = ((signal.SIGINT, 12.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 4.0)
 _TAIL = 12
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment of a process, in which this package can be imported."""
+    environment = start_environment()
+    path = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
 class Processes:
     """A context manager that leaves no process behind.
 
@@ -48,7 +55,8 @@ class Processes:
             contract_path = f"contract:={find_robot(SIM_ROBOT)}"
             self._commands[INJECTOR] = [
                 sys.executable,
-                injector.__file__,
+                "-m",
+                injector.__name__,
                 "--ros-args",
                 "-p",
                 contract_path,
@@ -90,7 +98,7 @@ class Processes:
                 self._commands[name],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=start_environment(),
+                env=_environment(),
                 start_new_session=True,
             )
 
