@@ -251,6 +251,7 @@ SELECTION = (
     "chunks with NaN",
     "a camera is gone",
     "joint states lost",
+    "joint states read zero",
     "emergency stop while chunks arrive",
 )
 
