@@ -383,7 +383,7 @@ def test_on_the_way_to_the_measured_position_new_chunks_wait(bench):
     first = bench.send(bench.chunk(chunk, reference=reference))
     begins = first.stamp + first.times[0]
     bench.run(begins - bench.now - 0.02)
-    with pytest.raises(ChunkRefused, match="on its way to where it was measured"):
+    with pytest.raises(ChunkRefused, match="moves to where it was measured"):
         bench.send(bench.chunk(chunk))
     bench.run(0.06)
     bench.send(bench.chunk(chunk))

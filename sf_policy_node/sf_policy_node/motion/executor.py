@@ -121,10 +121,7 @@ class ChunkExecutor:
 
         An instruction that started before must be given again.
         """
-        clock = self._guard.clock
-        now = clock.now if now is None else now
-        if not clock.jump(now):  # a jump is left to the next tick, which can send a stop
-            clock.advance(now)
+        now = self._guard.clock.begin(now)
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
         self._guard.may_start_where_measured, self._guard.streamed = True, None
         self._supervisor.stream.forget()
@@ -243,7 +240,7 @@ class ChunkExecutor:
                 all, in order.
         """
         positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
-        self._guard.monitor.add_reference(stamp, positions, velocities, joints)
+        self._guard.monitor.references.add(stamp, positions, velocities, joints)
 
     def on_controller_lost(
         self, reason: str, now: float, joints: Sequence[int] | None = None

@@ -236,7 +236,7 @@ class Supervisor:
             return self.apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
         if self._shadow:
             return None
-        if reference := monitor.reference_deviation(path, now):
+        if reference := monitor.references.deviation(path, now):
             sentence, joints = reference
             return self.lose_controller(f"{sentence}: it does not follow", now, joints)
         deviation = monitor.deviation(path)

@@ -87,12 +87,9 @@ class TeleoperationPlanner:
         so the motion to a target inside the box may leave it. Then only a share of the distance is
         planned, on a straighter path, and the next command continues from there.
         """
-        finite = np.where(
-            np.isfinite(self._limits.tracking_error), self._limits.tracking_error, np.inf
-        )
         reachable = np.minimum(np.maximum(target, self._limits.lower), self._limits.upper)
         self._caught_up = self._caught_up or bool(
-            (np.abs(reachable - position) <= _CAUGHT_UP * finite).all()
+            (np.abs(reachable - position) <= _CAUGHT_UP * self._limits.tracking_error).all()
         )
         for share in _SHARES:
             shaped = self._towards(

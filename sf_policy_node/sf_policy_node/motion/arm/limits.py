@@ -50,6 +50,11 @@ class JointLimits:
             commands.names, lower, upper, velocity, acceleration, error, step, is_gripper, arms
         )
 
+    @property
+    def finite_tracking_error(self) -> np.ndarray:
+        """The tracking errors (J,), with 0 for grippers."""
+        return np.where(np.isfinite(self.tracking_error), self.tracking_error, 0.0)
+
     def arm_of(self, joint: int) -> np.ndarray:
         """Return the indices (N,) of the joints of the arm with this joint, without its gripper."""
         same = np.array([arm == self.arms[joint] for arm in self.arms])

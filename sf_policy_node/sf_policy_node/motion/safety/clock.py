@@ -102,6 +102,15 @@ class ClockWatch:
             self._note()
         return self.now
 
+    def begin(self, now: float | None) -> float:
+        """Take the time of an activation and return it; None: the latest time.
+
+        A jump is left to the next :meth:`jump`, whose caller can send a stop.
+        """
+        if now is not None and not self.jump(now):
+            self.advance(now)
+        return self.now if now is None else now
+
     def reset(self, now: float) -> None:
         """Restart at ``now`` [s] after a jump of the clock."""
         self.now = now

@@ -122,14 +122,12 @@ class Guard:
             raise MotionRefused(problem)
         if self.clock.is_stalled:  # the true time is unknown
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
-        moving = self.moving(now)
-        if moving:
-            # A controller bridges again from its measured joints, which lag, to the first point of
-            # a message that arrives on the way.
-            left = self.path.begins + _CLOCK_BEHIND_S - now
-            if self._approach is not None and left > 0.0:
+        if moving := self.moving(now):
+            # A message would make the controller bridge again, from measured joints that lag.
+            known_at = self.path.begins + _CLOCK_BEHIND_S
+            if self._approach is not None and now < known_at:
                 raise MotionRefused(
-                    f"the arm is on its way to where it was measured, for {left:.2f} s more"
+                    f"the arm moves to where it was measured, for {known_at - now:.2f} s more"
                 )
             path, join = self.path, self._join(now + self.clock.possible_delay, self._lead)
         else:
@@ -181,8 +179,7 @@ class Guard:
 
     def _possible_positions(self, position: np.ndarray) -> list[np.ndarray]:
         """Return the commands (J,) with which the controller may hold an arm at ``position``."""
-        error = self.limits.tracking_error
-        droop = np.where(np.isfinite(error), _DROOP * error, 0.0)
+        droop = _DROOP * self.limits.finite_tracking_error
         known = [] if self.path is None else [self.path.positions[-1]]
         return [position + droop, self.monitor.newest[1], *known]
 
@@ -439,8 +436,7 @@ class Guard:
         if near[~self._is_gripper].all():
             self._settled_at = now
             return self._hold(target, now), False
-        error = np.where(np.isfinite(self.limits.tracking_error), self.limits.tracking_error, 0.0)
-        possible = (measured, target + error, target)
+        possible = (measured, target + self.limits.finite_tracking_error, target)
         trajectory = self._meet(now, [(each, np.zeros(len(target))) for each in possible], target)
         if trajectory is not None:
             self._settled_at = self.path.end
@@ -499,7 +495,6 @@ class Guard:
             ends.append((self.limits.inside(end), position, velocity))
         target = min(ends, key=lambda each: max(self._workspace.outside(each[0]), TOLERANCE))[0]
         _, position, velocity = ends[0]
-        error = self.limits.tracking_error
-        unsure = np.where(np.isfinite(error), _UNSURE * error, 0.0)
+        unsure = _UNSURE * self.limits.finite_tracking_error
         starts = [(position + beside, velocity) for beside in (0.0 * unsure, unsure, -unsure)]
         return self._meet(now, [*starts, *others], target)

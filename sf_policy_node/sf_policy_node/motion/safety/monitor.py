@@ -9,7 +9,6 @@ none or wrong ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPosition
 from sf_policy_node.motion.safety.measured import JointHistory
+from sf_policy_node.motion.safety.references import AT_COMMAND, ControllerReferences
 from sf_policy_node.motion.types import Chunk
 
-_AT_COMMAND = 0.1  # share of the tracking error within which a joint is at a position
 _ELSEWHERE = 2.0  # times the tracking error: beyond it no obstacle explains the error
 _IMPOSSIBLE = 3.0  # times the top speed between two joint states: faster than any arm moves
 _STATIONARY_S = 0.1  # an arm whose joint states agree for this long is stationary
@@ -40,22 +39,10 @@ _STALLED_S = 0.05  # an arm has stalled when in this time ...
 _STALLED = 0.1  # ... it moved less than this share of the commanded distance
 _SCALED_S = 1.0  # the longest delay of an arm whose speed is scaled down
 _SPEED_S = 0.03  # time over which a velocity is computed
-_SAME = 0.01  # share of the tracking error within which two positions are the same
-_HOLDING = 0.02  # share of the top speed below which a controller holds position
 _WRAPS = (
     "that is a full turn, so the driver wraps angles and commands do not; make the driver report "
     "joint states that do not wrap"
 )
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """The positions and velocities (N,) that a controller reports as its reference."""
-
-    stamp: float
-    joints: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray
 
 
 class ArmMonitor:
@@ -76,7 +63,7 @@ class ArmMonitor:
         self._limits = JointLimits.of(contract)
         error = self._limits.tracking_error
         grips = _GRIPPER_BAND * (self._limits.upper - self._limits.lower)
-        self.band = np.where(np.isfinite(error), _AT_COMMAND * error, grips)
+        self.band = np.where(np.isfinite(error), AT_COMMAND * error, grips)
         """By how much the joint states of a stationary arm may scatter (J,) [rad or m]."""
         self._joints = np.flatnonzero(~self._limits.is_gripper)  # of all arms, without grippers
         commands = contract.columns.commands
@@ -84,7 +71,7 @@ class ArmMonitor:
             "" if column.kind is ColumnKind.GRIPPER else column.unit for column in commands
         ]
         self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_JUMP_S) + 1.0)
-        self._references: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
+        self.references = ControllerReferences(self._limits, contract.budgets.joint_state_age_s)
 
     # ---- what is measured ----
 
@@ -112,35 +99,10 @@ class ArmMonitor:
             self._history.clear()
         self._history.add(stamp, positions, velocities)
 
-    def add_reference(
-        self,
-        stamp: float,
-        positions: np.ndarray,
-        velocities: np.ndarray,
-        joints: np.ndarray | None = None,
-    ) -> None:
-        """Take the reference positions and velocities (N,) that a controller reports.
-
-        Values that are not finite remove the last report of this controller.
-
-        Args:
-            joints: (N,) indices of the joints of the controller; None: all, in order.
-        """
-        joints = np.arange(len(self._limits.names)) if joints is None else np.asarray(joints)
-        key = tuple(joints.tolist())
-        if np.isfinite(positions).all() and np.isfinite(velocities).all():
-            self._references[key] = _Reference(stamp, joints, positions, velocities)
-        else:
-            self._references.pop(key, None)
-
-    def _is_fresh(self, reference: _Reference, now: float) -> bool:
-        """Return whether a controller's report is younger than ``budgets.joint_state_age_s``."""
-        return abs(now - reference.stamp) <= self._contract.budgets.joint_state_age_s
-
     def forget(self) -> None:
         """Forget all joint states and controller reports, as after a clock jump."""
         self._history.clear()
-        self._references.clear()
+        self.references.forget()
 
     @property
     def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
@@ -215,6 +177,15 @@ class ArmMonitor:
         """Return the joints (J,) of an arm for which :meth:`is_stationary` is True."""
         return self._median_position(_STATIONARY_S)
 
+    def _steady_position(self, seconds: float) -> np.ndarray | None:
+        """Return the joints (J,) at which the arm was measured for ``seconds``; None: it was not.
+
+        One of ten readings may be wrong, and the newest one may be that reading.
+        """
+        position = self._median_position(seconds)
+        is_outlier = self.away(position, self._history.newest[1]).any()
+        return position if self._is_steady(seconds) and not is_outlier else None
+
     def _median_position(self, seconds: float) -> np.ndarray:
         """Return the median of the joints (J,) measured in the last ``seconds``."""
         recent = self._history.covering(seconds, _SEVERAL)
@@ -268,15 +239,14 @@ class ArmMonitor:
                 its limits.
         """
         stamp, measured, _ = self._history.newest
-        commanded, reported = self._commanded(path, now)
+        commanded, reported = self.references.held(path, now)
         if commanded is None:
             jumped = any(
                 self._has_jumped(joint, stamp - _STEADY_AFTER_JUMP_S)
                 for joint in range(len(measured))
             )
             needed = _STEADY_AFTER_JUMP_S if jumped else _STATIONARY_S
-            position = self._median_position(needed)
-            if not self._is_steady(needed) or self.away(position, measured).any():
+            if (position := self._steady_position(needed)) is None:
                 raise MotionRefused(
                     f"{self._describe_motion(needed)}; this executor takes over only an arm that"
                     f" was stationary for {needed:g} s"
@@ -297,9 +267,7 @@ class ArmMonitor:
         has_jumped = displaced or self._has_jumped(worst, stamp - _STEADY_AFTER_JUMP_S)
         needed = _STEADY_AFTER_JUMP_S if has_jumped else _STEADY_S
         # The controller is most likely where all joints are measured.
-        position = self._median_position(needed)
-        # One of ten readings may be wrong, and the newest one may be that reading.
-        if not self._is_steady(needed) or self.away(position, measured).any():
+        if (position := self._steady_position(needed)) is None:
             raise MotionRefused(
                 f"{reason}; a motion starts there once it has been stationary for {needed:g} s"
             )
@@ -308,42 +276,12 @@ class ArmMonitor:
             position[grippers] = commanded[grippers]
         return StartPosition(self._inside(position), False, reason)
 
-    def _commanded(
-        self, path: CommandedPath | None, now: float
-    ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Return the position that the controllers hold (J,), and which joints they report (J,).
-
-        The position is None when it is unknown for a joint.
-
-        Raises:
-            MotionRefused: a controller moves, commanded by another publisher.
-        """
-        own = None if path is None else path.positions[-1]
-        known = np.zeros(len(self._limits.names), dtype=bool)
-        position = np.full(len(known), np.nan) if own is None else own.copy()
-        for each in self._references.values():
-            if not self._is_fresh(each, now):
-                continue
-            moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
-            if moving.max() > _HOLDING:
-                name = self._limits.names[each.joints[int(moving.argmax())]]
-                raise MotionRefused(
-                    f"the controller moves {name}, commanded by another publisher; stop that"
-                    " publisher"
-                )
-            known[each.joints], position[each.joints] = True, each.positions
-        if own is None:
-            return position if known.all() else None, known
-        if not known.any() or (np.abs(position - own) <= _SAME * self._limits.tracking_error).all():
-            return own, known
-        return position, known
-
     def _describe_motion(self, seconds: float) -> str:
         """Return why the arm does not count as stationary for ``seconds``."""
         recent = self._history.covering(seconds, _SEVERAL)
         measured = np.array([positions for _, positions, _ in recent])
         moved = np.ptp(measured, axis=0) / self._limits.tracking_error
-        if moved.max() <= _AT_COMMAND:
+        if moved.max() <= AT_COMMAND:
             return f"there are only {len(recent)} joint states so far"
         return f"{self._limits.names[int(moved.argmax())]} is moving and not by this executor"
 
@@ -355,7 +293,7 @@ class ArmMonitor:
         """
         inside = self._limits.inside(position)
         excess = np.abs(inside - position) / self._limits.tracking_error
-        if excess.max() > _AT_COMMAND:
+        if excess.max() > AT_COMMAND:
             name = self._limits.names[int(excess.argmax())]
             raise MotionRefused(
                 f"{name} is measured outside its limits in the contract; move it back first"
@@ -381,31 +319,6 @@ class ArmMonitor:
         fault, reason = self._explain(path, worst, error, share[worst])
         reason = f"{self._describe_error(worst, errors[-1])}{reason}"
         return Deviation(self._limits.names[worst], abs(error), fault, reason, measured)
-
-    def reference_deviation(
-        self, path: CommandedPath, now: float
-    ) -> tuple[str, tuple[int, ...]] | None:
-        """Return how far the reported reference of a controller is from ``path``, and its joints.
-
-        The distance is given as a sentence. None when all controllers follow the path or have not
-        reported recently.
-        """
-        for each in self._references.values():
-            if each.stamp < path.begins or not self._is_fresh(each, now):
-                continue
-            wanted, speed = (part[each.joints] for part in path.state(each.stamp))
-            error = self._limits.tracking_error[each.joints]
-            over = np.abs(each.positions - wanted) / (
-                _AT_COMMAND * error + np.abs(speed) * _SPEED_S
-            )
-            worst = int(over.argmax())
-            if over[worst] > 1.0:
-                sentence = (
-                    f"the controller commands {self._limits.names[each.joints[worst]]}"
-                    f" {abs(each.positions - wanted)[worst]:.2f} from the path"
-                )
-                return sentence, tuple(each.joints.tolist())
-        return None
 
     def _explain(
         self, path: CommandedPath, joint: int, error: float, share: float
@@ -469,7 +382,7 @@ class ArmMonitor:
         reach = (
             _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
         )
-        return bool((moved > reach + _AT_COMMAND * self._limits.tracking_error[joint]).any())
+        return bool((moved > reach + AT_COMMAND * self._limits.tracking_error[joint]).any())
 
     def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
         """Return whether no joint of an arm moved for 0.05 s although its path did.
@@ -499,7 +412,7 @@ class ArmMonitor:
         beside = np.abs(earlier - measured[arm]) / self._limits.tracking_error[arm]
         lag = lags[int(beside.max(axis=1).argmin())]
         return (
-            bool(beside.max(axis=1).min() < _AT_COMMAND)
+            bool(beside.max(axis=1).min() < AT_COMMAND)
             and not self._has_stalled(path, arm)
             and lag > 0.1
         )

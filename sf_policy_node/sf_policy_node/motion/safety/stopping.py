@@ -78,7 +78,7 @@ def retreat_candidates(
     """
     position, velocity = path.at(join)
     halt = brake(position, velocity, limits, path.period)[0][-1]
-    allowed = np.where(np.isfinite(limits.tracking_error), limits.tracking_error, 0.0)
+    allowed = limits.finite_tracking_error
     target = np.clip(halt + np.clip(back_to - halt, -allowed, allowed), limits.lower, limits.upper)
     reference = np.tile(target, (math.ceil(_RETREAT_S / path.period) + 1, 1))
     gain = np.full(len(target), _RETREAT_GAIN)
