@@ -1,1 +1,1 @@
-"""Run time of the suite: sees, decides, moves."""
+"""The run time of the suite: observe, predict, move."""

@@ -1,10 +1,10 @@
-"""``python3 -m sf_policy_node serve ...``: what runs without ROS."""
+"""Run the verbs that need no ROS: ``python3 -m sf_policy_node serve ...``."""
 
 import sys
 
 
 def main() -> int:
-    """Run a verb; returns the exit code."""
+    """Run a verb; return its exit code."""
     if sys.argv[1:2] != ["serve"]:
         print(
             "usage: python3 -m sf_policy_node serve CHECKPOINT [--host --port --device"

@@ -1,7 +1,7 @@
-"""Settings of every test with generated inputs.
+"""Set the hypothesis profile of all tests with generated inputs.
 
-The conftest.py of every test folder imports this module. The examples are the same in every run,
-so that a change is judged by its code and not by luck. `SF_NEW_EXAMPLES=1` draws new ones.
+The conftest.py of every test folder imports this module. The examples are the same in every run, so
+that results depend on the code alone. `SF_NEW_EXAMPLES=1` draws new ones.
 """
 
 import os
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 NEW_EXAMPLES = os.environ.get("SF_NEW_EXAMPLES", "0") == "1"
 
-# No deadline: a busy machine is not a failure.
+# No deadline: a slow machine is not a failure.
 settings.register_profile(
     "suite",
     deadline=None,

@@ -1,8 +1,8 @@
-"""The programs of this package. A Python package that is missing is one sentence with the cure, not
-a traceback.
+"""Start the programs of this package.
 
-It imports nothing but the standard library until a program is called, so that it runs where nothing
-else is installed.
+A missing Python package gives one sentence with the cure, not a traceback. Until a program is
+called, this module imports only the standard library, so that it runs where nothing else is
+installed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 _OURS = ("sf_msgs", "sf_policy_node", "sf_training", "sf_bringup")
-_INTERRUPTED = 130  # as shells report SIGINT
+_INTERRUPTED = 130  # exit code of SIGINT in shells
 _ROS = ("rclpy", "ament_index_python", "launch", "launch_ros")
 
 
 def start(module: str) -> int | None:
-    """Run ``main`` of a module of the suite; returns its exit code.
+    """Run ``main`` of a module of the suite; return its exit code.
 
     Args:
         module: full name; its first part is the package whose requirements are named.
@@ -33,7 +33,7 @@ def start(module: str) -> int | None:
         if not missing or (
             missing in _OURS and missing != "sf_msgs" and importlib.util.find_spec(missing)
         ):
-            raise  # a mistake of ours
+            raise  # an import error in our own code
         print(
             f"{module.rpartition('.')[2]}: {explain_missing(missing, module.partition('.')[0])}",
             file=sys.stderr,
@@ -43,7 +43,7 @@ def start(module: str) -> int | None:
 
 
 def command(program: str, module: str) -> str:
-    """Return what to type here to start a program of the suite.
+    """Return the command that starts a program of the suite in this installation.
 
     Args:
         program: package and executable for ``ros2 run``, where ``ros2`` is installed.
@@ -53,9 +53,7 @@ def command(program: str, module: str) -> str:
 
 
 def explain_missing(missing: str, package: str) -> str:
-    """Return one sentence: which Python package is missing for which interpreter, and what to
-    type.
-    """
+    """Return one sentence with the missing Python package, the interpreter and the cure."""
     if missing in _OURS:
         return (
             f"package {missing} is not on the Python path; source install/setup.bash of the"
@@ -74,7 +72,7 @@ def explain_missing(missing: str, package: str) -> str:
 
 
 def _requirements(package: str) -> str:
-    """Return the requirements file beside the installed package, or in its sources."""
+    """Return the requirements file of the installed package or of its sources."""
     folder = (
         Path(sys.modules[package].__file__ or "").resolve().parent
         if package in sys.modules

@@ -1,4 +1,4 @@
-"""A ROS 2 domain for each test, so that no test hears another one, a demo or another arm.
+"""Isolate each test in its own ROS 2 domain, apart from other tests, demos and arms.
 
 The conftest.py of every test folder imports the fixture. Use `ros_domain` in each test that
 starts nodes; nodes in this process and in its children then talk in that domain, on this host only.
@@ -15,16 +15,14 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE_S = (
-    300.0  # wall time to wait for a condition or a process: reached only where something hangs
-)
-# Above 100 the ports of a domain reach those that the kernel hands out to other programs.
+PATIENCE_S = 300.0  # wall time limit of a condition or a process: reached only by a hang
+# Above 100 the ports of a domain overlap the kernel's ephemeral ports.
 DOMAINS = range(1, 101)
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250
 
 
 def domains_in_use() -> set[int]:
-    """Domains for which some program on this host has a UDP port open."""
+    """Return the domains for which a program on this host has an open UDP port."""
     ports = set()
     for table in ("/proc/net/udp", "/proc/net/udp6"):
         with open(table, encoding="ascii") as lines:
@@ -34,10 +32,9 @@ def domains_in_use() -> set[int]:
 
 @contextmanager
 def free_domain() -> Iterator[int]:
-    """Holds a domain that no other test and no other program uses, until the context ends.
+    """Reserve an unused domain until the context ends.
 
-    A locked file marks the domain: the lock goes with its process, so a killed test leaves nothing
-    behind.
+    A locked file marks the domain; the lock ends with its process, also after a kill.
     """
     folder = Path(tempfile.gettempdir(), f"sf_ros_domains-{os.getuid()}")
     folder.mkdir(exist_ok=True)
@@ -59,7 +56,7 @@ def free_domain() -> Iterator[int]:
 
 @contextmanager
 def log_records(name: str) -> Iterator[list[logging.LogRecord]]:
-    """Yield the records that a logger takes meanwhile.
+    """Yield the records that a logger receives in this context.
 
     The fixture caplog receives none where launch_testing, a plugin of pytest, is installed: loggers
     of `launch` do not propagate.
@@ -77,8 +74,9 @@ def log_records(name: str) -> Iterator[list[logging.LogRecord]]:
 
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The ROS_DOMAIN_ID of this test, set in the environment together with discovery on this host
-    only.
+    """Return the ROS_DOMAIN_ID of this test.
+
+    The environment has it, with discovery limited to this host.
     """
     with free_domain() as domain:
         monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))

@@ -1,4 +1,4 @@
-"""Text files that people write: their encoding, and keys that are given twice in YAML."""
+"""Read text files: their encoding, and repeated keys in YAML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DECLARED = re.compile(rb"""^<\?xml[^>]*\bencoding\s*=\s*["']([A-Za-z0-9._-]+)["
 
 
 class TextFileError(ValueError):
-    """A file is not text in its encoding; the message names the file and the line."""
+    """Raised for a file that is not text in its encoding; the message names file and line."""
 
 
 def read_text(path: Path) -> str:
@@ -54,7 +54,7 @@ def repeated_keys(text: str) -> list[str]:
     seen: set[int] = set()
 
     def look(node: yaml.Node | None, path: str) -> None:
-        if node is None or id(node) in seen:  # an alias may lead back to its own anchor
+        if node is None or id(node) in seen:  # an alias may refer to its own anchor
             return
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):

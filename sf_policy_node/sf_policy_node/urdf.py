@@ -1,7 +1,7 @@
-"""Read the joints of a URDF: what the contract is compared with, and what its hash depends on.
+"""Read the joints of a URDF, for comparison with the contract and for its hash.
 
-Pinocchio computes the kinematics; this module only knows how links hang together, so that a wrong
-robot description is reported in one sentence. Rules: https://wiki.ros.org/urdf/XML/joint
+Pinocchio computes the kinematics; this module knows only the tree of links, to report a wrong robot
+description in one sentence. Rules: https://wiki.ros.org/urdf/XML/joint
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from xml.etree import ElementTree
 import numpy as np
 
 MOVING = ("revolute", "continuous", "prismatic")
-_DIGITS = 6  # micrometres and microradians: kinematics that differ by less are the same
+_DIGITS = 6  # micrometres and microradians: smaller differences of the kinematics are ignored
 
 
 class UrdfError(ValueError):
-    """The text is not a usable robot description; the message is one sentence with the cure."""
+    """Raised for an unusable robot description; the message is one sentence with the cure."""
 
 
 @dataclass(frozen=True)
 class UrdfJoint:
-    """One joint. Limits are ``None`` where the URDF gives none.
+    """One joint of a URDF.
+
+    Limits are ``None`` where the URDF gives none.
 
     ``origin``: (4, 4) pose of the joint in its parent link at position 0. ``axis``: unit vector
-    (3,).
-    ``mimics``: name of the joint that it follows.
+    (3,). ``mimics``: name of the joint that it follows.
     """
 
     name: str
@@ -42,7 +43,7 @@ class UrdfJoint:
 
     @property
     def unit(self) -> str | None:
-        """Unit of its position: ``rad`` or ``m``; ``None`` for a joint of another kind."""
+        """Return the unit of its position: ``rad`` or ``m``; ``None`` for another kind of joint."""
         return {"revolute": "rad", "continuous": "rad", "prismatic": "m"}.get(self.kind)
 
 
@@ -72,14 +73,13 @@ class RobotDescription:
         self._above = {joint.child: joint for joint in self.joints.values()}
 
     def link_of(self, frame: str) -> str | None:
-        """The link of that name, else the link that a joint of that name carries; else ``None``."""
+        """Return the link ``frame``, or the child link of the joint ``frame``; else ``None``."""
         if frame in self.links:
             return frame
         return self.joints[frame].child if frame in self.joints else None
 
     def path(self, base: str, tool: str) -> tuple[list[UrdfJoint], list[UrdfJoint]]:
-        """Joints between two frames: from ``base`` up to the first common link, then down to
-        ``tool``.
+        """Return the joints from ``base`` up to the first common link, then down to ``tool``.
 
         Raises:
             UrdfError: a frame is missing, or nothing connects the two.
@@ -97,7 +97,7 @@ class RobotDescription:
         return up, down[::-1]
 
     def kinematics(self, base: str, tool: str) -> dict[str, dict]:
-        """What the pose of ``tool`` in ``base`` depends on, as plain numbers that JSON can carry.
+        """Return the kinematics from ``base`` to ``tool`` as plain numbers for JSON.
 
         Fixed joints are merged into the next moving one, so that only a change of the motion
         changes the
@@ -130,7 +130,7 @@ class RobotDescription:
         return result
 
     def ancestors(self, frame: str) -> list[UrdfJoint]:
-        """Joints from a frame up to the root, nearest first.
+        """Return the joints from a frame up to the root, nearest first.
 
         Raises:
             UrdfError: the frame is missing, or the joints form a circle.
@@ -219,7 +219,7 @@ class RobotDescription:
 
 
 def _parse(xml: str, source: str) -> ElementTree.Element:
-    """The element ``robot``.
+    """Return the element ``robot``.
 
     Raises:
         UrdfError: not XML, a xacro file, or another document.
@@ -259,7 +259,7 @@ def _parse(xml: str, source: str) -> ElementTree.Element:
 
 
 def _transform(xyz: np.ndarray, rpy: np.ndarray) -> np.ndarray:
-    """(4, 4) from an offset and fixed-axis roll, pitch, yaw."""
+    """Return the pose (4, 4) of an offset and fixed-axis roll, pitch, yaw."""
     (sr, sp, sy), (cr, cp, cy) = np.sin(rpy), np.cos(rpy)
     result = np.eye(4)
     result[:3, :3] = [

@@ -1,1 +1,1 @@
-"""From demonstrations to a checkpoint."""
+"""Record, check and convert demonstrations, and train a checkpoint from them."""

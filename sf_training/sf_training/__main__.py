@@ -1,4 +1,4 @@
-"""``python3 -m sf_training VERB``."""
+"""Run ``python3 -m sf_training VERB``."""
 
 import sys
 

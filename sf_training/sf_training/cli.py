@@ -1,5 +1,6 @@
-"""``ros2 run sf_training sf_training VERB``, or ``python3 -m sf_training VERB``: one door from
-episodes to a checkpoint.
+"""Run the verbs of the package, from episodes to a checkpoint.
+
+Usage: ``ros2 run sf_training sf_training VERB``, or ``python3 -m sf_training VERB``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-# Verb: module and one line. The module offers main(argv) -> int, or the function named after a
+# Verb: module and one line. The module has main(argv) -> int, or the function named after a¬#
 # colon; it is imported only when its verb is called.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Episodes": {
@@ -109,12 +110,12 @@ _USAGE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns its exit code."""
+    """Run a verb; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and (not words or {"-h", "--help", "help"} & set(words)):
         signal.signal(
             signal.SIGPIPE, signal.SIG_DFL
-        )  # who reads a help text may stop early: `… --help | head`
+        )  # the reader of a help text may stop early: `… --help | head`
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if words else 2
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(arguments) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # so may who reads a result
+    except BrokenPipeError:  # so may the reader of a result
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def help_text() -> str:
-    """All verbs with a line each, grouped by what one is doing."""
+    """Return all verbs with one line each, grouped by task."""
     width = max(map(len, VERBS)) + 2
     lines = [_USAGE]
     for title, verbs in GROUPS.items():

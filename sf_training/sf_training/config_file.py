@@ -1,4 +1,4 @@
-"""Settings of a command from a YAML file, from the command line, or both: what is typed wins.
+"""Read settings of a command from YAML files and the command line; typed options win.
 
 ```yaml
 # run.yaml, for `sf_training train --config run.yaml --steps 20`
@@ -34,7 +34,7 @@ _HINT = (
 
 
 class ConfigFileError(ValueError):
-    """A configuration file cannot be used; the message names the file, the key and the cure."""
+    """Raised for an unusable configuration file; the message names file, key and cure."""
 
 
 def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Settings:
@@ -53,7 +53,7 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Se
 
 
 def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
-    """Replace ``--config FILE`` by the options that the file holds, in front of those typed. Of
+    """Replace ``--config FILE`` by the options of the file, before the typed ones. Of
     several files the last wins.
 
     A key without a value (null) means None, or the default of a setting that cannot be None. Paths
@@ -85,12 +85,12 @@ def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:
 
 
 def to_yaml(settings: Any) -> str:
-    """All values of a settings dataclass as text that ``--config`` reads back."""
+    """Return all values of a settings dataclass as text that ``--config`` reads back."""
     return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
 def print_settings(settings: Any, console: Console, title: str = "settings") -> None:
-    """Every setting with its value, one a line; those that are not the default stand out."""
+    """Print every setting with its value, one a line; changed ones are highlighted."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -169,14 +169,14 @@ def _option(key: str, value: Any, known: Mapping[str, Any] | None, path: Path) -
         hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
         raise ConfigFileError(f"{path}: no setting is called {key}; {hint}")
     if value is None and known is not None and type(None) not in get_args(known[key]):
-        return []  # this setting cannot be None: its default holds
+        return []  # this setting cannot be None: its default applies
     if isinstance(value, bool) and (known is None or known[key] is bool):
         return [_flag(key, value)]
     if isinstance(value, list):
         if any(isinstance(item, (list, dict)) for item in value):
             raise ConfigFileError(f"{path}: {key} must be a list of plain values")
         return [f"--{key}", *map(_word, value)]
-    # joined, so that a value that begins with a dash is not taken for an option
+    # joined, so that a value with a leading dash is not parsed as an option
     return [f"--{key}={_word(value)}"]
 
 
@@ -185,7 +185,7 @@ def _word(value: Any) -> str:
 
 
 def _flags(settings: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted option names of a dataclass and of those in it."""
+    """Return dotted option names of a dataclass and of nested ones."""
     hints = get_type_hints(settings)
     for field in dataclasses.fields(settings):
         if not field.init:

@@ -1,5 +1,6 @@
-"""The programs of this package, for ``ros2 run sf_training ...``; see
-:mod:`sf_policy_node.programs`.
+"""Start the programs of this package for ``ros2 run sf_training ...``.
+
+See :mod:`sf_policy_node.programs`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from sf_policy_node.programs import start
 
 
 def sf_training() -> int | None:
-    """One door from episodes to a checkpoint."""
+    """Run the command line from episodes to a checkpoint."""
     return start("sf_training.cli")
 
 
@@ -23,40 +24,40 @@ def demonstrations() -> int | None:
 
 
 def evaluate() -> int | None:
-    """Judge a checkpoint in the simulator."""
+    """Evaluate a checkpoint in the simulator."""
     return start("sf_training.simulation.evaluate")
 
 
 def report() -> int | None:
-    """Compare runs."""
+    """Compare training runs."""
     return start("sf_training.training.report")
 
 
 def recorder() -> int | None:
-    """Recorder as a node."""
+    """Run the recorder as a node."""
     return start("sf_training.recording.recorder_node")
 
 
 def recorder_keys() -> int | None:
-    """Recorder in a terminal."""
+    """Control the recorder from a terminal."""
     return start("sf_training.recording.keyboard_node")
 
 
 def recorder_joy() -> int | None:
-    """Recorder on the buttons of a gamepad."""
+    """Control the recorder with the buttons of a gamepad."""
     return start("sf_training.recording.joy_node")
 
 
 def teleoperation() -> int | None:
-    """Teleoperation as a node."""
+    """Run teleoperation as a node."""
     return start("sf_training.teleoperation.teleoperation_node")
 
 
 def teleoperation_keys() -> int | None:
-    """Keys for teleoperation, in a terminal."""
+    """Read keys for teleoperation in a terminal."""
     return start("sf_training.teleoperation.keyboard_node")
 
 
 def replay() -> int | None:
-    """Send an episode to the robot again."""
+    """Replay an episode on the robot."""
     return start("sf_training.teleoperation.replay_node")

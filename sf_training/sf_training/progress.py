@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line from time to time in a log file or a pipe."""
+"""Show progress of long work: a bar on a terminal, periodic lines in a log file or a pipe."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LINE_EVERY_S = 15.0
 
 
 class ProgressBar(Progress):
-    """A bar with a count and the time that is left.
+    """Show a bar with a count and the remaining time.
 
     Without a terminal it prints a line after 2 s and then every 15 s, so that a log shows that the
-    work goes on.
+    work continues.
 
     Args:
         title: what is counted.
@@ -50,12 +50,12 @@ class ProgressBar(Progress):
         self._next_line = time.monotonic() + _FIRST_LINE_S
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """As ``rich.progress.Progress.update``."""
+        """Update a task as ``rich.progress.Progress.update`` does."""
         super().update(task_id, **changes)
         self._print_line(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
-        """As ``rich.progress.Progress.advance``."""
+        """Advance a task as ``rich.progress.Progress.advance`` does."""
         super().advance(task_id, advance)
         self._print_line(task_id)
 

@@ -61,7 +61,7 @@ def bench_data(figures: Figures, folder: Path, console: Console, limit: int = _B
             index_s, data = _timed(load)
             first_s, _ = _timed(lambda: _epoch(data.images, seed=0))
             cached_s, _ = _timed(lambda: _epoch(data.images, seed=1))
-            again_s, bare = _timed(lambda: load(keep_pictures=False))
+            again_s, bare = _timed(lambda: load(cache_images=False))
             decoded_s, _ = _timed(lambda: _epoch(bare.images, seed=1))
         frames = len(data.images)
         figures.add("data_index_MB_per_s", size / 1e6 / index_s, "MB/s", len(bags), f"once, {note}")

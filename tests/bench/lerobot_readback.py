@@ -2,7 +2,7 @@
 
 lerobot pins other versions of our libraries, so it runs in a separate environment:
 
-python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot  # about 6 GB
+    python3 -m venv /tmp/lerobot && /tmp/lerobot/bin/pip install lerobot  # about 6 GB
     sf_training lerobot export out/demos --out out/lerobot --depth
     python tests/bench/lerobot_readback.py expect out/demos out/expected.npz # here
     /tmp/lerobot/bin/python tests/bench/lerobot_readback.py read out/lerobot out/expected.npz

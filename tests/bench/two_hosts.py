@@ -142,9 +142,8 @@ def _cut(link: Link, seconds: float, path: Path) -> dict[str, float]:
     """Cut the link for ``seconds`` of wall time and restore it.
 
     Returns:
-    Simulated time [s] from the cut to a hold, and from the restored link to motion;
+        Simulated time [s] from the cut to a hold, and from the restored link to motion;
         NaN if none.
-
     """
     at = _events(path)[-1]["simulated_s"]
     link.condition = Condition(is_cut=True)

@@ -131,7 +131,7 @@ def load_dataset(
     outcomes: Sequence[str] = ("success",),
     idle_s: float = IDLE_S,
     cache: str | Path | None = None,
-    keep_pictures: bool = True,
+    cache_images: bool = True,
     workers: int = 2,
     progress: bool = True,
     verdicts: Sequence[str] = VERDICTS,
@@ -153,7 +153,7 @@ def load_dataset(
         idle_s: how long a pause, in which the operator commands no motion, gets labels [s];
             infinity keeps all.
         cache: folder for indices and prepared images; None caches nothing.
-        keep_pictures: cache the prepared images, too.
+        cache_images: cache the prepared images, too.
         workers: number of processes that index. They are spawned, so a script needs ``if __name__
             == "__main__":``.
         progress: show a progress bar.
@@ -193,7 +193,7 @@ def load_dataset(
         Source(reader, index, key)
         for reader, index, key in zip(readers, indices, keys, strict=True)
     ]
-    image_cache = folder if keep_pictures else None
+    image_cache = folder if cache_images else None
     digest_parts = [
         keys,
         [reader.outcome for reader in readers],

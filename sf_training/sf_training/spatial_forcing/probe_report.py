@@ -31,7 +31,8 @@ _OF_A_SEED = (  # settings in which seeds of one run differ, or that change no w
     "save_every",
     "read_ahead",
     "wandb",
-    "keep_pictures",
+    "cache_images",
+    "keep_pictures",  # the same in earlier versions
     "fsdp",
     "threads",
     "validate_every",

@@ -189,7 +189,7 @@ class Settings:
     """
     idle_s: float = IDLE_S
     """During a pause of the operator, labels are made for this time [s]."""
-    keep_pictures: bool = True
+    cache_images: bool = True
     """Save prepared images beside the data: faster from the second pass on, for disk space."""
     read_ahead: int = 2
     """Batches that a thread reads ahead; 0 reads them in the loop."""

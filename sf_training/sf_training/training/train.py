@@ -240,7 +240,7 @@ def training_data(
         fit=student.model.config.fit,
         contract=recorded,
         idle_s=settings.idle_s,
-        keep_pictures=settings.keep_pictures,
+        cache_images=settings.cache_images,
         verdicts=settings.verdicts,
         strict=settings.strict,
     )[1]

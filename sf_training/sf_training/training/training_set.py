@@ -207,7 +207,7 @@ def load_training_set(
     contract: Contract | None = None,
     idle_s: float = IDLE_S,
     cache: Path | None = None,
-    keep_pictures: bool = True,
+    cache_images: bool = True,
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
 ) -> tuple[Contract, TrainingSet]:
@@ -220,7 +220,7 @@ def load_training_set(
         idle_s: during a pause of the operator, labels are made for this time [s].
         cache: folder of indices and prepared images; None takes ``.cache`` in the (first) folder of
             the episodes (``data/cache_folder``).
-        keep_pictures: whether prepared images are saved there: faster from the second pass on, for
+        cache_images: whether prepared images are saved there: faster from the second pass on, for
             disk space.
         verdicts: of the recorder; episodes with another verdict are left out.
         strict: whether an episode that cannot be used, or has an irregularity, is an error;
@@ -235,7 +235,7 @@ def load_training_set(
     options = {
         "idle_s": idle_s,
         "cache": cache or cache_folder(folders[0]),
-        "keep_pictures": keep_pictures,
+        "cache_images": cache_images,
         "verdicts": verdicts,
     }
     dataset = load_dataset(

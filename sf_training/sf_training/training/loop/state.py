@@ -35,7 +35,8 @@ OPERATIONAL_SETTINGS = (
     "read_ahead",
     "workers",
     "wandb",
-    "keep_pictures",
+    "cache_images",
+    "keep_pictures",  # the same in earlier versions
     "fsdp",
 )
 """Settings that do not change the result of a run."""
