@@ -157,6 +157,12 @@ RECORD_ARGUMENTS = (
     Argument("directory", "out/episodes", "where episodes are written"),
     Argument("operator", "", "name of the operator; stored in every episode"),
     Argument(
+        "image_codec",
+        "raw",
+        "h264 records raw colour images at a tenth of their size, with a small error",
+        ("raw", "h264"),
+    ),
+    Argument(
         "teleop",
         "",
         "a device of config/teleoperation, or the path of its YAML; empty: you start one yourself",

@@ -135,6 +135,7 @@ def record_graph(
     task: str = "",
     directory: str = "out/episodes",
     operator: str = "",
+    image_codec: str = "raw",
     teleop: str = "",
     gamepad: bool = False,
     countdown: float = 3.0,
@@ -159,7 +160,8 @@ def record_graph(
     the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
     nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=True)
     nodes += _policy_nodes(the_robot, policy, "", device, replan_steps)
-    nodes.append(_recorder(the_robot, directory, task, operator))
+    recorder = {"operator": operator, "image_codec": image_codec}
+    nodes.append(_recorder(the_robot, directory, task, **recorder))
     if teleop:
         nodes.append(_teleoperation(the_robot, teleop))
     if gamepad:
@@ -279,17 +281,14 @@ def _policy_nodes(
     return [make_spec(journeys.POLICY_NODE, parameters)]
 
 
-def _recorder(
-    robot: _Robot, directory: str, instruction: str, operator: str | None = None
-) -> NodeSpec:
+def _recorder(robot: _Robot, directory: str, instruction: str, **more: str) -> NodeSpec:
     parameters = {
         **robot.common,
         "directory": str(Path(directory).expanduser().absolute()),
         "instruction": instruction,
+        **more,
     }
-    return make_spec(
-        journeys.RECORDER, parameters if operator is None else {**parameters, "operator": operator}
-    )
+    return make_spec(journeys.RECORDER, parameters)
 
 
 def _teleoperation(robot: _Robot, device: str) -> NodeSpec:

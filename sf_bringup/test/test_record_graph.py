@@ -17,6 +17,7 @@ def test_every_argument_reaches_its_node(tmp_path):
         f"directory:={tmp_path}",
         "task:=pick the red cube",
         "operator:=anna",
+        "image_codec:=h264",
         "teleop:=gamepad",
         "gamepad:=true",
         "countdown:=5",
@@ -34,6 +35,7 @@ def test_every_argument_reaches_its_node(tmp_path):
         "anna",
         str(tmp_path),
     )
+    assert recorder["image_codec"] == "h264"
     assert nodes["sim_arm"].parameters["depth"] is True and nodes["sim_arm"].parameters["seed"] == 4
     assert nodes["teleoperation"].parameters["device"] == str(find_device("gamepad"))
     assert nodes["recorder_joy"].parameters["countdown_s"] == 5.0

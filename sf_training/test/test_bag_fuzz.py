@@ -6,6 +6,7 @@
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ from sf_training.lerobot.export_bags import stretches
 from sf_training.lint.measure import measure_episode
 from sf_training.lint.thresholds import Thresholds
 from sf_training.recording import messages
+from sf_training.recording.writer.video_encoder import VideoEncoder
 from sf_training.view.episode import load as view_episode
 
 TRIED = int(os.environ.get("SF_FUZZ", "210"))
@@ -58,6 +60,20 @@ ENTRIES = [
     entry("/instruction", messages.STRING, 0.5, text("stack the bowls")),
 ]
 KINEMATICS = Kinematics(ROBOT)
+ENCODER = VideoEncoder()
+VIDEO_ENTRIES = [
+    replace(
+        each,
+        kind=messages.VIDEO_PACKET,
+        content=messages.deserialize(
+            ENCODER.packet(messages.typestore().serialize_cdr(each.content, messages.IMAGE)),
+            messages.VIDEO_PACKET,
+        ),
+    )
+    if each.kind == messages.IMAGE
+    else each
+    for each in ENTRIES
+]
 TOOL_ENTRIES = merged(
     without(ENTRIES, LEADER),
     [
@@ -79,6 +95,7 @@ MAKERS = {
     "mcap": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, **PLAIN)),
     "zstd": lambda out: folder_of(write_mcap(out / "a.mcap", ENTRIES, chunk_size=6000)),
     "tool": lambda out: folder_of(write_mcap(out / "a.mcap", TOOL_ENTRIES, **PLAIN)),
+    "video": lambda out: folder_of(write_mcap(out / "a.mcap", VIDEO_ENTRIES, **PLAIN)),
     "no index": lambda out: folder_of(
         write_mcap(out / "a.mcap", ENTRIES, index_types=IndexType.NONE, chunk_size=6000, **PLAIN)
     ),

@@ -149,7 +149,9 @@ def robot(ros_domain, tmp_path, contract, contract_file):
     robot.close()
 
 
-def test_an_episode_over_dds_trains(robot, tmp_path, contract):
+@pytest.mark.parametrize(("codec", "error"), [("raw", 0), ("h264", 2)])
+def test_an_episode_over_dds_trains(robot, tmp_path, contract, codec, error):
+    robot.recorder.set_parameters([Parameter("image_codec", value=codec)])
     robot.start_up()
     robot.instruction.publish(String(data="pick the red cube"))
     robot.wait(lambda: robot.recorder.instruction, "instruction")
@@ -172,7 +174,8 @@ def test_an_episode_over_dds_trains(robot, tmp_path, contract):
     )  # four frames are too few for a rate
     assert data.stamps.tolist() == pytest.approx([100.0, 100.1, 100.2, 100.3])
     assert data.pair_frame.tolist() == [0, 1, 2]  # after the last frame nothing was commanded
-    assert data.images[:, 1, 0, 0, 0].tolist() == [100, 110, 120, 130]
+    assert data.images[:, 1, 0, 0, 0].tolist() == pytest.approx([100, 110, 120, 130], abs=error)
+    assert (reader.topics[SCENE] == messages.VIDEO_PACKET) == (codec == "h264")
     with AnyReader([bag]) as bag_reader:
         latched = next(
             connection

@@ -185,7 +185,9 @@ def test_a_slow_disk_drops_messages_and_the_verdict_reports_it(desk, monkeypatch
 
     monkeypatch.setattr(EpisodeWriter, "write", slowly)
     monkeypatch.setattr(
-        session, "QueuedWriter", lambda writer: QueuedWriter(writer, capacity=100_000)
+        session,
+        "QueuedWriter",
+        lambda writer, **options: QueuedWriter(writer, capacity=100_000, **options),
     )
     desk.start()
     for _ in range(60):

@@ -11,7 +11,7 @@ from sf_training.data.bag_storage import Channel
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
 
-IMAGES = frozenset({messages.IMAGE, messages.COMPRESSED_IMAGE})
+IMAGES = frozenset({messages.IMAGE, messages.COMPRESSED_IMAGE, messages.VIDEO_PACKET})
 # Commands without joint names: lists of numbers and single numbers.
 NUMBERS = frozenset(
     {
@@ -73,7 +73,7 @@ def accepted_types(contract: Contract) -> dict[str, frozenset[str]]:
     for camera in contract.cameras:
         found[absolute(camera.topic)] = IMAGES
         if camera.depth_topic:
-            found[absolute(camera.depth_topic)] = IMAGES
+            found[absolute(camera.depth_topic)] = IMAGES - {messages.VIDEO_PACKET}
         if camera.info_topic:
             found[absolute(camera.info_topic)] = frozenset({messages.CAMERA_INFO})
         found[camera_pose_topic(camera.name)] = frozenset({messages.POSE})

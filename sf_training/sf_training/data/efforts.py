@@ -17,7 +17,7 @@ def measured_efforts(
     known_until: np.ndarray,
     now: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the effort (N, J) of every command joint at ``times`` [N m or N]; NaN where unknown.
+    """Return the effort (N, J) float32 of every command joint at ``times`` [N m or N]; NaN where unknown.
 
     Efforts are interpolated, and become too old, like positions (:meth:`JointStream.measured`). A
     message counts if it has a finite effort of the joint, and one effort for each name.
@@ -35,4 +35,5 @@ def measured_efforts(
             knots = Knots(states.stamps[rows], values, np.zeros(len(rows), bool))
             stream = JointStream.of_knots([name], {name: knots})
             found[:, column] = stream.measured(times, known_until, age, now)[:, 0]
-    return found
+    found[np.abs(found) > np.finfo(np.float32).max] = np.nan  # of a damaged message
+    return found.astype(np.float32)

@@ -9,7 +9,6 @@ import numpy as np
 from sf_policy_node.contract import Camera, Contract
 from sf_training.data.bag_files import BagError
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.image_checks import image_is_readable
 from sf_training.data.stream import Stream
 from sf_training.data.synchronisation import SAME_STAMP_NS, Observations, nearest
 from sf_training.recording import messages
@@ -42,12 +41,11 @@ def usable_images(
             sizes = stream.sizes[rows]
             fits = (sizes == (camera.width, camera.height)).all(axis=1)
             usable = fits.copy()
-            if reader.topics[topic] == messages.COMPRESSED_IMAGE:
+            if reader.topics[topic] != messages.IMAGE:
                 order = np.lexsort(stream.locations[rows].T[1::-1])
                 for row in order[fits[order]].tolist():
-                    usable[row] = image_is_readable(
-                        access.read(*stream.locations[rows[row]].tolist())
-                    )
+                    data = access.read(*stream.locations[rows[row]].tolist())
+                    usable[row] = reader.image_is_readable(topic, data)
             if usable.all():
                 continue
             first = int(np.flatnonzero(~usable)[0])

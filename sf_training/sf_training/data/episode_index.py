@@ -298,7 +298,7 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
             [depth_locations(reader, view, observations, section) for view in views], axis=1
         ),
         joint_positions=joints.astype(np.float32),
-        joint_efforts=efforts_now.astype(np.float32),
+        joint_efforts=efforts_now,
         stamps=observations.stamps * 1e-9,
         matrices=np.empty(0),
         camera_poses=camera_poses(reader, observations, section),

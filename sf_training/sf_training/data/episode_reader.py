@@ -34,7 +34,7 @@ from sf_training.data.cache_folder import checksum_of
 from sf_training.data.converted_bag import restore_record
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
-from sf_training.data.image_checks import decoded_image, size_of
+from sf_training.data.image_checks import decoded_image, encoded_image_is_readable, size_of
 from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
 from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
@@ -239,8 +239,7 @@ class EpisodeReader:
         self.blocks = []
         for order, (number, log_time, data, location) in enumerate(self._raw(topics, self.blocks)):
             topic, type_name = self._mapped[number], self.bag.channels[number].type_name
-            is_compressed = type_name == messages.COMPRESSED_IMAGE
-            size = size_of(data, is_compressed) if type_name in IMAGES else (0, 0)
+            size = size_of(data, type_name) if type_name in IMAGES else (0, 0)
             try:
                 built[topic].add(
                     self._stamp(number, log_time, data), log_time, order, location, number, size
@@ -287,6 +286,17 @@ class EpisodeReader:
     def image(self, topic: str, data: bytes | memoryview) -> np.ndarray:
         """Decode one image from its CDR bytes; pixels as from :meth:`frames`."""
         return self._decoded(topic, self.message(topic, data))
+
+    def image_is_readable(self, topic: str, data: bytes | memoryview) -> bool:
+        """Return whether an image with a readable header can be decoded to its end."""
+        if self.topics[topic] == messages.COMPRESSED_IMAGE:
+            return encoded_image_is_readable(data)
+        if self.topics[topic] == messages.VIDEO_PACKET:
+            try:
+                self.image(topic, data)
+            except BagError:
+                return False
+        return True
 
     def message(self, topic: str, data: bytes | memoryview) -> object:
         """Return a message of a topic from its CDR bytes."""

@@ -18,6 +18,8 @@ from sf_policy_node.perception.images import (
     decode_depth,
     decode_image,
 )
+from sf_training.data.video_packets import decode_packet
+from sf_training.recording import messages
 
 _UNREADABLE = (-1, -1)
 _DEPTH_HEADER = 12  # bytes before the PNG of a compressedDepth image
@@ -26,12 +28,14 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
-    """Return the pixels of an ``Image`` or ``CompressedImage``: (H, W, 3) uint8 RGB, or depth
-    (H, W) float32 [m].
+    """Return the pixels of an ``Image``, ``CompressedImage`` or ``FFMPEGPacket``: (H, W, 3) uint8
+    RGB, or depth (H, W) float32 [m].
 
     Raises:
         ImageError: it cannot be decoded.
     """
+    if hasattr(message, "pts"):
+        return decode_packet(message, topic)
     if hasattr(message, "format"):
         decode = decode_compressed_depth if is_depth else decode_compressed
         return decode(message.format, message.data, source=topic)
@@ -41,16 +45,19 @@ def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
     return decode_image(*fields, source=topic)
 
 
-def size_of(data: memoryview, compressed: bool) -> tuple[int, int]:
-    """Return width and height [pixels] of a ``sensor_msgs/Image`` or ``CompressedImage`` from the
-    header in its CDR bytes; -1 if the header cannot be read.
+def size_of(data: memoryview, type_name: str) -> tuple[int, int]:
+    """Return width and height [pixels] of an image message from the header in its CDR bytes; -1 if
+    the header cannot be read.
     """
     try:
         order = "<" if data[1] & 1 else ">"
         end = 16 + struct.unpack_from(f"{order}I", data, 12)[0]
         end += -end % 4
-        if not compressed:
+        if type_name == messages.IMAGE:
             return _raw_size(data, order, end)
+        if type_name == messages.VIDEO_PACKET:
+            size = struct.unpack_from(f"{order}ii", data, end)
+            return size if min(size) > 0 else _UNREADABLE
         image = _encoded(data, order, end)
         if image[:8] == _PNG:
             return struct.unpack(">II", image[16:24])
@@ -66,7 +73,7 @@ def size_of(data: memoryview, compressed: bool) -> tuple[int, int]:
         return _UNREADABLE
 
 
-def image_is_readable(data: bytes | memoryview) -> bool:
+def encoded_image_is_readable(data: bytes | memoryview) -> bool:
     """Return whether the JPEG or PNG file of a ``CompressedImage`` can be decoded to its end."""
     try:
         data = memoryview(data)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_training.data.episode_reader import EpisodeReader
-from sf_training.data.image_checks import image_is_readable
 from sf_training.data.stream import Stream
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
@@ -54,9 +53,10 @@ def image_faults(
             topic = absolute(camera.topic)
             stream = streams[topic]
             readable = (stream.sizes > 0).all(axis=1)
-            if reader.topics[topic] == messages.COMPRESSED_IMAGE:
+            if reader.topics[topic] != messages.IMAGE:
                 for row in np.flatnonzero(readable).tolist():
-                    readable[row] = image_is_readable(access.read(*stream.locations[row].tolist()))
+                    data = access.read(*stream.locations[row].tolist())
+                    readable[row] = reader.image_is_readable(topic, data)
             fits = (stream.sizes == (camera.width, camera.height)).all(axis=1)
             times = (stream.stamps - start) * 1e-9
             size = (camera.width, camera.height)

@@ -34,5 +34,6 @@ def relative_jerk(moments: np.ndarray, positions: np.ndarray, velocity: np.ndarr
             path = np.stack(
                 [np.interp(times, seconds[rows], column) for column in values[rows].T], axis=1
             )
-            squares.append((np.diff(path, n=3, axis=0) / _STEP_S**3) ** 2)
+            with np.errstate(over="ignore", invalid="ignore"):  # damaged positions
+                squares.append((np.diff(path, n=3, axis=0) / _STEP_S**3) ** 2)
     return float(np.sqrt(np.concatenate(squares).mean())) if squares else float("nan")

@@ -21,6 +21,7 @@ from sf_policy_node.motion.types import Chunk, Join
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+VIDEO_PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 JOINT_STATE = "sensor_msgs/msg/JointState"
 TWIST = "geometry_msgs/msg/TwistStamped"
@@ -37,6 +38,17 @@ MARKERS = "visualization_msgs/msg/MarkerArray"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 CONTROL_SOURCE = "sf_msgs/msg/ControlSource"
 
+# Fields of VIDEO_PACKET; the package need not be installed.
+_VIDEO_PACKET_FIELDS = """std_msgs/Header header
+int32 width
+int32 height
+string encoding
+uint64 pts
+uint8 flags
+bool is_bigendian
+uint8[] data
+"""
+
 # In the order of the constants of sf_msgs/ActionChunk.action_space.
 ACTION_SPACES = (
     ActionSpace.JOINT_POSITION,
@@ -48,12 +60,13 @@ ACTION_SPACES = (
 
 @functools.cache
 def typestore() -> Typestore:
-    """Return all message types of the common interfaces and of ``sf_msgs``.
+    """Return all message types of the common interfaces and of ``sf_msgs``, and FFMPEGPacket.
 
     Raises:
         FileNotFoundError: ``sf_msgs`` is neither installed nor in the source tree.
     """
     store = get_typestore(Stores.LATEST)
+    store.register(get_types_from_msg(_VIDEO_PACKET_FIELDS, VIDEO_PACKET))
     folder = _interface_folder("sf_msgs")
     for path in sorted(folder.glob("*.msg")):
         _register(store, f"sf_msgs/msg/{path.stem}", folder)
@@ -111,6 +124,21 @@ def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
     if depth.ndim != 2:
         raise ValueError(f"depth {frame}: got shape {depth.shape}, needs (H, W)")
     return _image(stamp_s, frame, "32FC1", np.asarray(depth, np.float32))
+
+
+def video_packet(
+    header, size: tuple[int, int], encoding: str, pts: int, flags: int, data: np.ndarray
+) -> memoryview:
+    """Serialise an encoded image as ``ffmpeg_image_transport_msgs/FFMPEGPacket``.
+
+    Args:
+        header: ``std_msgs/Header`` of the image.
+        size: width and height [pixels].
+        encoding: codec and pixel formats, separated by semicolons.
+        data: (N,) uint8.
+    """
+    message = typestore().types[VIDEO_PACKET](header, *size, encoding, pts, flags, False, data)
+    return typestore().serialize_cdr(message, VIDEO_PACKET)
 
 
 def camera_info(

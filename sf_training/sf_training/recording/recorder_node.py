@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -31,6 +32,7 @@ from sf_training.recording.recover.recovery import find_interrupted, recovery_co
 from sf_training.recording.session.finish_thread import FinishThread
 from sf_training.recording.session.recording_session import (
     Finished,
+    ImageCodec,
     RecordingSession,
     SessionError,
     State,
@@ -61,6 +63,13 @@ class Recorder(ManagedNode):
         self.parameter("directory", "out/episodes", "where episodes are written")
         self.parameter("operator", "", "who teleoperates the arm; stored in every episode")
         self.parameter("instruction", "", "instruction of the episodes until one is published")
+        self.parameter(
+            "image_codec",
+            "raw",
+            "raw writes images as they were received; h264 encodes raw colour images, at a tenth of"
+            " their size and with a small error",
+            choices=get_args(ImageCodec),
+        )
         self._contract: Contract | None = None
         self.session: RecordingSession | None = None
         self.instruction = ""
@@ -111,6 +120,7 @@ class Recorder(ManagedNode):
             self.value("operator"),
             settable_clock=not self._simulated,
             context=context,
+            image_codec=self.value("image_codec"),
             qos=self._publishers_qos,
         )
         topics = [*episode_topics(self._contract), *context]

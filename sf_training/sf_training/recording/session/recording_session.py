@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import Literal
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.observation import validate_instruction
@@ -29,6 +30,7 @@ from sf_training.recording.writer.episode_writer import (
 from sf_training.recording.writer.qos_profiles import offered_qos
 from sf_training.recording.writer.queued_writer import QueuedWriter
 
+ImageCodec = Literal["raw", "h264"]
 LONGEST_COUNTDOWN_S = 60.0
 DISK_WARN_S = 60.0
 # With less free space an episode is ended, while it can still be completed.
@@ -76,8 +78,12 @@ class RecordingSession:
         operator: stored in every episode.
         settable_clock: ``now`` is the system clock, which may be set during an episode.
         context: topics that are recorded beside those of the contract, without a verdict.
+        image_codec: "raw" writes images as they were received; "h264" encodes raw colour images.
         qos: returns the QoS profiles of the publishers of a topic in the format of rosbag2; empty
             without a publisher.
+
+    Raises:
+        ValueError: the images cannot be encoded.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class RecordingSession:
         *,
         settable_clock: bool,
         context: Sequence[RecordedTopic] = (),
+        image_codec: ImageCodec = "raw",
         qos: Callable[[RecordedTopic], str] = lambda topic: "",
     ) -> None:
         self._contract, self._directory, self._operator, self._settable = (
@@ -98,6 +105,12 @@ class RecordingSession:
         )
         watched = episode_topics(contract)
         self._topics, self._qos = [*watched, *context], qos
+        self._converters: dict[str, Callable[[bytes], memoryview]] = {}
+        if image_codec == "h264":
+            # PyAV takes long to import, and need not be installed otherwise.
+            from sf_training.recording.writer.video_encoder import video_encoders
+
+            self._converters = video_encoders(contract)
         self._watched = {topic.name for topic in watched}
         self._instruction_topic = absolute(contract.topics.instruction)
         # Newest message of each latched topic; of static topics, of each publisher.
@@ -162,9 +175,10 @@ class RecordingSession:
                 keep=True,
             )
             for topic in self._topics:
-                writer.add_topic(
-                    topic.name, topic.type_name, self._qos(topic) or offered_qos(topic.delivery)
-                )
+                qos = self._qos(topic) or offered_qos(topic.delivery)
+                is_video = topic.name in self._converters
+                type_name = messages.VIDEO_PACKET if is_video else topic.type_name
+                writer.add_topic(topic.name, type_name, qos)
         except (EpisodeWriteError, ValueError) as error:
             raise SessionError(str(error)) from None
         self._writer, self.instruction = writer, instruction
@@ -305,7 +319,7 @@ class RecordingSession:
         self._lost.clear()
         self._disk.clear()
         self.health.begin(now, self.instruction)
-        self._queue = QueuedWriter(self._writer)
+        self._queue = QueuedWriter(self._writer, converters=self._converters)
         # Latched messages were received before the episode, but belong into its bag.
         latched = self._latched | {
             self._instruction_topic: {b"": bytes(messages.string(self.instruction))}

@@ -7,11 +7,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sf_policy_node.perception.images import ImageError
 from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 
 _FLUSH_PERIOD = 0.5  # s of messages that a crash of this process may lose
@@ -25,6 +26,8 @@ class QueuedWriter:
     Args:
         writer: with its topics declared; only this object may use it from now on.
         capacity: maximum size of the queue [bytes].
+        converters: topic to what converts each of its messages before it is written; messages that
+            it refuses with ImageError are dropped.
 
     Attributes:
         error: first error of the writing thread; None while there is none.
@@ -32,8 +35,13 @@ class QueuedWriter:
         delays: time from queueing to writing of each message [s], newest last.
     """
 
-    def __init__(self, writer: EpisodeWriter, capacity: int = 256 << 20) -> None:
-        self._writer = writer
+    def __init__(
+        self,
+        writer: EpisodeWriter,
+        capacity: int = 256 << 20,
+        converters: Mapping[str, Callable[[bytes], memoryview]] | None = None,
+    ) -> None:
+        self._writer, self._converters = writer, converters or {}
         self._capacity = capacity
         self._queue: deque[tuple[float, str, bytes, int, int | None]] = deque()
         self._bytes = 0
@@ -124,6 +132,18 @@ class QueuedWriter:
             self._changed.notify()
         self._thread.join()
 
+    def _write(
+        self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None
+    ) -> None:
+        if topic in self._converters:
+            try:
+                data = self._converters[topic](data)
+            except ImageError:
+                with self._changed:
+                    self.drops[topic] += 1
+                return
+        self._writer.write(topic, data, log_time_ns, publish_time_ns)
+
     def _work(self) -> None:
         flushed = synced = time.monotonic()
         try:
@@ -136,11 +156,11 @@ class QueuedWriter:
                         return
                     message = self._queue.popleft() if self._queue else None
                 if message:
-                    queued, *rest = message
-                    self._writer.write(*rest)
+                    queued, topic, data, *times = message
+                    self._write(topic, data, *times)
                     self.delays.append(time.monotonic() - queued)
                     with self._changed:
-                        self._bytes -= len(rest[1])
+                        self._bytes -= len(data)
                 if time.monotonic() - flushed > _FLUSH_PERIOD:
                     self._writer.flush()
                     flushed = time.monotonic()
