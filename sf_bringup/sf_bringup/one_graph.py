@@ -1,5 +1,7 @@
-"""Allow one graph in each namespace of a ROS domain: two executors would both move the arm, and two
-recorders would both record it.
+"""Allow one graph of a user in each namespace of a ROS domain on this machine.
+
+Two executors would both move the arm, and two recorders would both record it. Graphs of other users
+and of other machines are not noticed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from sf_bringup.arguments import GraphError
 
 @contextmanager
 def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
-    """Hold this machine's lock for a graph in the current ROS domain; killing the process frees it.
+    """Hold this user's lock file for a graph in the current ROS domain.
+
+    The lock ends with the process, also after a kill.
 
     Args:
         words: command line of this graph, shown to the user who starts a second one.
@@ -24,6 +28,7 @@ def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
 
     Raises:
         GraphError: another graph holds the lock.
+
     """
     handle = _opened(namespace)
     try:
@@ -39,7 +44,7 @@ def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
 
 
 def refuse_second_graph(namespace: str = "") -> None:
-    """Refuse to continue while a graph runs in the current ROS domain on this machine.
+    """Refuse to continue while this user runs a graph in the current ROS domain on this machine.
 
     Raises:
         GraphError: one runs; the message gives its process id and command line.

@@ -1,7 +1,9 @@
-"""Print the reference of parameters, topics, services and actions as Markdown:
-``python3 -m sf_bringup.reference``.
+"""Print the reference of parameters, topics, services and actions as Markdown.
 
-It configures each node with the contract of the simulated arm and reads from rclpy what it offers.
+Usage: ``python3 -m sf_bringup.reference``.
+
+It configures and activates each node in turn, with the contract of the simulated arm, and reads
+from rclpy what the node offers.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ def for_simulation(path: Path, contract: Contract) -> Path:
     """Return the path of the contract to simulate: ``path``, or a changed copy.
 
     A gripper with an action of control_msgs, which is not on PyPI, cannot be commanded where that
-    package is missing. The copy sends the commands of every such gripper as ``forward_command``
-    instead, which is printed to the standard error. Policies and recorded data are not affected.
+    package is missing. The copy, in a temporary folder of the user, sends the commands of every
+    such gripper as ``forward_command`` instead. A line on the standard error says so. Policies and
+    recorded data are not affected.
     """
     arms, topics = dict(contract.arms), []
     for name, arm in contract.arms.items():

@@ -1,4 +1,4 @@
-"""Run the verbs that need no ROS: ``python3 -m sf_policy_node serve ...``."""
+"""Serve a checkpoint to other programs without ROS: ``python3 -m sf_policy_node serve ...``."""
 
 import sys
 

@@ -133,7 +133,7 @@ def test_a_tool_controller_commands_one_arm_only():
     data = pair_data(topics="common")
     grippers = {"output": "forward_command", "topic": "grippers"}
     data["command"] |= {"output": "servo_twist", "gripper": grippers}
-    with pytest.raises(ContractError, match="servo_twist leads one tool, and there are 2 arms"):
+    with pytest.raises(ContractError, match="servo_twist commands one tool, and there are 2 arms"):
         parse(data)
 
 

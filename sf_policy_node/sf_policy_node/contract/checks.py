@@ -54,8 +54,8 @@ def check_arms(arms: Mapping[str, Arm]) -> None:
     command = next(iter(arms.values())).command
     if len(arms) > 1 and not command.carries_joints:
         raise ValueError(
-            f"command.output: {command.output} leads one tool, and there are {len(arms)} arms; use"
-            " joint_trajectory or forward_command"
+            f"command.output: {command.output} commands one tool, and there are {len(arms)} arms;"
+            " use joint_trajectory or forward_command"
         )
 
 

@@ -95,7 +95,7 @@ class InstructionAction:
         def execute(goal: ServerGoalHandle) -> RunInstruction.Result:
             if goal.is_cancel_requested:
                 goal.canceled()
-            elif run.termination is Termination.TIMEOUT:
+            elif run.termination is Termination.TIMEOUT:  # nothing stopped the run before its end
                 goal.succeed()
             else:
                 goal.abort()

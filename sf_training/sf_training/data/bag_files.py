@@ -192,18 +192,14 @@ def how_to_recover(path: Path) -> str:
     """Return the cure for a truncated file, as a clause."""
     recover = f"{command('sf_training sf_training', 'sf_training')} recover"
     if path.name.endswith(_PARTIAL):
-        return (
-            f"recover it with `{recover} {path}`"
-        )
+        return f"recover it with `{recover} {path}`"
     source = next(iter(sorted(path.glob("*.mcap"))), path) if path.is_dir() else path
     if source.suffix == ".db3":
         return (
             f"recover it with `sqlite3 {source} .recover | sqlite3 recovered.db3`, or record it"
             " again"
         )
-    return (
-        f"recover it with `{recover} {source}`, or record it again"
-    )
+    return f"recover it with `{recover} {source}`, or record it again"
 
 
 def _of_file(path: Path) -> BagFiles:
@@ -214,9 +210,7 @@ def _of_file(path: Path) -> BagFiles:
             f" {target} --dst-storage mcap --dst-typestore ros2_humble`"
         )
     if path.suffix in _PACKED:
-        raise BagError(
-            f"{path}: is compressed; decompress it with `{_PACKED[path.suffix]} {path}`"
-        )
+        raise BagError(f"{path}: is compressed; decompress it with `{_PACKED[path.suffix]} {path}`")
     _check_is_fetched(path)
     if path.name == _METADATA:
         raise BagError(f"{path}: only describes a bag; give its folder {path.parent}")

@@ -15,8 +15,8 @@ import numpy as np
 from sf_policy_node.perception import images
 from sf_policy_node.vla import preprocessing
 from sf_policy_node.vla.preprocessing import Fit, prepare, prepare_depth
-from sf_training.data.code_hash import code_hash
 from sf_training.data.bag_files import BagError
+from sf_training.data.code_hash import code_hash
 from sf_training.data.episode_cameras import checked_size
 from sf_training.data.episode_index import EpisodeIndex
 from sf_training.data.episode_reader import EpisodeReader

@@ -257,7 +257,7 @@ class _RowReader:
 class _CheckedAccess:
     """Read and decompress messages by their location; raise damage as BagError."""
 
-    def __init__(self, reader: PlaceReader, file: Path, packed: bool) -> None:
+    def __init__(self, reader: RandomAccess, file: Path, packed: bool) -> None:
         self._reader, self._file, self._packed = reader, file, packed
 
     def read(self, block: int, offset: int, length: int) -> bytes | memoryview:

@@ -124,8 +124,7 @@ def check_channels(
                 else "correct its publisher and record again"
             )
             raise BagError(
-                f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed;"
-                f" {cure}"
+                f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed; {cure}"
             )
     held = {ours for number, ours in mapped.items() if channels[number].count}
     cameras = {absolute(camera.topic): camera.name for camera in contract.cameras}

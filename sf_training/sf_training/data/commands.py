@@ -53,7 +53,7 @@ class Commands:
         self._tools: dict[str, ToolCommands] = {}
 
     def stream(self, section: Stream, states: Stream) -> JointStream | None:
-        """Return the commands in a section of the recording; None if a joint is not commanded in it.
+        """Return the commands in a section of the recording; None if it lacks one of a joint.
 
         Args:
             section: messages of the topic between two clock steps.

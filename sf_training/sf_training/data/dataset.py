@@ -1,6 +1,6 @@
 """Load episode bags as one training set: labels and states in memory, images read on demand.
 
-    dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
+dataset = load_dataset(find_episodes("out/demos"), contract, size=96, cache="out/cache")
 """
 
 from __future__ import annotations
@@ -163,9 +163,7 @@ def load_dataset(
     Raises:
         BagError: no bag can be used, or none has a wanted outcome.
     """
-    opened = open_bags(
-        bags, contract, outcomes, verdicts, strict, allow_missing_cameras=True
-    )
+    opened = open_bags(bags, contract, outcomes, verdicts, strict, allow_missing_cameras=True)
     image_size = (size, size) if isinstance(size, int) else tuple(size)
     all_keys = [index_key(reader) for reader in opened.readers]
     folder = None if cache is None else Path(cache) / "episodes"

@@ -17,7 +17,9 @@ def measured_efforts(
     known_until: np.ndarray,
     now: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the effort (N, J) float32 of every command joint at ``times`` [N m or N]; NaN where unknown.
+    """Return the efforts (N, J) float32 of the command joints at ``times`` [N m or N].
+
+    NaN where unknown.
 
     Efforts are interpolated, and become too old, like positions (:meth:`JointStream.measured`). A
     message counts if it has a finite effort of the joint, and one effort for each name.

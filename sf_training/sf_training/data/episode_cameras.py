@@ -159,7 +159,7 @@ def depth_locations(
     index = nearest(stream.stamps, wanted)
     close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
     fits = (stream.sizes[index] == (camera.width, camera.height)).all(axis=1)
-    # Leave out single images of another size. If all have another size, `check_first_images` raises.
+    # Exclude single images of another size. If all have another size, `check_first_images` raises.
     close &= fits | ~fits.any()
     locations[close] = stream.locations[index[close]]
     return locations

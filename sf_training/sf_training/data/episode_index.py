@@ -14,21 +14,22 @@ from safetensors.numpy import save
 
 from sf_policy_node.contract import Contract
 from sf_training.data import (
+    clock_offsets,
     clock_steps,
     commands,
     efforts,
     episode_cameras,
     instructions,
-    clock_offsets,
     plausibility,
     synchronisation,
     targets,
     tool_commands,
     trajectories,
 )
-from sf_training.data.code_hash import code_hash
 from sf_training.data.bag_files import BagError
+from sf_training.data.clock_offsets import ClocksDiffer, check_clocks, with_one_clock
 from sf_training.data.clock_steps import cut_at_clock_steps
+from sf_training.data.code_hash import code_hash
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.efforts import measured_efforts
 from sf_training.data.episode_cameras import (
@@ -41,7 +42,6 @@ from sf_training.data.episode_cameras import (
 )
 from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.data.instructions import Instructions
-from sf_training.data.clock_offsets import ClocksDiffer, check_clocks, with_one_clock
 from sf_training.data.plausibility import (
     check_all_joints,
     check_commands_are_near,
@@ -184,12 +184,21 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
         raise BagError(f"{reader.path}: {empty}")
     joined = {
         name: np.concatenate([getattr(index, name) for index in found])
-        for name in ("colour", "depth", "joint_positions", "joint_efforts", "stamps", "camera_poses")
+        for name in (
+            "colour",
+            "depth",
+            "joint_positions",
+            "joint_efforts",
+            "stamps",
+            "camera_poses",
+        )
     }
     index = EpisodeIndex(
         blocks=np.array(reader.blocks, np.int64).reshape(-1, 5),
         matrices=camera_matrices(reader.contract, recording.streams),
-        pairs=Pairs.joined([index.pairs for index in found], [len(index.stamps) for index in found]),
+        pairs=Pairs.joined(
+            [index.pairs for index in found], [len(index.stamps) for index in found]
+        ),
         notes=list(dict.fromkeys(note for index in found for note in index.notes)),
         **joined,
     )
@@ -279,7 +288,9 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
         chunks.stamps if len(chunks.stamps) else None,
         missing=[camera.name in reader.missing_cameras for camera in contract.cameras],
     )
-    observations, joints, joint_notes = _with_joints(recording, observations, section[states], recorded_names[states])
+    observations, joints, joint_notes = _with_joints(
+        recording, observations, section[states], recorded_names[states]
+    )
     usable, about_images = usable_images(reader, section, observations, recording.start)
     observations, joints = (
         Observations(*(getattr(observations, each.name)[usable] for each in fields(observations))),
@@ -330,7 +341,9 @@ def _with_joints(
     if states is not None:
         notes = check_joints(recording.reader, states, name, recording.start)
         ages = [round(seconds * 1e9) for seconds in contract.joint_ages_s]
-        joints = states.measured(observations.stamps, observations.complete, ages, observations.arrived)
+        joints = states.measured(
+            observations.stamps, observations.complete, ages, observations.arrived
+        )
     else:
         joints = np.full((len(observations.stamps), len(contract.command_joints)), np.nan)
     known = np.isfinite(joints).all(axis=1)
@@ -398,7 +411,12 @@ def _pairs(
         until = np.minimum(until, stream.last)
     return (
         operator_pairs(
-            contract, observations.stamps, joints, stream, recording.texts.at(observations.stamps), until
+            contract,
+            observations.stamps,
+            joints,
+            stream,
+            recording.texts.at(observations.stamps),
+            until,
         ),
         notes,
     )

@@ -32,14 +32,14 @@ from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_
 from sf_training.data.bag_units import Conversions, unit_conversions
 from sf_training.data.cache_folder import checksum_of
 from sf_training.data.converted_bag import restore_record
+from sf_training.data.image_checks import decoded_image, encoded_image_is_readable, size_of
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
-from sf_training.data.image_checks import decoded_image, encoded_image_is_readable, size_of
 from sf_training.data.stream import Stream, StreamBuilder
 from sf_training.recording import messages
-from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
 from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
 from sf_training.recording.topics import absolute
+from sf_training.recording.writer.episode_writer import CONTRACT_ATTACHMENT, EPISODE_RECORD
 
 __all__ = ["BagError", "EpisodeReader", "Stream", "find_episodes"]
 

@@ -10,9 +10,7 @@ from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.recording.topics import absolute
 
 
-def images_in_rows(
-    reader: EpisodeReader, indices: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
+def images_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (camera name, (H, W, 3) uint8 RGB) for every row and camera.
 
     The images of each camera come in the order of the rows. How cameras alternate depends on the

@@ -146,9 +146,7 @@ class JointMessages(Sequence):
         rows, values = [], []
         for number, names in enumerate(self._layouts):
             if name in names:
-                found, indices = lists.at(
-                    np.flatnonzero(self._layout == number), names.index(name)
-                )
+                found, indices = lists.at(np.flatnonzero(self._layout == number), names.index(name))
                 rows.append(found)
                 values.append(lists.values[indices])
         if not rows:
@@ -229,7 +227,9 @@ class JointMessageBuilder:
                 if name in conversions:
                     _, found = positions.at(rows, column)
                     positions.values[found] = converted(positions.values[found], conversions[name])
-        return JointMessages([list(names) for names, _ in self._numbers], layout, positions, efforts)
+        return JointMessages(
+            [list(names) for names, _ in self._numbers], layout, positions, efforts
+        )
 
     def _add(self, number: int, positions: bytes, efforts: bytes) -> None:
         """Add a message with bytes of doubles. Positions without a name are cut off; efforts count

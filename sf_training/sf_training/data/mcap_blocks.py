@@ -107,7 +107,8 @@ def locate_messages(
         after.message_start_time > before.message_end_time - DISORDER_NS
         for before, after in pairwise(entries)
     ) or _goes_back(
-        (each.channel, each.log_time) for each in _in_chunks(file, entries, channels, [], file_number)
+        (each.channel, each.log_time)
+        for each in _in_chunks(file, entries, channels, [], file_number)
     ):
         yield from _in_chunks(file, entries, channels, blocks, file_number)
     else:
@@ -223,7 +224,9 @@ def _in_chunk(
     if codec not in _CODECS:
         raise McapError(f"its chunks are compressed with {codec!r}; only zstd and lz4 are read")
     begin = name_end + 8
-    blocks.append(Block(offset + begin, length + _RECORD.size - begin, size, _CODECS[codec], file_number))
+    blocks.append(
+        Block(offset + begin, length + _RECORD.size - begin, size, _CODECS[codec], file_number)
+    )
     content = _unpack(memoryview(record)[begin : length + _RECORD.size], blocks[-1])
     if checksum and zlib.crc32(content) != checksum:
         raise McapError(f"crc of the chunk at byte {offset} is wrong")
@@ -260,7 +263,7 @@ def _unchunked(
     # Of every message and chunk record: position, log time (a chunk takes that of the record before
     # it), channel (-1 for a chunk).
     starts, times, owners = array("q"), array("q"), array("q")
-    for opcode, position, length in _records(file, end):
+    for opcode, position, _ in _records(file, end):
         if opcode == Opcode.MESSAGE:
             channel, _, log_time, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
             if log_time >= 1 << 63:
@@ -281,7 +284,9 @@ def _unchunked(
         header = file.read(_RECORD.size)
         opcode, length = _RECORD.unpack(header)
         if opcode == Opcode.CHUNK:
-            yield from _in_chunk(header + file.read(length), position, channels, blocks, file_number)
+            yield from _in_chunk(
+                header + file.read(length), position, channels, blocks, file_number
+            )
             continue
         record = memoryview(file.read(length))
         channel, _, log_time, _ = _MESSAGE.unpack_from(record)

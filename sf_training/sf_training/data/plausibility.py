@@ -1,4 +1,4 @@
-"""Check that joint positions can be those of the robot: finite, from one publisher, in its units."""
+"""Check that joint positions can be the robot's: finite, from one publisher, in its units."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RecordFile:
         self.path, self.count, self.size = path, count, size
 
     def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Fill ``out[rows]`` with the records ``numbers``; return which (n,) are not in the file."""
+        """Fill ``out[rows]`` with the records ``numbers``; return which (n,) the file lacks."""
         missing = np.ones(len(numbers), bool)
         try:
             file = os.open(self.path, os.O_RDONLY)

@@ -1,5 +1,6 @@
-"""Compute mean, standard deviation and quantiles of state and action columns, which are saved with a
-checkpoint.
+"""Compute the statistics of state and action columns that are saved with a checkpoint.
+
+They are mean, standard deviation and quantiles.
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ class Arguments:
     out: Path = Path("out/stats/stats.json")
     """All figures; a plot of the columns is written beside it."""
     strict: bool = False
-    """Stop at the first unusable episode or anomaly; otherwise unusable episodes are listed and left
-    out.
-    """
+    """Stop at the first unusable episode or anomaly; otherwise list and exclude such episodes."""
     verdicts: tuple[str, ...] = VERDICTS
     """Episodes with another verdict of the recorder are left out."""
 

@@ -182,8 +182,10 @@ class JointStream:
         names: Sequence[str],
         all_messages: Callable[[], Sequence],
     ) -> JointStream | None:
-        """Return the stream of a section of a recording; None if it lacks a joint that the recording
-        has. A section can be so short that a publisher sent no message in it.
+        """Return the stream of a section of a recording.
+
+        None if it lacks a joint that the recording has. A section can be so short that a publisher
+        sent no message in it.
 
         Args:
             all_messages: returns the messages of the recording.

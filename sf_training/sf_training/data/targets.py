@@ -1,4 +1,4 @@
-"""Make the labels of observations: the chunks of an expert, or the next commands of the operator."""
+"""Make the labels of observations: the chunks of an expert, or the operator's next commands."""
 
 from __future__ import annotations
 
@@ -146,8 +146,9 @@ def operator_pairs(
 
 
 def is_commanded(contract: Contract, stamps: np.ndarray, commands: JointStream) -> np.ndarray:
-    """Return at which observation times (N,) [ns] a label can be made: the first step has a command,
-    and a command follows.
+    """Return at which observation times (N,) [ns] a label can be made.
+
+    The first step has a command, and a command follows.
     """
     first_step = round(contract.action.step_s * 1e9)
     return (stamps + first_step >= commands.first) & (stamps < commands.last)
@@ -157,10 +158,11 @@ def no_labels(labelled: np.ndarray) -> list[str]:
     """Return a sentence if no observation (N,) has a label, else an empty list."""
     if labelled.any():
         return []
-    return [
+    problem = (
         "no observation has a label: commands or expert chunks are at other times than the images;"
         " check their times with `sf_training view`"
-    ]
+    )
+    return [problem]
 
 
 def _idle(contract: Contract, stamps: np.ndarray, commanded: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +53,7 @@ def commanded_arm(contract: Contract, topic: str, frame: str) -> str:
 
 
 class ToolCommands:
-    """Inverse kinematics of the recorded tool commands of one arm, started from the measured joints.
+    """Inverse kinematics of one arm's recorded tool commands, started from the measured joints.
 
     Args:
         arm: name of the commanded arm.
@@ -97,8 +98,7 @@ class ToolCommands:
         else:
             goals = self._integrated(stamps, contents, starts)
         solutions = [
-            self._kinematics.inverse(goal, seed)
-            for goal, seed in zip(goals, measured, strict=True)
+            self._kinematics.inverse(goal, seed) for goal, seed in zip(goals, measured, strict=True)
         ]
         self._check_reached(solutions, stamps)
         positions = np.array([solution.positions for solution in solutions])
@@ -165,7 +165,7 @@ class ToolCommands:
                 np.linalg.norm(after.position - before.position),
                 np.linalg.norm(pinocchio.log3(after.rotation @ before.rotation.T)),
             )
-            for before, after in zip(starts, starts[1:], strict=False)
+            for before, after in itertools.pairwise(starts)
         ]
         travelled = np.sum(steps, axis=0) if steps else np.zeros(2)
         far = commanded > TOO_FAST * travelled + _DISTANCE_MIN

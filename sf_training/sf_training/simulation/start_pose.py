@@ -64,7 +64,10 @@ class StartPoses:
         self._room = self._find_room()
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        """Return joints (J,) with the tool down at a random position, gripper open."""
+        """Return joints (J,) with the tool down at a random position, gripper open.
+
+        :attr:`home` if that position is out of reach or in collision.
+        """
         spread = _SPREAD * 0.5 * (self._upper - self._lower)
         spread[2] = min(spread[2], 0.03)
         position = self._centre + random.uniform(-spread, spread)

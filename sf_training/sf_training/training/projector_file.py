@@ -1,4 +1,4 @@
-"""Weights of projector and gate in a checkpoint's report.
+"""Save and load the weights of projector and gate in a checkpoint's report.
 
 Further training continues with them.
 """

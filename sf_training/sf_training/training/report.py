@@ -1,4 +1,7 @@
-"""Command ``report``: Spatial Forcing beside its controls, with the spread over seeds."""
+"""Command ``report``: compare Spatial Forcing with its controls, with the spread over seeds.
+
+The runs are taken for runs of nano: titles and ``study.json`` name that model.
+"""
 
 from __future__ import annotations
 

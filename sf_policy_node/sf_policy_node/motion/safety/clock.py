@@ -17,9 +17,8 @@ _SIMULATED = 50.0  # of a simulated clock until its rate has been measured
 _FASTER = 1.5  # afterwards: times its measured rate ...
 _CATCHES_UP = 1.25  # ... or this rate, whichever is higher: it may catch up after a delay
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
-_USUAL_S = (
-    10.0  # the fastest rate of so long is usual: a stall of this process looks like a slow one
-)
+# The usual rate is the fastest one in this time: a stall of this process looks like a slow clock.
+_USUAL_S = 10.0
 _OLD_NEWS_S = 0.2  # how long after a stall of this process queued clock messages may arrive
 
 

@@ -100,7 +100,8 @@ class StreamMonitor:
         stamped: messages begin with a header.
 
     Attributes:
-        received, lost: number of messages since :meth:`begin`.
+        received: number of messages since :meth:`begin`.
+        lost: number of lost messages since then; the caller counts them here.
     """
 
     def __init__(

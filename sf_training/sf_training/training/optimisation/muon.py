@@ -1,4 +1,4 @@
-"""Muon with the Newton-Schulz iteration in float32 on processors, in bfloat16 elsewhere."""
+"""Muon with the Newton-Schulz iteration in float32 on CPUs, in bfloat16 elsewhere."""
 
 from __future__ import annotations
 
