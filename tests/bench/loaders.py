@@ -163,7 +163,7 @@ def read_ours(root: str, case: Case) -> dict:
             fit="stretch",
             depth=False,
             cache=cache,
-            keep_pictures=case.keep,
+            cache_images=case.keep,
             workers=1,
             progress=False,
         )
