@@ -10,7 +10,6 @@ from synthetic_episodes import tiny_contract, write_episode
 from sf_training.recording.labels import add_label
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
 from sf_training.training.cache_features import main
-from sf_training.training.loop.run import _TIMED_STEPS
 from sf_training.training.train import main as train
 
 
@@ -131,19 +130,8 @@ def test_features_that_cannot_be_cached_give_one_sentence(case, options, message
     assert output.startswith("cache: ") and message in output and len(output.splitlines()) == 1
 
 
-def test_without_a_cache_the_time_of_the_teacher_is_measured(case, ran):
-    """The same batch is measured several times; each time includes all costs of a training step."""
-    run = [
-        "--out",
-        str(case / "nano"),
-        "--steps",
-        "1",
-        "--width",
-        "32",
-        "--layers",
-        "2",
-        "--validation-share",
-        "0.5",
-    ]
-    assert train(teacher(case, "--cache-format", "none", "--teacher-channels", "0", *run)) == 0
-    assert len(ran) >= _TIMED_STEPS + 1
+def test_without_a_cache_the_teacher_runs_in_every_step(case, ran):
+    run = ["--out", case / "nano", "--steps", 3, "--width", 32, "--layers", 2]
+    run += ["--validation-share", 0.5, "--cache-format", "none", "--teacher-channels", 0]
+    assert train(teacher(case, *map(str, run))) == 0
+    assert len(ran) == 3 and not list((case / "bags/.cache").glob("features-*"))

@@ -55,6 +55,7 @@ def test_the_best_weights_are_saved_beside_the_last(errors, best, tmp_path, monk
     loop_of(run).go()
     run.close()
     output = capsys.readouterr().out
+    assert "labels per second" not in output  # no step is left after the warm-up
     assert trained_steps(tmp_path) == {"out": 6} | ({"out-best": best} if best else {})
     assert ("out-best" in output) == bool(best) and ("(also the best)" in output) != bool(best)
     assert not (tmp_path / "out.resume.pt").exists()

@@ -211,18 +211,6 @@ def test_prefetching_does_not_change_the_result(tmp_path):
     assert found[0] == found[1]
 
 
-def test_measuring_the_teacher_does_not_change_the_result(tmp_path):
-    runs = [make_run("nano", tmp_path / str(measure), STEPS, head="flow") for measure in (0, 1)]
-    speed = runs[1].measure_speed()
-    assert set(speed) == {"with", "without"} and min(speed.values()) > 0
-    found = []
-    for run in runs:
-        run.train_step()
-        found.append(run.progress().action_loss)
-        run.close()
-    assert found[0] == found[1]
-
-
 def test_a_full_disk_is_reported_and_the_previous_state_remains(tmp_path):
     """A limit on the size of a file acts like a full disk."""
     run = make_run("nano", tmp_path, STEPS)

@@ -122,7 +122,6 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
         return
     state = out / "resume.pt"
     run.load_state(state)
-    run.measure_speed()
     while run.step < steps:
         run.train_step()
         progress = run.progress()

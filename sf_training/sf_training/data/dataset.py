@@ -163,9 +163,18 @@ def load_dataset(
     Raises:
         BagError: no bag can be used, or none has a wanted outcome.
     """
-    opened = open_bags(bags, contract, outcomes, verdicts, strict, allow_missing_cameras=True)
+    opened = open_bags(
+        bags,
+        contract,
+        outcomes,
+        verdicts,
+        strict,
+        allow_missing_cameras=True,
+        progress=progress,
+    )
     image_size = (size, size) if isinstance(size, int) else tuple(size)
-    all_keys = [index_key(reader) for reader in opened.readers]
+    with ProgressBar("hashing episodes", disable=not progress, transient=True) as bar:
+        all_keys = [index_key(reader) for reader in bar.track(opened.readers)]
     folder = None if cache is None else Path(cache) / "episodes"
     results = index_episodes(opened.readers, cache, workers, progress)
     used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]

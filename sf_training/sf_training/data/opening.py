@@ -12,6 +12,7 @@ from rich.console import Console
 from sf_policy_node.contract import Contract
 from sf_training.data.bag_files import BagError, known_outcome, unfinished_episodes
 from sf_training.data.episode_reader import EpisodeReader
+from sf_training.progress import ProgressBar
 
 VERDICTS = ("PASS", "WARN")  # of the recorder; episodes without a verdict are used, too
 _LINES_MAX = 20  # that are printed; the rest is counted
@@ -55,6 +56,7 @@ def open_bags(
     strict: bool = False,
     *,
     allow_missing_cameras: bool = False,
+    progress: bool = False,
 ) -> Opened:
     """Open episodes.
 
@@ -66,11 +68,32 @@ def open_bags(
         verdicts: wanted verdicts of the recorder.
         strict: raise on the first episode that cannot be used.
         allow_missing_cameras: use episodes without images of a camera, if another episode has them.
+        progress: show a progress bar.
 
     Raises:
         BagError: no episode can be used, or one cannot with ``strict``.
     """
     opened = Opened(count=len(bags))
+    with ProgressBar("opening episodes", disable=not progress, transient=True) as bar:
+        _open(opened, bar.track(bags), contract, outcomes, verdicts, strict, allow_missing_cameras)
+    if unseen := lacking_everywhere(opened.readers):
+        opened.left_out += unseen
+        opened.readers = []
+    if not opened.readers:
+        raise none_left(opened.left_out, opened.count, opened.outcomes, outcomes)
+    return opened
+
+
+def _open(
+    opened: Opened,
+    bags: Iterable[str | Path],
+    contract: Contract | None,
+    outcomes: Sequence[str],
+    verdicts: Sequence[str],
+    strict: bool,
+    allow_missing_cameras: bool,
+) -> None:
+    """Add the episodes to ``opened``; arguments as for :func:`open_bags`."""
     for path in map(Path, bags):
         known = reader = None
         try:
@@ -98,12 +121,6 @@ def open_bags(
             continue
         contract = contract or reader.contract
         opened.readers.append(reader)
-    if unseen := lacking_everywhere(opened.readers):
-        opened.left_out += unseen
-        opened.readers = []
-    if not opened.readers:
-        raise none_left(opened.left_out, opened.count, opened.outcomes, outcomes)
-    return opened
 
 
 def lacking_everywhere(readers: Sequence[EpisodeReader]) -> list[LeftOut]:

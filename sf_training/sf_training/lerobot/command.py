@@ -13,7 +13,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
@@ -36,6 +35,7 @@ from sf_training.lerobot.instructions import Level
 from sf_training.lerobot.layout import LeRobotError
 from sf_training.lerobot.units import Units
 from sf_training.lerobot.video import Codec
+from sf_training.progress import ProgressBar
 from sf_training.recording.writer.episode_writer import EpisodeWriteError
 
 _USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to a LeRobot v3.0 dataset
@@ -159,7 +159,7 @@ def export(settings: Export, console: Console) -> Path:
     filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
     with (
         open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer,
-        _progress("writing episodes", console) as bar,
+        ProgressBar("writing episodes", console=console) as bar,
     ):
         for reader in bar.track(opened.readers):
             with reader.cached_in_memory():
@@ -276,7 +276,7 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
     damaged = []
     with (
         all_or_nothing(settings.out, name, names) as stage,
-        _progress("writing episodes", console) as bar,
+        ProgressBar("writing episodes", console=console) as bar,
     ):
         for position, episode in bar.track(list(enumerate(names))):
             try:
@@ -295,17 +295,6 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
         soft_wrap=True,
     )
     return [settings.out / episode for episode in names if episode not in damaged]
-
-
-def _progress(what: str, console: Console) -> Progress:
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _pairs(words: tuple[str, ...]) -> dict[str, str]:

@@ -17,7 +17,6 @@ import cv2
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
@@ -28,6 +27,7 @@ from sf_training.lint.collection import Lint, judge
 from sf_training.lint.measure import EpisodeMeasure, measure_episode
 from sf_training.lint.report import write_report
 from sf_training.lint.thresholds import Thresholds, Verdict
+from sf_training.progress import ProgressBar
 
 _STYLES = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
 _POOL_MIN = 8  # episodes; fewer are measured faster than processes start
@@ -86,15 +86,8 @@ def lint(settings: Settings, console: Console) -> Lint:
     """
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     bags += [bag for root in settings.data for bag in unfinished_episodes(root)]
-    columns = (
-        TextColumn("checking episodes"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     contract = load_contract(settings.contract) if settings.contract else None
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with ProgressBar("checking episodes", console=console) as bar:
         measures = list(bar.track(_measured(bags, settings, contract), total=len(bags)))
     return judge(_with_own_names(measures), settings.limits)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,6 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sf_policy_node.contract import ContractError
 from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
@@ -26,6 +24,7 @@ from sf_training.config_file import parse, print_settings
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.data.split import split_by_order, split_episodes, trained_folders
+from sf_training.progress import counted, status
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
 from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
 from sf_training.spatial_forcing.frozen_tokens import (
@@ -175,7 +174,7 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
         "nearest": arguments.nearest,
         "farthest": arguments.farthest,
     }
-    with console.status("reading images and depth"):
+    with status(console, "reading images and depth"):
         train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
         test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
     task = DepthTask.of(train.cells, model.visual_layout().grid)
@@ -280,7 +279,7 @@ class _Bench:
             if head == "linear":
                 fitted = LinearHead(self._task, train, self._residuals, self._selection)
             else:
-                with _bar(
+                with counted(
                     console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps
                 ) as advance:
                     options = {
@@ -317,7 +316,7 @@ def _sources(
         model = model.to(arguments.device).eval()
         texts = text_rows(model, checkpoint.normalisation, instructions)
         total, done, found = len(train.images) + len(test.images), 0, []
-        with _bar(console, f"tokens: {what}", total) as advance:
+        with counted(console, f"tokens: {what}", total) as advance:
             for frames in (train, test):
                 states = torch.from_numpy(checkpoint.normalisation.state.normalise(frames.states))
                 found.append(
@@ -418,16 +417,6 @@ def _check_memory(model, frames: int) -> None:
             f"--train-frames, --test-frames: tokens of {frames} frames take {needed / 1e9:.1f} GB,"
             f" of {total / 1e9:.0f} GB here; take fewer"
         )
-
-
-@contextmanager
-def _bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar; yield a function that sets the number of steps done."""
-    with Progress(
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 if __name__ == "__main__":

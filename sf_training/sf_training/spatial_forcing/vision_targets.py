@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import TimeElapsedColumn
 
 from sf_training.data.code_hash import code_hash
-from sf_training.progress import ProgressBar, status
+from sf_training.progress import counted, status
 from sf_training.spatial_forcing import (
     alignment,
     cache_format,
@@ -195,10 +194,10 @@ def vision_targets(
                 (_hash(digest + computed.compression.digest), count) for digest, count in episodes
             ]
         store = FeatureCache(folder, episodes, shape[1:], layers, form)
-        with _bar(console, "checking cached features", len(images)) as advance:
+        with counted(console, "checking cached features", len(images)) as advance:
             missing = store.check(advance)
         if len(missing):
-            with _bar(console, "teacher features", len(missing)) as advance:
+            with counted(console, "teacher features", len(missing)) as advance:
                 store.fill(missing, computed.stored, batch, advance)
     found = store.load()
     if control == "mean":
@@ -206,15 +205,6 @@ def vision_targets(
     return Targets(
         found, True, 1.0 - store.mean_error, 1.0 - store.largest_error, store.nbytes, folder
     )
-
-
-@contextmanager
-def _bar(console: Console | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show progress; yield the function that takes the number of frames done."""
-    columns = TimeElapsedColumn()
-    with ProgressBar(title, columns, console=console, disable=console is None) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _fitted(
@@ -248,10 +238,6 @@ class LiveLayer:
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def forget(self) -> None:
-        """Drop the last result, so that the same frames are computed again."""
-        self._computed.forget()
 
     def __getitem__(self, frames: np.ndarray) -> np.ndarray:
         return self._computed.last(np.asarray(frames))[self._number]
@@ -321,10 +307,6 @@ class _Computed:
             found = self.full(frames, images)
             self._last = (frames, self.compression(found) if self.compression else found, images)
         return self._last[1]
-
-    def forget(self) -> None:
-        """Drop the last result."""
-        self._last = None
 
     def _batch_of(self, frames: np.ndarray, images: torch.Tensor | None = None) -> list[np.ndarray]:
         pixels = (

@@ -13,12 +13,12 @@ from typing import Annotated
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
 from sf_training.data.bag_files import single_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader
+from sf_training.progress import ProgressBar
 from sf_training.view.episode import Episode, load
 from sf_training.view.film import side_by_side, with_curves, write_film
 from sf_training.view.foxglove import layout
@@ -99,6 +99,5 @@ def view(settings: Settings, console: Console) -> Path:
 def _shown(
     frames: Iterator[np.ndarray], episode: Episode, console: Console
 ) -> Iterator[np.ndarray]:
-    columns = (TextColumn("encoding"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with ProgressBar("encoding", console=console) as bar:
         yield from bar.track(frames, total=len(episode.indices))

@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from sf_policy_node.programs import command
+from sf_training.progress import ProgressBar
 from sf_training.recording.recover.file_rescue import RescueError, rescue_file
 from sf_training.recording.writer.episode_writer import UNFINISHED
 from sf_training.recording.writer.mcap_file import McapFile
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     console = Console()
     failed = sum(not _rescued(file, console) for file in files)
-    with Progress(console=console, transient=True) as bar:
+    with ProgressBar("recovering", console=console, in_bytes=True) as bar:
         for partial in found:
             task = bar.add_task(
                 partial.name, total=sum(path.stat().st_size for path in partial.glob("*.mcap"))
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _rescued(file: Path, console: Console) -> bool:
     """Recover a damaged file of any recorder, and print the result."""
     try:
-        with Progress(console=console, transient=True) as bar:
+        with ProgressBar("recovering", console=console, in_bytes=True) as bar:
             task = bar.add_task(file.name, total=file.stat().st_size)
             result = rescue_file(file, lambda done: bar.update(task, completed=done))
     except RescueError as error:

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import tyro
 import yaml
-from rich.progress import Progress
 
+from sf_training.progress import ProgressBar
 from sf_training.recording.recover.recovery import find_interrupted, recovery_command
 from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
 
@@ -94,9 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     failed = 0
-    with Progress(transient=True) as bar:
+    with ProgressBar("checking", in_bytes=True) as bar:
         total = sum(path.stat().st_size for episode in episodes for path in episode.glob("*.mcap"))
-        task = bar.add_task(f"{len(episodes)} episodes", total=total)
+        task = bar.add_task("", total=total)
         for episode in episodes:
             try:
                 verify_episode(episode, lambda read: bar.advance(task, read))

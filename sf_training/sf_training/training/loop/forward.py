@@ -58,13 +58,10 @@ class TrainingModule(nn.Module):
         self.register_buffer("column_weights", column_weights, persistent=False)
         self.register_buffer("valid", valid, persistent=False)
 
-    def forward(
-        self, inputs: Inputs, *, aligned: bool = True, noise: Tensor | None = None
-    ) -> dict[str, Tensor] | Tensor:
+    def forward(self, inputs: Inputs, *, noise: Tensor | None = None) -> dict[str, Tensor] | Tensor:
         """Return the losses ``action`` and ``alignment``, or chunks where ``inputs`` has none.
 
         Args:
-            aligned: False leaves the alignment out, to measure what it costs.
             noise: (B, H, columns) from which a flow is sampled.
 
         Returns:
@@ -72,7 +69,7 @@ class TrainingModule(nn.Module):
         """
         if inputs.chunks is None:
             return self._predict(inputs, noise)
-        if self._tokens is None or self.alignment is None or not aligned:
+        if self._tokens is None or self.alignment is None:
             return {"action": self._action_loss(self._context(inputs), inputs)}
         with self._tokens.recording():
             context = self._context(inputs)
@@ -89,6 +86,11 @@ class TrainingModule(nn.Module):
             "action": self._action_loss(context, inputs),
             "alignment": self.alignment(tokens, inputs.targets, self._mask(inputs)),
         }
+
+    def close(self) -> None:
+        """Remove the hooks from the model, so that another run can take it."""
+        if self._tokens is not None:
+            self._tokens.close()
 
     def _mask(self, inputs: Inputs) -> Tensor | None:
         """Return which visual tokens (B, N) show a present camera outside letterbox bars."""

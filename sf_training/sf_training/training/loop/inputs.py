@@ -62,12 +62,6 @@ class TargetReader:
     ) -> None:
         self.targets, self._grid, self._config, self._reading = targets, grid, config, reading
 
-    def forget(self) -> None:
-        """Drop the features that a live teacher computed last, so that it computes them again."""
-        for layer in self.targets.layers:
-            if isinstance(layer, LiveLayer):
-                layer.forget()
-
     def read(self, frames: np.ndarray, augmented: Tensor | None = None) -> list[Tensor]:
         """Return the targets (F, tokens, C) of each teacher layer.
 
@@ -126,14 +120,11 @@ class InputBuilder:
         """Number of steps of a chunk."""
         return self._chunks.shape[1]
 
-    def for_training(
-        self, batch: MicroBatch, drawn: Any, *, aligned: bool, draws: Tensor | None = None
-    ) -> Inputs:
+    def for_training(self, batch: MicroBatch, drawn: Any, draws: Tensor | None = None) -> Inputs:
         """Return the inputs of one micro-batch.
 
         Args:
             drawn: result of :func:`sf_policy_node.vla.objective.draw` for its labels.
-            aligned: False leaves the targets out.
             draws: random numbers of the augmentation for the batch of all processes; None: the
                 images stay as recorded.
         """
@@ -142,7 +133,7 @@ class InputBuilder:
             assert self._augmentation is not None
             images, augmented = self._augmentation.apply(images, draws[batch.frame_indices])
         targets: tuple[Tensor, ...] = ()
-        if self._targets is not None and aligned:
+        if self._targets is not None:
             targets = tuple(
                 layer[batch.rows].to(self._device)
                 for layer in self._targets.read(batch.frames, augmented)

@@ -40,8 +40,6 @@ from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.students import Student, merged_copy
 from sf_training.training.training_set import ContrastiveSampler, TrainingSet, source_of
 
-_TIMED_STEPS = 3  # with and without the alignment, to measure what it costs
-
 
 @dataclass
 class Progress:
@@ -129,8 +127,8 @@ class TrainingRun:
             settings, self.training, self._average, self.optimizers, accelerator
         )
         self._motion_columns = contract.columns.action.indices(without=[ColumnKind.GRIPPER])
-        trained = hashlib.sha256(np.ascontiguousarray(labels, np.int64).data).hexdigest()[:16]
-        self._data_digest = f"{data.digest} {trained}"
+        content = np.ascontiguousarray(labels, np.int64).data
+        self._labels_hash = hashlib.sha256(content).hexdigest()[:16]
         self.step = 0
         self.cpu_s = 0.0
         self.begin, self._wall_s_before = time.monotonic(), 0.0
@@ -187,6 +185,11 @@ class TrainingRun:
         return self.training.alignment
 
     @property
+    def _data_digest(self) -> str:
+        """Digest of the data and of the labels that are trained on."""
+        return f"{self.data.digest} {self._labels_hash}"
+
+    @property
     def wall_s(self) -> float:
         """Seconds since ``begin``, plus those before the run was resumed."""
         return self._wall_s_before + time.monotonic() - self.begin
@@ -211,32 +214,6 @@ class TrainingRun:
         self._average.update(self.step)
         self.cpu_s += time.process_time() - started
 
-    def measure_speed(self) -> dict[str, float]:
-        """Return labels per second ``without`` and ``with`` the alignment, targets included.
-
-        Measured on the next batch; the state of the run does not change. Without a teacher only
-        ``without`` is measured.
-        """
-        batch, drawn = self._peek()
-        speeds = {}
-        for name, aligned in (("without", False), ("with", True))[: 1 + self._has_teacher]:
-            times = []
-            for _ in range(_TIMED_STEPS + 1):
-                if aligned and self._targets is not None:
-                    self._targets.forget()  # a training step computes live features
-                begin = time.perf_counter()
-                # With FSDP, gradients that are not reduced are out of reach of zero_grad and would
-                # be added to those of the first step.
-                self._gradients.backward(
-                    batch, drawn, self.step, aligned=aligned, reduce=self.settings.fsdp
-                )
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                times.append(time.perf_counter() - begin)
-            speeds[name] = batch.size / float(np.median(times[1:]))  # the first one warms up
-        self.optimizers.clear()
-        return speeds
-
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return action and alignment loss of a batch, with their graphs; the run does not change.
 
@@ -246,12 +223,6 @@ class TrainingRun:
         if not self._has_teacher:
             raise TrainingError("--teacher none: there is no alignment loss")
         return self._gradients.losses(batch, self._draw_without_advancing(batch))
-
-    def _peek(self) -> tuple[Batch, Any]:
-        """Return the next batch and its noise; both will be drawn again."""
-        batch = next(self.batches)
-        self.batches.restart(self._sampler_state)
-        return batch, self._draw_without_advancing(batch)
 
     def _draw_without_advancing(self, batch: Batch) -> Any:
         state = self._noise.get_state()
@@ -363,8 +334,9 @@ class TrainingRun:
         return True
 
     def close(self) -> None:
-        """Stop the thread or the processes that read batches ahead."""
+        """Stop the thread or the processes that read ahead, and remove the hooks of the model."""
         self.batches.close()
+        self.training.close()
 
 
 def _augmentation(settings: Settings, contract: Contract, *, has_bars: bool) -> Augmentation | None:

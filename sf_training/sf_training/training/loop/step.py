@@ -38,17 +38,13 @@ class GradientStep:
         self._settings, self._module, self._wrapped = settings, module, wrapped
         self._inputs, self._augmentation, self._accelerator = inputs, augmentation, accelerator
 
-    def backward(
-        self, batch: Batch, drawn: Any, step: int, *, aligned: bool = True, reduce: bool = True
-    ) -> tuple[float, float | None]:
+    def backward(self, batch: Batch, drawn: Any, step: int) -> tuple[float, float | None]:
         """Add the gradients of this process's share of a batch to those of the parameters.
 
         Args:
             drawn: result of :func:`sf_policy_node.vla.objective.draw` for the batch of all
                 processes.
             step: number of the optimiser step, from 1; seeds the augmentation.
-            aligned: False leaves the alignment out.
-            reduce: False does not average the gradients over the processes.
 
         Returns:
             Action loss and alignment loss, means over the micro-batches of this process; the
@@ -70,11 +66,10 @@ class GradientStep:
                 )
             )
             with (
-                self._no_reduction(number < count - 1 or not reduce),
+                self._no_reduction(number < count - 1),
                 self._accelerator.autocast(),
             ):
-                inputs = self._inputs.for_training(micro_batch, own, aligned=aligned, draws=draws)
-                found = self._wrapped(inputs, aligned=aligned)
+                found = self._wrapped(self._inputs.for_training(micro_batch, own, draws))
                 self._accelerator.backward(self._total(found, step) / count)
             losses.append(
                 [
@@ -89,11 +84,11 @@ class GradientStep:
         """Return action and alignment loss of the first micro-batch, with their graphs."""
         first, count = batch.micro_batches[0], len(batch.micro_batches)
         own = None if drawn is None else drawn.select(first.batch_indices, count)
-        found = self._module(self._inputs.for_training(first, own, aligned=True))
+        found = self._module(self._inputs.for_training(first, own))
         return found["action"], found["alignment"]
 
     def _total(self, losses: dict[str, Tensor], step: int) -> Tensor:
-        """Return L = L_action + alpha * L_align (arXiv 2510.12276, section 3)."""
+        """Return L_SF = L_action + alpha L_align (arXiv 2510.12276)."""
         total = losses["action"]
         if "alignment" in losses:
             total = total + self._settings.alignment.coefficient * losses["alignment"]

@@ -26,6 +26,7 @@ from sf_training.progress import ProgressBar
 from sf_training.training.curves import Curves, Row, plot_curves
 from sf_training.training.loop.run import TrainingRun
 from sf_training.training.loop.state import OPERATIONAL_SETTINGS
+from sf_training.training.loop.step_times import StepTimes
 from sf_training.training.projector_file import save_projector
 from sf_training.training.settings import Settings, TrainingError
 from sf_training.training.training_set import TrainingSet
@@ -87,9 +88,7 @@ class TrainingLoop:
             if self._main
             else None
         )
-        self._steps_timed = 0  # steps of this process, for samples per second
-        self._trained_s = 0.0
-        self._speed: dict[str, float] = {}
+        self._times = StepTimes(run.batches.labels)
         self._sim: Any = None
 
     def go(self) -> None:
@@ -104,8 +103,6 @@ class TrainingLoop:
         settings, run = self._settings, self._run
         steps, reached = settings.steps, self._agreed(self._main and self._is_reached())[0]
         try:
-            if run.step < steps:
-                self._measure_speed()
             with ProgressBar(
                 "training", TimeElapsedColumn(), console=self._console, disable=not self._main
             ) as bar:
@@ -113,8 +110,7 @@ class TrainingLoop:
                 while run.step < steps and not reached:
                     started = time.perf_counter()
                     run.train_step()
-                    self._trained_s += time.perf_counter() - started
-                    self._steps_timed += 1
+                    self._times.add(time.perf_counter() - started)
                     bar.update(task, completed=run.step)
                     if _due(settings.validate_every, run.step, steps):
                         reached = self._validate(
@@ -135,6 +131,7 @@ class TrainingLoop:
             # If the last step is the best one, an older "best" would mislead.
             if self._curves.rows and _merit(self._curves.rows[-1]) == self._best:
                 shutil.rmtree(self._best_out, ignore_errors=True)
+        self._print_speed()
         best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (also the best)"
         self._console.print(
             f"checkpoint: {settings.out}{best}   report: {self._report / 'curves.png'}",
@@ -142,19 +139,16 @@ class TrainingLoop:
             soft_wrap=True,
         )
 
-    def _measure_speed(self) -> None:
-        self._console.print(
-            "measuring the speed with and without the teacher on one batch ...",
-            highlight=False,
-            soft_wrap=True,
-        )
-        self._speed = self._run.measure_speed()
-        found = ", ".join(f"{value:.3g} {name}" for name, value in self._speed.items())
-        self._console.print(
-            f"labels per second (three steps, a rough estimate): {found}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def _print_speed(self) -> None:
+        found = self._times.summary()
+        if found["steps"]:
+            self._console.print(
+                f"{found['mean']:.4g} labels per second: {found['steps']} steps after"
+                f" {found['warm_up_steps']} of warm-up; a step took {found['step_s_median']:.3g} s"
+                f" (median), 95 % at most {found['step_s_95']:.3g} s",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _validate(self, *, evaluating: bool) -> bool:
         """Validate, report, and save a new best checkpoint; return whether the goal is reached."""
@@ -194,7 +188,9 @@ class TrainingLoop:
                     },
                     step=row.step,
                 )
-            self._console.print(_in_words(row, self._unit), highlight=False, soft_wrap=True)
+            self._console.print(
+                _in_words(row, self._unit, self._times.rate), highlight=False, soft_wrap=True
+            )
         better, reached = self._agreed(
             self._main and self._is_best(), self._main and self._is_reached()
         )
@@ -297,10 +293,7 @@ class TrainingLoop:
         return [data.sources[number].checksum for number in episodes] if data.sources else []
 
     def _facts(self) -> dict:
-        run, batch = self._run, self._run.batches.labels
-        speed = {name: round(value, 2) for name, value in self._speed.items()}
-        if self._steps_timed:
-            speed["whole_run"] = round(self._steps_timed * batch / self._trained_s, 2)
+        run = self._run
         return {
             "command": self._command,
             "settings": _as_saved(self._settings),
@@ -309,7 +302,7 @@ class TrainingLoop:
             "steps": run.step,
             "cpu_s": round(run.cpu_s, 1),
             "wall_s": round(run.wall_s, 1),
-            "samples_per_s": speed,
+            "samples_per_s": self._times.summary(),
             "processes": run.accelerator.num_processes,
             "device": _device(run.device),
             "torch": torch.__version__,
@@ -323,8 +316,8 @@ def _merit(row: Row) -> tuple[float, float] | None:
     return (-1.0 if row.success is None else row.success, -row.validation_error)
 
 
-def _in_words(row: Row, unit: str) -> str:
-    """Return a line for the console."""
+def _in_words(row: Row, unit: str, rate: float | None) -> str:
+    """Return a line for the console; ``rate`` in labels per second, None where not measured."""
     parts = [f"step {row.step}", f"cpu {row.cpu_s:.0f} s", f"loss {row.action_loss:.4f}"]
     parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
     parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
@@ -334,6 +327,7 @@ def _in_words(row: Row, unit: str) -> str:
         else []
     )
     parts += [f"success {row.success:.0%} of {row.episodes}"] if row.success is not None else []
+    parts += [f"{rate:.3g} labels/s"] if rate is not None else []
     return "  ".join(parts)
 
 
