@@ -12,6 +12,10 @@ from bench.training_speed import _ratio, make_frames, measure_memory
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
+from sf_training.training.loop.run import TrainingRun
+from sf_training.training.loop.step_times import WARM_UP_STEPS
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -94,7 +98,16 @@ def test_the_gpu_benchmark_runs_dry_on_a_cpu(monkeypatch, tmp_path):
             str(out),
         ],
     )
+    steps, teacher = [], []
+    step, features = TrainingRun.train_step, VggtTeacher.features
+    monkeypatch.setattr(TrainingRun, "train_step", lambda run: steps.append(run) or step(run))
+    monkeypatch.setattr(
+        VggtTeacher, "features", lambda *words: teacher.append(words) or features(*words)
+    )
     gpu_training.main()
+    # Memory: 2 steps; largest batch: 2 each of 1 and 2 labels; time: the warm-up and one step.
+    assert len(steps) == len(gpu_training.SOURCES) * (2 + 2 * 2 + WARM_UP_STEPS + 1)
+    assert len(teacher) == len(steps) / len(gpu_training.SOURCES)  # once in each step of the loop
     found = json.loads(out.read_text())
     assert (
         found["gpu_largest_batch_loop"]["value"] == 2

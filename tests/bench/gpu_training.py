@@ -1,45 +1,49 @@
 """Measure training steps of a 3 B backbone with the whole VGGT in bfloat16 on a GPU.
 
-Usage: ``python3 -m bench.gpu_training``. Random weights take as long as trained ones, so nothing is
-downloaded. The default sizes need 80 GB. ``--dry-run`` runs the same code with tiny sizes on a CPU;
-its figures mean nothing.
+Usage: ``python3 -m bench.gpu_training``. Every step is the trainer's own (``TrainingRun``): batches
+read ahead, optimiser, moving average and clipping included. Random weights take as long as trained
+ones, so nothing is downloaded. The default sizes need 80 GB. ``--dry-run`` runs the same code with
+tiny sizes on a CPU; its figures mean nothing.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import tyro
 from bench.figures import Figures
+from bench.training_case import run_of
 from rich.console import Console
 
 from sf_bringup.graph import find_robot
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.perception.robot_state import state_names
 from sf_policy_node.vla.backbones.tiny import tiny_config, tiny_tokenizer
-from sf_policy_node.vla.objective import action_loss, draw
-from sf_training.spatial_forcing.alignment import Alignment, AlignmentConfig, prepare_target
-from sf_training.spatial_forcing.student_tokens import (
-    StudentTokens,
-    visual_positions,
-    visual_tokens,
-)
+from sf_training.progress import counted
 from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vggt_teacher import VggtTeacher
+from sf_training.spatial_forcing.vision_targets import Targets, vision_targets
 from sf_training.spatial_forcing.weights import Weights
-from sf_training.training.students import StudentSettings, build_student
+from sf_training.training.loop.run import TrainingRun
+from sf_training.training.loop.step_times import WARM_UP_STEPS
+from sf_training.training.settings import Settings
+from sf_training.training.students import Student, StudentSettings, build_student
+from sf_training.training.training_set import TrainingSet
 
 TargetSource = Literal["no_sf", "cache", "loop"]
-SOURCES: tuple[TargetSource, ...] = ("no_sf", "cache", "loop")
-_WARM_UP = 3
+SOURCES = get_args(TargetSource)
+_FRAMES = 64  # of the data, so that a teacher in the loop rarely sees the same batch twice
+_TINY = VggtConfig(width=32, pairs=2, encoder_blocks=2, head_size=8, grid=4)
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Arguments:
     out: Path = Path("out/bench_gpu.json")
     """Where the figures go, with the device's name."""
     batch: int = 8
-    """Samples of a step whose time is measured."""
-    steps: int = 20
-    """Measured steps of each source, interleaved."""
+    """Labels of a step whose time is measured."""
+    steps: int = 50
+    """Measured steps of each source, interleaved, after the trainer's warm-up."""
     most: int = 256
     """Largest batch that is tried."""
     checkpointing: bool = True
@@ -63,95 +67,75 @@ class Arguments:
     """Tiny sizes on a processor."""
 
 
-class Steps:
-    """One model, trained with LoRA on random images."""
+class Case:
+    """One model and one teacher, from which runs of the trainer are made."""
 
     def __init__(self, arguments: Arguments, folder: Path) -> None:
-        self.device = torch.device("cpu" if arguments.dry_run else "cuda")
-        self.dtype = torch.float32 if arguments.dry_run else torch.bfloat16
-        _write_backbone(folder, arguments.dry_run)
+        self.is_dry = arguments.dry_run
+        self.device = torch.device("cpu" if self.is_dry else "cuda")
+        self.dtype = torch.float32 if self.is_dry else torch.bfloat16
+        _write_backbone(folder, self.is_dry)
+        self._contract = load_contract(find_robot("sim_arm"))
         settings = StudentSettings(
             kind="hf",
             random_weights=folder,
-            dtype="float32" if arguments.dry_run else "bfloat16",
+            dtype="float32" if self.is_dry else "bfloat16",
             text_tokens=32,
         )
-        self.contract = load_contract(find_robot("sim_arm"))
         torch.manual_seed(0)
-        self.student = build_student(settings, self.contract)
-        self.model = self.student.model.to(self.device).train()
-        if arguments.checkpointing:
-            self.model.checkpoint_gradients()
-        layout = self.model.visual_layout()
-        self.layer = round(len(layout.blocks) * 12 / 18)
-        self.teacher = _random_vggt(
-            (
-                VggtConfig(width=32, pairs=2, encoder_blocks=2, head_size=8, grid=4)
-                if arguments.dry_run
-                else VggtConfig()
-            ),
-            self,
+        self.student = build_student(settings, self._contract)
+        self.teacher = _random_vggt(_TINY if self.is_dry else VggtConfig(), self.device, self.dtype)
+        self._settings = Settings(
+            data=folder,
+            out=folder,
+            steps=100_000,
+            student=settings,
+            preset="paper_pi0",
+            pairs=0,
+            precision="no" if self.is_dry else "bf16",
+            checkpoint_gradients=arguments.checkpointing,
         )
-        self.alignment = Alignment(
-            AlignmentConfig(layer=self.layer), layout.width, self.teacher.feature_size
-        ).to(self.device)
-        self.tokens = StudentTokens(self.model, (self.layer,), layout.blocks)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW([*trained, *self.alignment.parameters()], lr=1e-5)
-        self.noise = torch.Generator().manual_seed(0)
+        self.data = random_data(self.student, self._contract)
+        self._targets = {source: self._make_targets(source, self.data) for source in SOURCES[1:]}
 
-    def step(self, source: TargetSource, batch: int) -> None:
-        """Run one whole step, from loss to update.
+    def run(self, source: TargetSource, batch: int) -> TrainingRun:
+        """Return a new run of the trainer with ``batch`` labels in a step; close it afterwards."""
+        chosen: dict[str, Any] = {"teacher": "none"}
+        if source != "no_sf":
+            chosen = {"teacher": "vggt", "teacher_weights": "random weights"}
+        settings = replace(self._settings, singles=batch, **chosen)
+        return run_of(settings, self.student, self._contract, self.data, self._targets.get(source))
 
-        Images come from the CPU, and so do cached features (float16), as in a training run.
-        """
-        config, layout = self.model.config, self.model.visual_layout()
-        generator = torch.Generator().manual_seed(0)
-        shape = (batch, config.cameras, 3, *config.image_size)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(
-            self.device
-        )
-        state = torch.randn(batch, config.state_size, generator=generator).to(self.device)
-        chunks = torch.randn(batch, config.horizon, config.action_size, generator=generator).to(
-            self.device
-        )
-        text = self.model.words.encode(["pick the red cube"] * batch).to(self.device)
-        weight = torch.ones(config.action_size, device=self.device)
-        with (
-            torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32),
-            self.tokens.recording(),
-        ):
-            context = self.model.context(images, state, text)
-            loss = action_loss(
-                self.model, context, chunks, weight, draw(self.model, len(chunks), self.noise)
-            )
-            if source != "no_sf":
-                positions = visual_positions(layout.mask.expand(batch, -1))
-                hidden = visual_tokens(self.tokens[self.layer], positions)
-                loss = loss + 0.5 * self.alignment(
-                    {self.layer: hidden}, [self._target(source, images, batch, layout.grid)]
-                )
-        self.tokens.clear()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            [p for group in self.optimizer.param_groups for p in group["params"]], 1.0
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _target(
-        self, source: TargetSource, images: torch.Tensor, batch: int, grid: tuple[int, int]
-    ) -> torch.Tensor:
+    def _make_targets(self, source: TargetSource, data: TrainingSet) -> Targets:
+        grid = self.student.model.visual_layout().grid
+        config = self._settings.alignment_of(self.student.blocks)
         if source == "loop":
-            return prepare_target(self.teacher.features(images / 255)[0], grid, 0.1)
-        cells = images.shape[1] * grid[0] * grid[1]
-        if not hasattr(self, "_kept") or len(self._kept) < batch:
-            self._kept = torch.randn(batch, cells, self.teacher.feature_size).half()
-        return self._kept[:batch].to(self.device).float()
+            return vision_targets(self.teacher, data.images, grid, config, live=True)
+        shape = (*data.images.shape[:2], *grid, self.teacher.feature_size)
+        features = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return Targets((features.astype(np.float16),), prepared=True)
+
+
+def random_data(student: Student, contract: Contract) -> TrainingSet:
+    """Return frames of random pixels with one label each."""
+    rng = np.random.default_rng(0)
+    shape = (_FRAMES, len(contract.cameras), 3, *student.image_size)
+    action = (contract.action.horizon, len(contract.action.names))
+    return TrainingSet(
+        images=rng.integers(0, 256, shape, np.uint8),
+        states=rng.normal(size=(_FRAMES, len(state_names(contract)))),
+        episodes=np.arange(_FRAMES),
+        label_frame=np.arange(_FRAMES),
+        label_text=np.zeros(_FRAMES, int),
+        label_chunk=rng.normal(size=(_FRAMES, *action)).astype(np.float32),
+        texts=("pick the red cube",),
+        depth=None,
+        views=None,
+    )
 
 
 def main() -> None:
-    """Run the benchmark from the command line."""
+    """Run the command line."""
     arguments = tyro.cli(Arguments, description=Arguments.__doc__)
     if not arguments.dry_run and not torch.cuda.is_available():
         sys.exit(
@@ -160,23 +144,21 @@ def main() -> None:
         )
     console, figures = Console(), Figures()
     with tempfile.TemporaryDirectory() as folder:
-        steps = Steps(arguments, Path(folder))
-    counted = {part: total for part, (total, _) in steps.student.weight_counts().items()}
-    trained = sum(
-        parameter.numel() for parameter in steps.model.parameters() if parameter.requires_grad
-    )
-    device = "dry run" if arguments.dry_run else torch.cuda.get_device_name()
+        case = Case(arguments, Path(folder))
+    counts = case.student.weight_counts().values()
+    total, trained = (sum(each[number] for each in counts) for number in (0, 1))
+    device = "dry run" if case.is_dry else torch.cuda.get_device_name()
     about = (
-        f"{sum(counted.values()) / 1e9:.2f} B weights, {trained / 1e6:.0f} M by LoRA;"
-        f" {steps.teacher.description}; {steps.dtype}; {device}"
+        f"{total / 1e9:.2f} B weights, {trained / 1e6:.0f} M trained by LoRA;"
+        f" {case.teacher.description}; {case.dtype}; {device}"
     )
     console.print(about, soft_wrap=True)
-    for source in SOURCES:  # "loop" is last: from then on the teacher's weights occupy memory
-        _memory(figures, steps, source, arguments, about)
-        largest = _largest(lambda batch, source=source: _fits(steps, source, batch), arguments.most)
+    for source in SOURCES:  # loop is the last: the teacher's weights stay from then on
+        _memory(figures, case, source, arguments, about)
+        largest = _largest(lambda batch, source=source: _fits(case, source, batch), arguments.most)
         figures.add(f"gpu_largest_batch_{source}", largest, "samples", 1, about)
         console.print(f"{source}: largest batch {largest}")
-    _time(figures, steps, arguments, about)
+    _time(figures, case, arguments, about, console)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(
         json.dumps({**figures.entries, "device": device, "torch": torch.__version__}, indent=1)
@@ -186,48 +168,57 @@ def main() -> None:
 
 
 def _memory(
-    figures: Figures, steps: Steps, source: TargetSource, arguments: Arguments, about: str
+    figures: Figures, case: Case, source: TargetSource, arguments: Arguments, about: str
 ) -> None:
-    steps.step(source, arguments.batch)  # after this step the optimizer has its moments
-    _synchronise(steps.device)
-    if steps.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    steps.step(source, arguments.batch)
-    peak = torch.cuda.max_memory_allocated() if steps.device.type == "cuda" else 0
+    run = case.run(source, arguments.batch)
+    try:
+        run.train_step()  # afterwards the optimiser has its moments
+        _synchronise(case.device)
+        if case.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        run.train_step()
+        peak = torch.cuda.max_memory_allocated() if case.device.type == "cuda" else 0
+    finally:
+        run.close()
     figures.add(
         f"gpu_memory_{source}",
         peak / 2**30,
         "GiB",
         1,
-        f"most that tensors took in a step of batch {arguments.batch}; {about}",
+        f"peak of tensors in a step of batch {arguments.batch}; {about}",
     )
 
 
-def _time(figures: Figures, steps: Steps, arguments: Arguments, about: str) -> None:
+def _time(figures: Figures, case: Case, arguments: Arguments, about: str, console: Console) -> None:
+    runs = {source: case.run(source, arguments.batch) for source in SOURCES}
     seconds: dict[str, list[float]] = {source: [] for source in SOURCES}
-    for number in range(_WARM_UP + arguments.steps):
-        for source in SOURCES:
-            _synchronise(steps.device)
-            started = time.perf_counter()
-            steps.step(source, arguments.batch)
-            _synchronise(steps.device)
-            if number >= _WARM_UP:
-                seconds[source].append(time.perf_counter() - started)
+    steps = WARM_UP_STEPS + arguments.steps
+    try:
+        with counted(console, "steps of each source", steps) as advance:
+            for number in range(steps):
+                for source, run in runs.items():
+                    _synchronise(case.device)
+                    started = time.perf_counter()
+                    run.train_step()
+                    _synchronise(case.device)
+                    if number >= WARM_UP_STEPS:
+                        seconds[source].append(time.perf_counter() - started)
+                advance(number + 1)
+    finally:
+        for run in runs.values():
+            run.close()
+    note = f"batch {arguments.batch}; {about}"
     for source in SOURCES:
-        figures.spread(
-            f"gpu_step_{source}",
-            1e3 * np.array(seconds[source]),
-            "ms",
-            f"batch {arguments.batch}; {about}",
-            (50, 95),
-        )
+        found = np.array(seconds[source])
+        figures.spread(f"gpu_step_{source}", 1e3 * found, "ms", note, (50, 95))
+        rate = arguments.batch * len(found) / found.sum()
+        figures.add(f"gpu_rate_{source}", rate, "samples/s", len(found), note)
         if source != "no_sf":
-            ratio = np.median(seconds[source]) / np.median(seconds["no_sf"])
             figures.add(
                 f"gpu_step_{source}_over_no_sf",
-                ratio,
+                np.median(found) / np.median(seconds["no_sf"]),
                 "ratio",
-                arguments.steps,
+                len(found),
                 "medians, interleaved",
             )
 
@@ -244,17 +235,21 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _fits(steps: Steps, source: TargetSource, batch: int) -> bool:
+def _fits(case: Case, source: TargetSource, batch: int) -> bool:
+    run = None
     try:
-        steps.step(source, batch)
-        steps.step(source, batch)  # the second step includes the optimizer's moments
+        run = case.run(source, batch)
+        run.train_step()
+        run.train_step()  # the second has the optimiser's moments
         return True
     except torch.OutOfMemoryError:
-        steps.tokens.clear()
-        steps.optimizer.zero_grad(set_to_none=True)
         return False
     finally:
-        if steps.device.type == "cuda":
+        if run is not None:
+            run.close()
+        del run
+        gc.collect()
+        if case.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
@@ -303,7 +298,7 @@ def _write_backbone(folder: Path, tiny: bool) -> None:
     tiny_tokenizer().save_pretrained(folder)
 
 
-def _random_vggt(config: VggtConfig, steps: Steps) -> VggtTeacher:
+def _random_vggt(config: VggtConfig, device: torch.device, dtype: torch.dtype) -> VggtTeacher:
     with torch.device("meta"):
         shapes = {
             f"aggregator.{name}": tuple(value.shape)
@@ -312,7 +307,7 @@ def _random_vggt(config: VggtConfig, steps: Steps) -> VggtTeacher:
     weights = Weights(
         "random weights", (), shapes, "none", lambda name: torch.randn(shapes[name]) * 0.02
     )
-    return VggtTeacher(weights, (-1,), 56 if config.width < 100 else 518, steps.device, steps.dtype)
+    return VggtTeacher(weights, (-1,), 56 if config.width < 100 else 518, device, dtype)
 
 
 if __name__ == "__main__":

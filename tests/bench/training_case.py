@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from sf_bringup.graph import find_robot
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.vla.backbones.tiny import tiny_config, tiny_tokenizer
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_training.spatial_forcing.alignment import AlignmentConfig
@@ -25,7 +25,7 @@ from sf_training.spatial_forcing.vggt import VggtAggregator, VggtConfig
 from sf_training.spatial_forcing.vision_targets import Targets, open_teacher, vision_targets
 from sf_training.training.loop.run import TrainingRun
 from sf_training.training.settings import Settings
-from sf_training.training.students import StudentSettings, build_student
+from sf_training.training.students import Student, StudentSettings, build_student
 from sf_training.training.training_set import TrainingSet
 
 StudentName = Literal["nano", "smolvlm"]
@@ -96,11 +96,25 @@ def start(
     )
     torch.manual_seed(0)
     model = build_student(settings.student, contract)
-    settings = settings.resolved(model)
     data = replace(data, images=_resized(data.images, model.image_size))
-    embeddings = (
-        np.random.default_rng(0).normal(size=(1, model.model.config.text_size)).astype(np.float32)
-    )
+    found = targets(source, data, model.model.visual_layout().grid, folder)
+    return run_of(settings, model, contract, data, found)
+
+
+def run_of(
+    settings: Settings,
+    student: Student,
+    contract: Contract,
+    data: TrainingSet,
+    found: Targets | None,
+) -> TrainingRun:
+    """Return a run of the trainer on some data.
+
+    Args:
+        found: targets; None without a teacher.
+    """
+    size = student.model.config.text_size if student.model.words is None else 0
+    embeddings = np.random.default_rng(0).normal(size=(1, size)).astype(np.float32)
     normalisation = Normalisation.from_data(
         data.states,
         data.label_chunk,
@@ -109,12 +123,19 @@ def start(
     )
     text = (
         torch.from_numpy(normalisation.text.normalise(embeddings))
-        if student == "nano"
-        else model.text_rows(data.texts, normalisation)
+        if student.model.words is None
+        else student.text_rows(data.texts, normalisation)
     )
-    labels = np.arange(len(data.label_frame))
-    found = targets(source, data, model.model.visual_layout().grid, folder)
-    return TrainingRun(settings, model, contract, data, labels, normalisation, text, found)
+    return TrainingRun(
+        settings.resolved(student),
+        student,
+        contract,
+        data,
+        np.arange(len(data.label_frame)),
+        normalisation,
+        text,
+        found,
+    )
 
 
 def _student_settings(student: StudentName, folder: Path) -> StudentSettings:

@@ -65,7 +65,7 @@ def sample(
 
 
 def guided_velocity(velocity: Velocity, x: Tensor, tau: float, guidance: Guidance) -> Tensor:
-    """Return the guided velocity (B, H, A), arXiv 2506.07339, equations 2 and 3.
+    """Return the guided velocity (B, H, A): pseudoinverse guidance of arXiv 2506.07339.
 
     ``v + w(tau) ((Y - a) diag(W)) da/dx`` with the clean estimate ``a = x + (1 - tau) v(x, tau)``
     (B, H, A), the target steps Y (``guidance.rows``), their weights W (``step_weights``) and w from
@@ -83,7 +83,7 @@ def guided_velocity(velocity: Velocity, x: Tensor, tau: float, guidance: Guidanc
 def guidance_weight(tau: float, max_weight: float = MAX_GUIDANCE) -> float:
     """Return ``min(max_weight, (1 - tau) / (tau r^2))`` for 0 <= tau < 1.
 
-    ``r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2)`` (arXiv 2506.07339, equations 2 and 4).
+    ``r^2 = (1 - tau)^2 / (tau^2 + (1 - tau)^2)`` (arXiv 2506.07339, clipped guidance weight).
     """
     if tau <= 0.0:
         return max_weight
@@ -91,7 +91,7 @@ def guidance_weight(tau: float, max_weight: float = MAX_GUIDANCE) -> float:
 
 
 def soft_mask(horizon: int, delay: int, overlap: int) -> Tensor:
-    """Return guidance weights W (horizon,) of the steps (arXiv 2506.07339, equation 5).
+    """Return guidance weights W (horizon,) of the steps (arXiv 2506.07339, soft masking).
 
     1 for steps before ``delay``; ``c (e^c - 1) / (e - 1)`` with ``c = (overlap - i) / (overlap -
     delay + 1)`` for step i from ``delay`` to ``overlap``; 0 from ``overlap`` on. In the paper

@@ -10,7 +10,7 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
     """Return the linear centred kernel alignment of two sets of features of the same tokens.
 
     ``||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F)`` with X (N, P) and Y (N, Q) centred over the N
-    tokens (Kornblith et al., arXiv 1905.00414, section 3). 1: equal up to rotation and scale; 0:
+    tokens (linear CKA, Kornblith et al., arXiv 1905.00414). 1: equal up to rotation and scale; 0:
     unrelated. Biased upwards where N is small compared with P and Q.
 
     Args:

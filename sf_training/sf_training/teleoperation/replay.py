@@ -144,7 +144,7 @@ def approach(contract: Contract, start: np.ndarray, goal: np.ndarray, share: flo
 
     With t in [0, 1]: q = start + s (goal - start), s = 10 t^3 - 15 t^4 + 6 t^5 (minimum jerk),
     whose velocity and acceleration are zero at both ends. Its peak velocity is 1.875 (goal - start)
-    / T. Source: Flash and Hogan, J. Neuroscience 5 (1985), equation A.
+    / T. Source: Flash and Hogan, J. Neuroscience 5 (1985).
 
     Args:
         share: maximum share of the speed limits of joints and tool.

@@ -150,7 +150,7 @@ class Kinematics:
         which keeps the posture from drifting. A target that is reached already changes nothing.
 
         Source: Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and
-        Damped Least Squares Methods", 2004, and section 9 there for the null space.
+        Damped Least Squares Methods", 2004, there also the null space method.
 
         Args:
             seed: (A,) joints from which the iteration starts.

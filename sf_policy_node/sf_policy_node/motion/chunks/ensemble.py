@@ -1,9 +1,9 @@
 """Temporal ensembling: averages the predictions of several chunks for the same time.
 
 Source: Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware" (ACT),
-2023, section IV.A: weight w_i = exp(-m i) of prediction i, with i = 0 for the oldest. ACT predicts
-a chunk at every control step. Here chunks may be further apart and their steps may not coincide,
-so older chunks are interpolated at the times of the newest one.
+2023, "Action Chunking and Temporal Ensemble": weight w_i = exp(-m i) of prediction i, with i = 0
+for the oldest. ACT predicts a chunk at every control step. Here chunks may be further apart and
+their steps may not coincide, so older chunks are interpolated at the times of the newest one.
 """
 
 from __future__ import annotations

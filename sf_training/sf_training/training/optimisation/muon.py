@@ -73,6 +73,6 @@ def orthogonalize(
 
 def _rate_scale(name: str | None, rows: int, columns: int) -> float:
     """Return the factor of the learning rate for a matrix (rows, columns)."""
-    if name == "match_rms_adamw":  # arXiv 2502.16982, section 2.2
+    if name == "match_rms_adamw":  # arXiv 2502.16982, consistent update RMS
         return 0.2 * max(rows, columns) ** 0.5
     return max(1.0, rows / columns) ** 0.5
