@@ -29,10 +29,11 @@ from sf_training.lerobot.export_bags import (
     write_sources,
 )
 from sf_training.lerobot.export_depth import depth_in_rows
-from sf_training.lerobot.import_bags import mapping, write_episode
+from sf_training.lerobot.import_bags import Reader, mapping, write_episode
 from sf_training.lerobot.import_folder import all_or_nothing
 from sf_training.lerobot.instructions import Level
 from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.rlds_reader import RldsReader, is_rlds
 from sf_training.lerobot.units import Units
 from sf_training.lerobot.video import Codec
 from sf_training.progress import ProgressBar
@@ -86,12 +87,12 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Write the episodes of a LeRobot v3.0 dataset as bags of a robot, for training. lerobot is not
-    needed.
+    """Write the episodes of a LeRobot dataset, or of LIBERO in RLDS format, as bags of a robot, for
+    training. Neither lerobot nor TensorFlow is needed.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
-    """The dataset's directory."""
+    """The dataset's directory: of LeRobot, or with the TFRecord shards of an RLDS dataset."""
     out: Path
     """Folder for the episodes."""
     contract: Path | None = None
@@ -246,13 +247,18 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
     """Write the bags; return their directories."""
     if settings.episodes is not None and settings.episodes < 1:
         raise LeRobotError(f"--episodes: {settings.episodes} is too low; give 1 or more")
-    reader = DatasetReader(settings.data, settings.instructions, settings.instruction.strip())
     own = settings.data / layout.SOURCES / "contract.yaml"
     if settings.contract is None and not own.exists():
         raise LeRobotError(
             f"{settings.data}: holds no contract; give that of the robot with --contract ROBOT.yaml"
         )
     contract = load_contract(settings.contract or own)
+    instruction = settings.instruction.strip()
+    reader: Reader = (
+        RldsReader(settings.data, contract.command_joints, instruction)
+        if is_rlds(settings.data)
+        else DatasetReader(settings.data, settings.instructions, instruction)
+    )
     found = mapping(
         reader,
         contract,

@@ -1,5 +1,5 @@
-"""Convert LeRobot datasets to episode bags of a robot: map cameras and joints by name, and convert
-units.
+"""Convert LeRobot and RLDS datasets to episode bags of a robot: map cameras and joints by name, and
+convert units.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from sf_policy_node.contract import Camera, Contract
 from sf_policy_node.perception.observation import validate_instruction
 from sf_training.lerobot.dataset_reader import DatasetEpisode, DatasetReader
 from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.rlds_reader import RldsReader
 from sf_training.lerobot.units import Conversion, Units, conversion
 from sf_training.recording import messages
 from sf_training.recording.topics import Delivery, absolute
 from sf_training.recording.writer.episode_writer import EpisodeWriter
 from sf_training.recording.writer.qos_profiles import offered_qos
+
+Reader = DatasetReader | RldsReader
 
 # An action becomes a command just after its frame, so that it is in force at the next one.
 COMMAND_DELAY_S = 0.002
@@ -46,7 +49,7 @@ class Mapped:
 
 
 def mapping(
-    reader: DatasetReader,
+    reader: Reader,
     contract: Contract,
     cameras: Mapping[str, str],
     joints: Mapping[str, str],
@@ -96,7 +99,7 @@ def mapping(
 
 
 def write_episode(
-    reader: DatasetReader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str
+    reader: Reader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str
 ) -> Path:
     """Write one episode as a bag; return its directory.
 
@@ -179,7 +182,7 @@ def _write(writer: EpisodeWriter, topic: str, data: memoryview, stamp_s: float) 
     writer.write(absolute(topic), data, messages.nanoseconds(stamp_s))
 
 
-def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, str]]:
+def _checked(reader: Reader, episode: DatasetEpisode) -> list[tuple[int, str]]:
     try:
         return [(frame, validate_instruction(text)) for frame, text in episode.segments]
     except ValueError as error:
@@ -190,7 +193,7 @@ def _checked(reader: DatasetReader, episode: DatasetEpisode) -> list[tuple[int, 
 
 
 def _images(
-    reader: DatasetReader, position: int, camera: Camera, theirs: str, *, depth: bool = False
+    reader: Reader, position: int, camera: Camera, theirs: str, *, depth: bool = False
 ) -> Iterator[np.ndarray]:
     for pixels in (reader.depth_images if depth else reader.images)(position, theirs):
         height, width = pixels.shape[:2]
@@ -224,7 +227,7 @@ def _stamps(episode: DatasetEpisode, begin_s: float) -> np.ndarray:
 
 
 def _extremes(
-    reader: DatasetReader, state_columns: list[int], action_columns: list[int]
+    reader: Reader, state_columns: list[int], action_columns: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest value (J,) of each command joint in up to 50 evenly spaced
     episodes.
@@ -242,7 +245,7 @@ def _extremes(
 
 
 def _values(
-    reader: DatasetReader, position: int, state_columns: list[int], action_columns: list[int]
+    reader: Reader, position: int, state_columns: list[int], action_columns: list[int]
 ) -> list[np.ndarray]:
     values = [
         side[:, columns]
@@ -255,7 +258,7 @@ def _values(
     return [side if len(side) else np.zeros((1, side.shape[1])) for side in finite]
 
 
-def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, alone: bool) -> str:
+def _camera(reader: Reader, camera: Camera, given: Mapping[str, str], *, alone: bool) -> str:
     """Return the name of a camera in the dataset. ``alone``: the contract has no other camera."""
     wanted = given.get(camera.name, camera.name)
     keys = {key: name for name, key in reader.cameras.items()}
@@ -281,7 +284,7 @@ def _camera(reader: DatasetReader, camera: Camera, given: Mapping[str, str], *, 
     return name
 
 
-def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str]) -> dict[str, str]:
+def _depths(reader: Reader, contract: Contract, views: Mapping[str, str]) -> dict[str, str]:
     """Return camera to name of its depth in the dataset, for cameras with a depth topic."""
     found = {}
     plain = {
@@ -296,7 +299,7 @@ def _depths(reader: DatasetReader, contract: Contract, views: Mapping[str, str])
 
 
 def _columns(
-    reader: DatasetReader,
+    reader: Reader,
     names: Sequence[str],
     width: int,
     what: str,
