@@ -64,7 +64,7 @@ class Graph:
         )
         self._stop = self.node.create_publisher(Bool, contract.topics.emergency_stop, 1)
         topics = list(contract.command_groups)
-        for topic in topics[:-1] if "nobody listens to the last arm" in faults else topics:
+        for topic in topics[:-1] if "the last arm has no controller" in faults else topics:
             self.node.create_subscription(JointTrajectory, topic, lambda _: None, 1)
         if "second commander" in faults:
             self._other = self.node.create_publisher(JointTrajectory, topics[0], 1)
@@ -160,7 +160,7 @@ def test_five_faults_planted_in_two_arms_give_five_cures(examined):
         "wrong size",
         "no last camera",
         "second commander",
-        "nobody listens to the last arm",
+        "the last arm has no controller",
     )
     failures = {finding.subject: finding for finding in findings if finding.level is Level.FAIL}
     assert "lacks left/waist" in failures["joint states"].seen
@@ -169,9 +169,9 @@ def test_five_faults_planted_in_two_arms_give_five_cures(examined):
     assert sizes[0].seen == "images are 320 x 120, the contract says 320 x 240"
     assert "width and height of cameras.cam_high" in sizes[0].cure
     missing = failures["camera cam_right_wrist"]
-    assert missing.seen.startswith("nobody publishes /cam_right_wrist/image_raw")
+    assert missing.seen.startswith("no node publishes /cam_right_wrist/image_raw")
     assert "cameras.cam_right_wrist.topic" in missing.cure
-    rivals = failures["who else commands"]
+    rivals = failures["other commands"]
     assert "drivers publishes /left_arm_controller/joint_trajectory" in rivals.seen
     assert "arms.right.command.topic" in failures["arm commands of right"].cure
     assert "arm commands of left" not in failures
@@ -235,7 +235,7 @@ def test_every_arm_of_a_shipped_robot_is_looked_at(robot):
         seen = sound(contract)
         seen.stream(topic).subscribers.clear()
         [finding] = failures_of(command.examine(contract, seen))
-        assert finding.seen == f"nobody listens on {seen.resolve(topic)}"
+        assert finding.seen == f"no node subscribes to {seen.resolve(topic)}"
 
 
 def camera_stream(offset: float = 0.0, age: float = 0.03, count: int = 60) -> Stream:

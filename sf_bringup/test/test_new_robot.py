@@ -14,13 +14,13 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup.graph import find_robot
-from sf_bringup.new_robot.arm import guess_arm
+from sf_bringup.new_robot.arm import guess_arm, guess_arms
 from sf_bringup.new_robot.command import main
 from sf_bringup.new_robot.draft import draft_contract
 from sf_bringup.new_robot.survey import CameraSeen, Survey, survey
 from sf_policy_node.contract import ContractError, load_contract, parse_contract, undecided_keys
 from sf_policy_node.motion.arm.collision import CollisionModel
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.motion.arm.kinematics import Kinematics, kinematics_of
 from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.urdf import RobotDescription, UrdfError
 
@@ -48,7 +48,7 @@ def test_arm_and_gripper_of_shipped_robots_are_found(robot):
 def test_draft_is_refused_until_decided_and_valid_then(robot):
     shipped = load_contract(find_robot(robot))
     arm = guess_arm(RobotDescription(shipped.urdf_xml))
-    text = draft_contract("mine", "mine.urdf", shipped.urdf_xml, arm, Survey())
+    text = draft_contract("mine", "mine.urdf", shipped.urdf_xml, {"arm": arm}, Survey())
     with pytest.raises(ContractError, match=r"is a draft.*acceleration") as refused:
         parse_contract(text, shipped.urdf_xml)
     assert all(key in str(refused.value) for key in undecided_keys(text))
@@ -58,6 +58,72 @@ def test_draft_is_refused_until_decided_and_valid_then(robot):
     CollisionModel.of(contract)
     for joint, theirs in zip(contract.joints, shipped.joints, strict=True):
         assert joint.lower <= theirs.lower + 1e-4 and joint.upper >= theirs.upper - 1e-4
+
+
+PAIRS = ["piper_pair", "so101_pair", "vx300s_pair"]
+
+
+@pytest.mark.parametrize("robot", PAIRS)
+def test_both_arms_of_shipped_pairs_are_found(robot):
+    shipped = load_contract(find_robot(robot))
+    arms = guess_arms(RobotDescription(shipped.urdf_xml))
+    assert list(arms) == ["left", "right"]
+    for name, theirs in shipped.arms.items():
+        arm = arms[name]
+        assert [joint.name for joint in arm.joints] == theirs.joint_names
+        assert arm.base == "world" and theirs.tool_frame in arm.tools[:2]
+        assert arm.gripper.name == theirs.gripper.joint
+        assert arm.others == ()
+
+
+@pytest.mark.parametrize("robot", PAIRS)
+def test_draft_of_two_arms_is_refused_until_decided_and_valid_then(robot):
+    shipped = load_contract(find_robot(robot))
+    arms = guess_arms(RobotDescription(shipped.urdf_xml))
+    topics = ["/right_controller/joint_trajectory", "/left/controller/joint_trajectory"]
+    text = draft_contract(
+        "mine", "mine.urdf", shipped.urdf_xml, arms, Survey(command_topics=topics)
+    )
+    asked = undecided_keys(text)
+    joint = shipped.arms["right"].joint_names[0]
+    assert {f"arms.right.joints.{joint}.acceleration, tracking_error", "arms.left.workspace"} <= {
+        *asked
+    }
+    with pytest.raises(ContractError, match="is a draft"):
+        parse_contract(text, shipped.urdf_xml)
+    contract = parse_contract(decided(text), shipped.urdf_xml)
+    require_limits(contract)
+    kinematics_of(contract)
+    CollisionModel.of(contract)
+    assert contract.arms["left"].command.topic == "/left/controller/joint_trajectory"
+    assert contract.columns.action.names == shipped.columns.action.names
+
+
+def test_tools_of_two_arms_may_be_given_and_share_no_joint():
+    xml = load_contract(find_robot("vx300s_pair")).urdf_xml
+    description = RobotDescription(xml)
+    arms = guess_arms(description, tool="right/gripper_link, left/gripper_link")
+    assert {name: arm.tool for name, arm in arms.items()} == {
+        "right": "right/gripper_link",
+        "left": "left/gripper_link",
+    }
+    with pytest.raises(UrdfError, match=r"tool: .* share left/waist, left/shoulder"):
+        guess_arms(description, tool="left/gripper_link,left/wrist_link")
+    assert list(guess_arms(description, tool="left/gripper_link")) == ["arm"]
+    torso = xml.replace(
+        '<link name="world"/>',
+        """<link name="world"/><link name="torso"/><joint name="lift" type="prismatic">
+        <parent link="world"/><child link="torso"/><axis xyz="0 0 1"/>
+        <limit lower="0" upper="1" velocity="1" effort="1"/></joint>""",
+    ).replace(
+        '<parent link="world"/><child link="left/', '<parent link="torso"/><child link="left/'
+    )
+    torso = torso.replace(
+        '<parent link="world"/><child link="right/', '<parent link="torso"/><child link="right/'
+    )
+    assert list(guess_arms(RobotDescription(torso))) == ["arm"]
+    fixed = torso.replace('name="lift" type="prismatic"', 'name="lift" type="fixed"')
+    assert list(guess_arms(RobotDescription(fixed))) == ["left", "right"]
 
 
 def test_given_links_are_taken_and_unknown_ones_refused():
@@ -77,7 +143,7 @@ def test_rail_continuous_joint_and_odd_names_are_drafted():
       <joint name="left/turn" type="continuous"><parent link="cart"/><child link="1"/><origin xyz="0.4 0 0.5"/><axis xyz="0 0 1"/></joint>
       <joint name="end" type="fixed"><parent link="1"/><child link="on"/><origin xyz="0.3 0 0"/></joint></robot>"""  # noqa: E501
     arm = guess_arm(RobotDescription(urdf))
-    text = draft_contract("cell_7", "cell_7.urdf", urdf, arm, Survey())
+    text = draft_contract("cell_7", "cell_7.urdf", urdf, {"arm": arm}, Survey())
     asked = undecided_keys(text)
     assert "joints.left/turn.lower, upper" in asked
     assert "joints.left/turn.velocity" in asked
@@ -95,7 +161,7 @@ def test_cameras_get_names_of_their_own():
     ]
     shipped = load_contract(find_robot("sim_arm"))
     arm = guess_arm(RobotDescription(shipped.urdf_xml))
-    text = draft_contract("mine", "m.urdf", shipped.urdf_xml, arm, Survey(cameras=cameras))
+    text = draft_contract("mine", "m.urdf", shipped.urdf_xml, {"arm": arm}, Survey(cameras=cameras))
     found = parse_contract(decided(text), shipped.urdf_xml).cameras
     assert [camera.name for camera in found] == ["wrist", "wrist2", "Front"]
     assert found[0].rate_hz == 15
@@ -159,7 +225,8 @@ def test_live_graph_gives_description_cameras_joints_and_controller(ros_domain):
         rclpy.try_shutdown()
     arm = guess_arm(RobotDescription(seen.description))
     contract = parse_contract(
-        decided(draft_contract("mine", "m.urdf", seen.description, arm, seen)), seen.description
+        decided(draft_contract("mine", "m.urdf", seen.description, {"arm": arm}, seen)),
+        seen.description,
     )
     [camera] = contract.cameras
     assert (camera.name, camera.topic, camera.width, camera.frame) == (

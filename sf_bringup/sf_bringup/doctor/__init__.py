@@ -1,3 +1,3 @@
-"""Compares a contract with the live graph before the arm moves: ``python3 -m sf_bringup.doctor
+"""Compare a contract with the running graph before the arm moves: ``python3 -m sf_bringup.doctor
 robot:=…``.
 """

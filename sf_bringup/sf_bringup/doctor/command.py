@@ -1,4 +1,4 @@
-"""The command line of the doctor."""
+"""Run the doctor from the command line or as a node of a journey."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ ARGUMENTS = (
 
 
 def examine(contract: Contract, seen: Seen) -> list[Finding]:
-    """Return the findings of all checks but those of the machine."""
+    """Return the findings of all checks except those of the machine."""
     checks = (check_joint_states, check_cameras, check_commands, check_controller, check_nodes)
     findings = list(check_contract(contract))
     return findings + [finding for check in checks for finding in check(contract, seen)]
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare a contract with the live graph. Returns 0, 1 when a check failed, 2 for bad words.
+    """Compare a contract with the running graph and return the exit code: 0, 1 if a check failed, 2
+    if the arguments are wrong.
 
-    With ``--ros-args`` it is a node of a journey: the parameter ``contract`` names the contract.
+    With ``--ros-args``, as a node of a journey, the parameter ``contract`` names the contract.
     """
     words = sys.argv[1:] if words is None else list(words)
     if {"--help", "-h"} & set(words):

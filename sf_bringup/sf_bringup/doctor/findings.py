@@ -1,4 +1,4 @@
-"""What a check found, and the table and JSON of all findings."""
+"""Findings of checks, and their table and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad a finding is: with a FAIL the arm must not be started."""
+    """Severity of a finding: with a FAIL the arm must not be started."""
 
     PASS = "PASS"
     WARN = "WARN"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table: ``subject`` was looked at, ``seen`` is what was found."""
+    """One row of the table: ``subject`` was checked, ``seen`` is what was found."""
 
     level: Level
     subject: str
@@ -27,12 +27,12 @@ class Finding:
 
 
 def passed(subject: str, seen: str) -> Finding:
-    """Return a finding of a check that holds."""
+    """Return a finding of a check that passed."""
     return Finding(Level.PASS, subject, seen)
 
 
 def warned(subject: str, seen: str, cure: str) -> Finding:
-    """Return a finding that the user should know of."""
+    """Return a finding with which the arm may be started."""
     return Finding(Level.WARN, subject, seen, cure)
 
 
@@ -42,12 +42,12 @@ def failed(subject: str, seen: str, cure: str) -> Finding:
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 1 when anything failed, else 0."""
+    """Return 1 if any check failed, else 0."""
     return int(any(finding.level is Level.FAIL for finding in findings))
 
 
 def as_json(robot: str, findings: Sequence[Finding]) -> str:
-    """Return all findings for a program: ``{"robot": …, "ok": …, "findings": […]}``."""
+    """Return all findings as JSON: ``{"robot": …, "ok": …, "findings": […]}``."""
     report = {
         "robot": robot,
         "ok": exit_code(findings) == 0,
@@ -57,7 +57,7 @@ def as_json(robot: str, findings: Sequence[Finding]) -> str:
 
 
 def print_table(robot: str, findings: Sequence[Finding]) -> None:
-    """Print the findings, the worst last, so that they are on the screen at the end."""
+    """Print the findings; failures come last, so that a terminal shows them without scrolling."""
     from rich.console import Console
     from rich.table import Table
 
@@ -70,7 +70,7 @@ def print_table(robot: str, findings: Sequence[Finding]) -> None:
             level, *(_plain(text) for text in (finding.subject, finding.seen, finding.cure))
         )
     console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width of its own
+    if not console.is_terminal:  # rich assumes 80 columns for a file or a pipe
         console.width = 160
     console.print(table)
     counts = {level: sum(finding.level is level for finding in findings) for level in order}

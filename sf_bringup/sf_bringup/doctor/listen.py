@@ -1,4 +1,4 @@
-"""Listens to a live graph for a few seconds and writes down what was seen."""
+"""Subscribe to a running graph for a few seconds, and collect what the checks need."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LIST = "list_controllers"
 
 
 class Listener:
-    """Subscribes to what the contract reads, and to nothing else; publishes nothing.
+    """Subscribes to the topics that the contract reads; publishes nothing.
 
     Args:
-        node: must not spin elsewhere.
+        node: no other executor may spin it.
         namespace: in which relative topics of the contract resolve.
     """
 
@@ -42,10 +42,10 @@ class Listener:
         self.seen = Seen(namespace)
 
     def listen(self, seconds: float, patience: float = 0.0) -> Seen:
-        """Return what was seen in ``seconds``, after the time that discovery takes.
+        """Return what was received in ``seconds`` [s], after discovery.
 
         Args:
-            patience: how long to wait for drivers that are still starting [s].
+            patience: time to wait for publishers that are missing after discovery [s].
         """
         seen = self.seen
         self._spin(_DISCOVERY_S)
@@ -59,7 +59,7 @@ class Listener:
         self._look_at_graph()
         for topic in self._inputs():
             self._subscribe(topic)
-        self._spin(0.3)  # the first messages of a new subscription come late
+        self._spin(0.3)  # a new subscription receives its first messages late, and in a burst
         for stream in seen.streams.values():
             stream.received.clear()
             stream.stamps.clear()
@@ -137,7 +137,7 @@ class Listener:
                 joints.not_finite.add(name)
 
     def _watch_controllers(self, resources: ExitStack) -> list[ControllerWatch]:
-        """Ask the controllers of trajectories for their parameters, as the executor does."""
+        """Request the parameters of trajectory controllers, as the executor does."""
         if self._contract.output != "joint_trajectory":
             return []
         self._node.resources = resources
@@ -182,7 +182,7 @@ class Listener:
 
 
 def look_at_machine(seen: Seen, folder: Path) -> None:
-    """Write down disk, GPU and versions."""
+    """Add disk, GPU and versions of this machine to ``seen``."""
     seen.disk, seen.free_disk_gb = str(folder), shutil.disk_usage(folder).free / 1e9
     seen.versions = {"Python": platform.python_version()}
     for name in ("numpy", "torch", "mujoco", "pin", "rclpy"):

@@ -1,4 +1,4 @@
-"""Checks of the contract itself, of clocks and of the machine."""
+"""Check the contract against its URDF, the clock and the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LITTLE_DISK_GB, _NO_DISK_GB = 20.0, 2.0
 
 
 def check_contract(contract: Contract) -> Iterator[Finding]:
-    """Yield whether contract and URDF fit, and which pairs of links nobody checks."""
+    """Yield whether contract and URDF fit, and which pairs of links are in no collision check."""
     try:
         kinematics_of(contract)
         require_limits(contract)
@@ -29,9 +29,7 @@ def check_contract(contract: Contract) -> Iterator[Finding]:
     touching = [pair for pair, why in model.allowed.items() if why.startswith("touch")]
     if touching:
         pairs = ", ".join(f"{first} and {second}" for first, second in touching)
-        cure = (
-            "these pairs touch in every pose tried; give the links closer shapes if they should not"
-        )
+        cure = "these pairs touch in every random pose; give the links tighter collision shapes"
         yield warned("collision", f"not checked against each other: {pairs}", cure)
     else:
         yield passed("collision", f"{len(model.checked)} pairs of links are checked")

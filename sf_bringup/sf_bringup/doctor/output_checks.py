@@ -1,6 +1,4 @@
-"""Checks of what goes out: who listens to commands, who else commands, and the controller
-behind.
-"""
+"""Check the command topics: subscribers, other publishers, and the controllers behind them."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ _OURS = {"chunk_executor"}
 
 
 def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    """Yield who listens to the arm's and the gripper's commands, and who else sends them."""
+    """Yield the subscribers and the other publishers of the commands to arms and grippers."""
     for topic, arms in _arms_of(contract).items():
         subject, key = (
             _of("arm commands", arms, contract),
@@ -39,7 +37,7 @@ def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
                 yield passed(subject, f"{action} is served")
             else:
                 cure = f"start the gripper's controller, or set {key}"
-                yield failed(subject, f"nobody serves the action {action}", cure)
+                yield failed(subject, f"no node serves the action {action}", cure)
 
 
 def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
@@ -50,10 +48,10 @@ def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
     for remark in seen.controller_remarks:
         yield warned(subject, remark, "set its parameters as the sentence says")
     if seen.controllers_unread:
-        yield warned(subject, f"not looked at: {seen.controllers_unread}", _INSTALL)
+        yield warned(subject, f"not checked: {seen.controllers_unread}", _INSTALL)
         return
     if seen.controllers is None:
-        yield passed(subject, "no controller_manager in this graph, nothing to compare")
+        yield passed(subject, "not checked: no controller_manager runs in this graph")
         return
     for topic, joints in contract.command_groups.items():
         name = seen.resolve(topic).strip("/").split("/")[-2:-1]
@@ -68,7 +66,7 @@ def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
 
 
 def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    """Yield nodes that run twice, and whether an emergency stop is there."""
+    """Yield nodes that run twice, and the publishers of the emergency stop."""
     twice = sorted({name for name in seen.nodes if seen.nodes.count(name) > 1})
     if twice:
         cure = "stop one of them, or give each graph its own ROS_DOMAIN_ID"
@@ -78,8 +76,8 @@ def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
     topic = seen.resolve(contract.topics.emergency_stop)
     stream = seen.stream(topic)
     if not stream.publishers:
-        cure = "start the node of your button; without it only the arm's own stop is left"
-        yield warned("emergency stop", f"nobody publishes {topic}", cure)
+        cure = "start the node of your button; without it only the robot's own stop works"
+        yield warned("emergency stop", f"no node publishes {topic}", cure)
     else:
         yield passed("emergency stop", f"{topic} from {', '.join(sorted(stream.publishers))}")
 
@@ -88,7 +86,7 @@ _INSTALL = "install ros-$ROS_DISTRO-controller-manager-msgs, or run: ros2 contro
 
 
 def _arms_of(contract: Contract) -> dict[str, list[str]]:
-    """Return the topics of the arms' commands, each with the arms that it moves."""
+    """Return the command topics, each with the names of its arms."""
     found: dict[str, list[str]] = {}
     for name, arm in contract.arms.items():
         found.setdefault(arm.command.topic, []).append(name)
@@ -96,7 +94,7 @@ def _arms_of(contract: Contract) -> dict[str, list[str]]:
 
 
 def _of(subject: str, arms: list[str], contract: Contract) -> str:
-    """Return the subject of a finding, with the arms where there are several."""
+    """Return the subject of a finding; with the names of ``arms`` if the robot has several."""
     return subject if len(contract.arms) == 1 else f"{subject} of {' and '.join(arms)}"
 
 
@@ -104,8 +102,8 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
     stream = seen.stream(topic)
     listeners = [name for name in stream.subscribers if name not in _OURS]
     if not listeners:
-        cure = f"start and activate the controller that listens there, or set {key}"
-        yield failed(subject, f"nobody listens on {topic}", cure)
+        cure = f"start and activate the controller that subscribes to it, or set {key}"
+        yield failed(subject, f"no node subscribes to {topic}", cure)
     elif stream.types - {kind}:
         kinds = ", ".join(sorted(stream.types - {kind}))
         cure = f"set {key} or command.output: the contract sends {kind}"
@@ -114,12 +112,10 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
         yield passed(subject, f"{', '.join(sorted(set(listeners)))} on {topic}")
     others = sorted(name for name in stream.publishers if name not in _OURS)
     if others:
-        cure = (
-            "stop it before the executor is activated: two commanders on one arm fight each other"
-        )
-        yield failed("who else commands", f"{', '.join(others)} publishes {topic}", cure)
+        cure = "stop it before the executor is activated: an arm must have one source of commands"
+        yield failed("other commands", f"{', '.join(others)} publishes {topic}", cure)
     else:
-        yield passed("who else commands", f"nobody on {topic}")
+        yield passed("other commands", f"no other node publishes {topic}")
 
 
 def _controller(

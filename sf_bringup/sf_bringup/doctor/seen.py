@@ -1,4 +1,4 @@
-"""What was seen of a live graph, as plain data: the checks know no ROS."""
+"""Hold what was seen of a running graph as plain data, so that the checks need no ROS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stream:
-    """Messages of one topic while the doctor listened.
+    """Messages, publishers and subscribers of one topic.
 
     Times are seconds: ``received`` on the doctor's clock (simulated where there is a ``/clock``),
     ``stamps`` of the headers (0: without a stamp). ``types`` are those of all publishers.
@@ -36,7 +36,7 @@ class Stream:
 
 @dataclass
 class Joints:
-    """Joint states: the newest position of every name, and what was odd about messages."""
+    """Joint states: the newest position and the times of every joint, and faults of messages."""
 
     positions: dict[str, float] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Controller:
 
 @dataclass
 class Seen:
-    """The whole live graph, and the machine.
+    """The running graph and the machine.
 
     ``controllers`` is ``None`` without a controller_manager; ``controllers_unread`` says why its
     list could not be read. ``streams`` are by the topic's full name.
@@ -81,7 +81,7 @@ class Seen:
     versions: dict[str, str] = field(default_factory=dict)
 
     def stream(self, topic: str) -> Stream:
-        """Return what was seen on a topic of the contract."""
+        """Return the stream of a topic of the contract."""
         return self.streams.get(self.resolve(topic), Stream())
 
     def resolve(self, topic: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks of what comes in: cameras and joint states."""
+"""Check the inputs: cameras and joint states."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 JOINT_STATE = "sensor_msgs/msg/JointState"
 _FUTURE_S = 0.02  # a stamp further ahead than this is another clock
 _SLOW, _TOO_SLOW = 0.9, 0.5  # shares of the contract's rate
-_OUTSIDE = 0.02  # rad or m beyond a limit that an arm at rest may stand
+_OUTSIDE = 0.02  # rad or m beyond a limit that is tolerated
 _SYNCHRONISE = "synchronise the clocks (chrony, PTP), or let the driver stamp with this machine's"
 
 
 def check_cameras(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    """Yield topic, type, rate, size, stamps and frame of every camera, and their skew."""
+    """Yield findings on type, rate, size, stamps and frame of every camera, and on their skew."""
     for camera in contract.cameras:
         yield from _camera(camera, contract, seen)
     yield from _skew(contract, seen)
 
 
 def check_joint_states(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    """Yield topic, names, values, rates and stamps of the joint states."""
+    """Yield findings on topic, names, values, rates and stamps of the joint states."""
     topic, subject = seen.resolve(contract.topics.joint_states), "joint states"
     stream = seen.stream(topic)
     if problem := _absent(topic, subject, stream, seen, JOINT_STATE, "topics.joint_states"):
@@ -37,7 +37,7 @@ def check_joint_states(contract: Contract, seen: Seen) -> Iterator[Finding]:
     if joints.mismatched:
         names, values = joints.mismatched
         seen_text = f"{names} names, {values} positions in one message on {topic}"
-        yield failed(subject, seen_text, "repair the driver: every name needs a position")
+        yield failed(subject, seen_text, "fix the driver: every name needs a position")
     missing = [name for name in wanted if name not in joints.positions]
     if missing:
         came = ", ".join(sorted(joints.positions)) or "no names"
@@ -46,7 +46,7 @@ def check_joint_states(contract: Contract, seen: Seen) -> Iterator[Finding]:
     else:
         yield passed(subject, f"{len(wanted)} joints on {topic}, {stream.rate_hz:.0f} Hz")
     if bad := sorted(joints.not_finite & set(wanted)):
-        cure = "repair the driver, or its encoder"
+        cure = "fix the driver or the encoder"
         yield failed(subject, f"position of {', '.join(bad)} is not finite", cure)
     yield from _positions(contract, seen)
     yield from _joint_rates(contract, seen)
@@ -92,12 +92,12 @@ def _camera(camera: Camera, contract: Contract, seen: Seen) -> Iterator[Finding]
 def _absent(
     topic: str, subject: str, stream: Stream, seen: Seen, wanted: str, key: str
 ) -> Finding | None:
-    """Why nothing usable comes on a topic; ``None`` when it does."""
+    """Return a finding if a topic has no usable messages; None if it has."""
     if not stream.publishers:
         others = sorted(name for name, kinds in seen.topics.items() if wanted in kinds)
-        near = f"; {wanted} comes on {', '.join(others[:4])}" if others else ""
+        near = f"; {wanted} is published on {', '.join(others[:4])}" if others else ""
         cure = f"start its driver, or set {key}" + (f" to {others[0]}" if len(others) == 1 else "")
-        return failed(subject, f"nobody publishes {topic}{near}", cure)
+        return failed(subject, f"no node publishes {topic}{near}", cure)
     if wanted not in stream.types:
         kinds = ", ".join(sorted(stream.types))
         cure = f"set {key} to a topic of that type"
@@ -108,7 +108,7 @@ def _absent(
             )
         return failed(subject, f"{topic} carries {kinds}, the contract needs {wanted}", cure)
     if not stream.received:
-        cure = "look at the driver; a firewall or another ROS_DOMAIN_ID stops data but not names"
+        cure = "check the driver; a firewall can stop data but not discovery"
         return failed(
             subject, f"{topic} has a publisher, but no message in {seen.seconds:.0f} s", cure
         )
@@ -125,12 +125,16 @@ def _stamps(subject: str, topic: str, stream: Stream, budget: float, key: str) -
     if newest < -_FUTURE_S:
         yield failed(subject, f"stamped {-newest:.3f} s in the future", _SYNCHRONISE)
     elif age > budget:
-        cure = f"{_SYNCHRONISE}; or shorten the way to here, or raise budgets.{key}"
+        cure = (
+            f"{_SYNCHRONISE}; or reduce the latency of driver and network, or raise budgets.{key}"
+        )
         yield failed(subject, f"{age:.3f} s old on arrival, budgets.{key} is {budget:g}", cure)
     else:
         yield passed(subject, f"{1e3 * age:.0f} ms old on arrival")
     if any(later < earlier for earlier, later in itertools.pairwise(stream.stamps)):
-        yield warned(subject, "stamps go back", "one driver only on each topic; look at its clock")
+        yield warned(
+            subject, "stamps decrease", "let one driver alone publish the topic; check its clock"
+        )
 
 
 def _skew(contract: Contract, seen: Seen) -> Iterator[Finding]:
@@ -153,8 +157,8 @@ def _rename(missing: list[str], present: list[str]) -> str:
         prefix = name.removesuffix(missing[0])
         if prefix != name and all(prefix + each in present for each in missing):
             return (
-                f"the driver puts {prefix!r} before each name: write it into the contract and its"
-                " URDF"
+                f"the driver puts {prefix!r} before each name: use these names in the contract and"
+                " its URDF"
             )
     near = difflib.get_close_matches(missing[0], present, 1)
     hint = f" (is {missing[0]} called {near[0]}?)" if near else ""
@@ -174,8 +178,8 @@ def _positions(contract: Contract, seen: Seen) -> Iterator[Finding]:
             outside.append(f"{name} at {value:.2f} {unit} (limits {low:g} to {high:g})")
     if outside:
         cure = (
-            "move the arm inside by hand; if it is there, driver and URDF differ in zero or unit"
-            " (degrees?)"
+            "move the arm inside its limits by hand; if it is inside, driver and URDF differ in"
+            " zero position or unit (degrees?)"
         )
         yield failed("joint positions", "; ".join(outside), cure)
     elif all(name in seen.joints.positions for name in limits):

@@ -1,1 +1,1 @@
-"""Drafts a contract for a new robot from its URDF and a live graph."""
+"""Draft a contract for a new robot from its URDF and a running graph."""

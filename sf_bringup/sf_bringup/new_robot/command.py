@@ -1,4 +1,4 @@
-"""The command line of new_robot."""
+"""Run new_robot from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from sf_bringup.arguments import BOOLEANS, Argument, GraphError, parse_arguments
-from sf_bringup.new_robot.arm import guess_arm
+from sf_bringup.new_robot.arm import guess_arms
 from sf_bringup.new_robot.draft import draft_contract
 from sf_bringup.new_robot.survey import Survey, survey
 from sf_bringup.up import usage
@@ -23,8 +23,12 @@ ARGUMENTS = (
     Argument("urdf", "", "file of the robot description; empty: the topic robot_description"),
     Argument("out", "my_robots", "folder for NAME.yaml and NAME.urdf"),
     Argument("robot", "", "name of the robot; empty: that of the URDF"),
-    Argument("base", "", "link in which workspace and tool are given; empty: the root"),
-    Argument("tool", "", "link between the finger tips; empty: a guess"),
+    Argument("base", "", "link in which tool poses are given; empty: the root"),
+    Argument(
+        "tool",
+        "",
+        "link between the finger tips, or of each arm (tool:=left,right); empty: a guess",
+    ),
     Argument(
         "live", True, "listen to running drivers: cameras, joint states, controllers", BOOLEANS
     ),
@@ -33,7 +37,7 @@ ARGUMENTS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Draft a contract. Returns 0, or 2 when something is missing."""
+    """Draft a contract and return the exit code: 0, or 2 if something is missing."""
     words = sys.argv[1:] if words is None else list(words)
     if {"--help", "-h"} & set(words):
         print(usage("python3 -m sf_bringup.new_robot", ARGUMENTS))
@@ -62,7 +66,7 @@ def _draft(
             ) from None
     elif not (text := seen.description):
         raise GraphError(
-            "urdf: nobody publishes robot_description; start robot_state_publisher, or give a file"
+            "urdf: no node publishes robot_description; start robot_state_publisher, or give a file"
         )
     description = RobotDescription(text, urdf or "robot_description")
     name = robot or _name(text)
@@ -72,14 +76,14 @@ def _draft(
         raise GraphError(
             f"out: {contract} exists; give another folder or robot:=NAME, or remove it"
         )
-    draft = draft_contract(name, f"{name}.urdf", text, guess_arm(description, base, tool), seen)
+    draft = draft_contract(name, f"{name}.urdf", text, guess_arms(description, base, tool), seen)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         contract.write_text(draft, encoding="utf-8")
         contract.with_suffix(".urdf").write_text(text, encoding="utf-8")
     except OSError as error:
         raise GraphError(f"out: {folder} cannot be written ({error.strerror})") from None
-    print(f"{contract} and {name}.urdf are written. Decide before it runs:")
+    print(f"{contract} and {name}.urdf are written. Decide these keys; until then it is refused:")
     for key in undecided_keys(draft):
         print(f"  {key}")
     print(f"then: python3 -m sf_bringup.up robot:={contract} sim:=true policy:=none")

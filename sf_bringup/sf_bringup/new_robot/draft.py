@@ -1,10 +1,10 @@
-"""The text of a drafted contract: what is known, and a list of what the user must decide."""
+"""Write the text of a drafted contract: known values, and a list of what the user must decide."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pinocchio
@@ -24,43 +24,47 @@ _BUDGETS = (
 )
 
 
-def draft_contract(robot: str, urdf_file: str, urdf_xml: str, arm: ArmGuess, seen: Survey) -> str:
+def draft_contract(
+    robot: str, urdf_file: str, urdf_xml: str, arms: Mapping[str, ArmGuess], seen: Survey
+) -> str:
     """Return the contract as YAML text; its key ``undecided`` keeps it from being used.
 
     Args:
-        seen: of the live graph; an empty one where there is none.
+        arms: by name; see :func:`guess_arms`.
+        seen: what the live graph has; an empty one without a graph.
     """
     decide: list[str] = []
+    several = len(arms) > 1
     lines = [
         (
             f"# Drafted by new_robot from {urdf_file}. Every key is explained in"
             " sf_policy_node/doc/contract.md."
         ),
         (
-            "# Look at each key under `undecided`, set it, and remove it from the list: nothing"
-            " runs before."
+            "# Check each key under `undecided`, set it, and remove it from the list: the contract"
+            " is refused until then."
         ),
-        "schema_version: 1",
+        f"schema_version: {2 if several else 1}",
         f"robot: {robot}",
         f"urdf: {urdf_file}",
-        f"base_frame: {_quoted(arm.base)}",
-        f"tool_frame: {_quoted(arm.tool)}" + _others("also possible", arm.tools[1:6]),
-        "",
-        (
-            "# position limits: of the URDF; velocity: half of the URDF's; acceleration: from rest"
-            " in half a second"
-        ),
-        "joints:",
+        f"base_frame: {_quoted(next(iter(arms.values())).base)}",
     ]
-    if len(arm.tools) > 1:
-        decide.append("tool_frame")
-    lines += [_joint(joint, decide) for joint in arm.joints]
-    lines += _gripper(arm.gripper, decide)
-    if arm.others:
-        lines.append(f"# moving joints of the URDF that are not commanded: {', '.join(arm.others)}")
-    lines += ["", "cameras:", *_cameras(seen.cameras, decide)]
-    names = [joint.name for joint in arm.joints] + (["gripper"] if arm.gripper else [])
+    names: list[str] = []
+    if several:
+        lines += ["", "arms:"]
+    for name, arm in arms.items():
+        section = _arm(arm, urdf_xml, _own_topics(seen, name, several), decide, name, several)
+        if several:
+            section = [f"  {name}:", *(f"    {line}" if line else "" for line in section)]
+        lines += section
+        gripper = [f"{name}/gripper" if several else "gripper"] if arm.gripper else []
+        names += [*(joint.name for joint in arm.joints), *gripper]
+    if others := sorted(set.intersection(*(set(arm.others) for arm in arms.values()))):
+        lines.append(f"# moving joints of the URDF that are not commanded: {', '.join(others)}")
     lines += [
+        "",
+        "cameras:",
+        *_cameras(seen.cameras, decide),
         "",
         "action:  # of your policy",
         "  space: joint_position",
@@ -69,21 +73,55 @@ def draft_contract(robot: str, urdf_file: str, urdf_xml: str, arm: ArmGuess, see
         f"  horizon: {_HORIZON}",
         "",
         _BUDGETS,
-    ]
-    lower, upper = reach_box(_reached(urdf_xml, arm))
-    lines += [
-        "# the tool may not leave this box, in base_frame [m]; the arm reaches about that far",
-        f"workspace: {{lower: {lower}, upper: {upper}, tool_speed: 0.25}}",
         "collision:",
         (
             "  boxes: []  # table, walls, posts: {name: table, lower: [x, y, z], upper: [x, y, z]},"
             " in base_frame [m]"
         ),
-        *_command(seen, decide),
-        *_topics(seen, [joint.name for joint in arm.joints], decide),
+        *_topics(seen, [joint.name for arm in arms.values() for joint in arm.joints], decide),
     ]
-    decide += ["action", "workspace", "collision.boxes"]
+    decide += ["action", "collision.boxes"]
     return "\n".join([*lines, "undecided:", *(f"  - {key}" for key in decide)]) + "\n"
+
+
+def _arm(
+    arm: ArmGuess, urdf_xml: str, topics: Sequence[str], decide: list[str], name: str, several: bool
+) -> list[str]:
+    """Return the lines of one arm, and add what the user must decide to ``decide``.
+
+    Args:
+        topics: of trajectories that the arm's controller may subscribe to.
+    """
+    own: list[str] = []
+    lines = [f"base_frame: {_quoted(arm.mount)}"] if several else []
+    lines += [
+        f"tool_frame: {_quoted(arm.tool)}" + _others("also possible", arm.tools[1:6]),
+        (
+            "# position limits: of the URDF; velocity: half of the URDF's; acceleration: from rest"
+            " in half a second"
+        ),
+        "joints:",
+    ]
+    if len(arm.tools) > 1:
+        own.append("tool_frame")
+    lines += [_joint(joint, own) for joint in arm.joints]
+    lines += _gripper(arm.gripper, own)
+    lower, upper = reach_box(_reached(urdf_xml, arm))
+    lines += [
+        "# the tool may not leave this box, in base_frame [m]; the arm reaches about that far",
+        f"workspace: {{lower: {lower}, upper: {upper}, tool_speed: 0.25}}",
+        *_command(topics, f"{name}_arm_controller" if several else "", own),
+    ]
+    own.append("workspace")
+    decide += [f"arms.{name}.{key}" for key in own] if several else own
+    return lines
+
+
+def _own_topics(seen: Survey, name: str, several: bool) -> list[str]:
+    """Return the topics of trajectories that have the arm's name in them; all for one arm."""
+    if not several:
+        return seen.command_topics
+    return [topic for topic in seen.command_topics if name in re.split(r"[^A-Za-z0-9]+", topic)]
 
 
 def _joint(joint: UrdfJoint, decide: list[str]) -> str:
@@ -146,7 +184,7 @@ def _cameras(cameras: Sequence[CameraSeen], decide: list[str]) -> list[str]:
 
 
 def _camera_name(topic: str, used: set[str]) -> str:
-    """``wrist`` for /wrist_camera/color/image_raw; a number behind it when that is taken."""
+    """Return ``wrist`` for /wrist_camera/color/image_raw; with a number if that is used."""
     first = next((part for part in topic.split("/") if part), "camera")
     name = (
         re.sub(r"[^A-Za-z0-9_]", "_", first.removesuffix("_camera").removesuffix("_cam"))
@@ -160,9 +198,9 @@ def _camera_name(topic: str, used: set[str]) -> str:
     return taken
 
 
-def _command(seen: Survey, decide: list[str]) -> list[str]:
-    topics = seen.command_topics
-    topic = topics[0] if topics else "joint_trajectory_controller/joint_trajectory"
+def _command(topics: Sequence[str], controller: str, decide: list[str]) -> list[str]:
+    controller = controller or "joint_trajectory_controller"
+    topic = topics[0] if topics else f"{controller}/joint_trajectory"
     if len(topics) != 1:
         decide.append("command.topic")
     decide.append("command.gripper: a gripper with a controller of its own")
@@ -186,10 +224,12 @@ def _topics(seen: Survey, joints: list[str], decide: list[str]) -> list[str]:
 
 
 def _reached(urdf_xml: str, arm: ArmGuess) -> np.ndarray:
-    """Tool positions (N, 3) in the base frame at random joints inside the limits."""
+    """Return tool positions (N, 3) [m] in the arm's mount at random joints inside the limits."""
     model = pinocchio.buildModelFromXML(urdf_xml)
     data, random = model.createData(), np.random.default_rng(0)
-    tool, base = (model.getFrameId(link, pinocchio.FrameType.BODY) for link in (arm.tool, arm.base))
+    tool, base = (
+        model.getFrameId(link, pinocchio.FrameType.BODY) for link in (arm.tool, arm.mount)
+    )
     columns = [(model.joints[model.getJointId(joint.name)], joint) for joint in arm.joints]
     places = np.empty((_SAMPLES, 3))
     for n in range(_SAMPLES):

@@ -1,4 +1,4 @@
-"""What a live graph tells about a robot: its description, cameras, joint states and controllers."""
+"""Collect description, cameras, joint states and controllers of a robot from a running graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_COLOUR = ("depth", "infra", "mask", "disparity")
 
 @dataclass
 class CameraSeen:
-    """One image topic; ``rate_hz`` is 0 where fewer than two images came."""
+    """One image topic; ``rate_hz`` is 0 if fewer than two images were received."""
 
     topic: str
     transport: str
@@ -36,7 +36,13 @@ class CameraSeen:
 
 @dataclass
 class Survey:
-    """All of it; ``joint_topics`` holds the joint names of every topic with joint states."""
+    """What was received.
+
+    Attributes:
+        description: URDF; empty if none was published.
+        joint_topics: joint names of every topic with joint states.
+        command_topics: topics of trajectories that have a subscriber.
+    """
 
     description: str = ""
     cameras: list[CameraSeen] = field(default_factory=list)
@@ -45,7 +51,7 @@ class Survey:
 
 
 def survey(node: Node, seconds: float) -> Survey:
-    """Listen for ``seconds`` and return what is there; publishes nothing."""
+    """Subscribe for ``seconds`` [s] and return what was received; publish nothing."""
     seen, executor = Survey(), SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     node.create_subscription(
@@ -100,7 +106,7 @@ def _listen_to_images(node: Node, topic: str, kind: str, seen: Survey) -> None:
 
 
 def _without_copies(cameras: list[CameraSeen]) -> list[CameraSeen]:
-    """Leave a compressed copy out where the raw topic is there too."""
+    """Return the cameras without compressed copies of raw topics."""
     raw = {camera.topic for camera in cameras if camera.transport == "raw"}
     return [
         each for each in cameras if each.topic.removesuffix("/compressed") not in raw - {each.topic}
