@@ -15,6 +15,7 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.types import Chunk
 from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.joint_operator import demonstrate_joints
 from sf_training.simulation.one_arm import in_base_frame
 
 FOLDER = Path(__file__).parents[2] / "sf_bringup/config/robots"
@@ -202,6 +203,8 @@ def test_cameras_see_cubes_and_the_tool_pose_equals_the_urdf(robot):
             columns = contract.columns.commands.indices(ColumnKind.JOINT, arm=arm)
             pose = Kinematics(contract, arm).forward(sim.joint_positions()[columns])
             np.testing.assert_allclose(pose.position, sim.tool_position(arm), atol=1e-6)
+            turned = sim._data.site(f"tool/{arm}").xmat.reshape(3, 3)
+            np.testing.assert_allclose(pose.rotation, turned, atol=1e-6)
         pixels = sim.render(contract.cameras[0].name).astype(int)
         assert (pixels.max(axis=-1) - pixels.min(axis=-1) > 90).sum() > 20
         before = sim.joint_positions()
@@ -225,6 +228,20 @@ def test_home_pose_is_reached_without_a_violation(robot):
     assert np.abs(start[is_joint] - home).max() > 0.05
     np.testing.assert_allclose(follower.go_home()[is_joint], home, atol=0.005)
     assert follower.violations == []
+
+
+def test_scripted_expert_picks_with_a_gripper_of_which_one_jaw_moves():
+    contract = contract_of("so101")
+    small = [camera.model_copy(update={"width": 32, "height": 24}) for camera in contract.cameras]
+    contract = contract.model_copy(update={"cameras": small})
+    sim = ArmSim(contract)
+    try:
+        sim.reset(1)
+        for _ in demonstrate_joints(sim, contract, np.random.default_rng(1)):
+            pass
+        assert sim.task_state().picked()
+    finally:
+        sim.close()
 
 
 def test_observer_sees_what_breaks_a_limit():

@@ -18,6 +18,7 @@ _TOUCH = 0.0005  # m: distance that counts as contact
 _SAMPLES = 81  # openings that are tried
 _NEARLY = 0.9  # above this opening, the gripper approaches fully open
 _FROM_JAW = 0.002  # m from the cube to a jaw that does not move
+_ASIDE = 0.006  # m further from such a jaw during the approach: closing pushes the cube to it
 _ABOVE_SUPPORT = 0.003  # m from the fingers to the support when they hold
 
 
@@ -47,7 +48,7 @@ def measure_grip(
     if gripper is None or not fingers:
         return Grip()
     columns = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=arm)
-    joints, cube = home.copy(), model.geom("cube0").id
+    joints, cube, aside = home.copy(), model.geom("cube0").id, np.zeros(3)
     start, offset, touch, wide = model.joint("cube0").qposadr[0], np.zeros(3), None, 1.0
 
     def distance(geoms: Sequence[int], opening: float, offset: np.ndarray) -> float:
@@ -67,6 +68,7 @@ def measure_grip(
         shifts = [length * axis for length in np.arange(0.002, 0.03, 0.002) for axis in axes]
         free = (each for each in shifts if distance(fixed, 1.0, each) >= _FROM_JAW)
         offset = next(free, offset)
+        aside = _ASIDE * offset / max(float(np.linalg.norm(offset)), 1e-9)
     for opening in np.linspace(1.0, 0.0, _SAMPLES):
         room = distance(fingers, float(opening), offset)
         if room >= _ROOM:
@@ -82,6 +84,7 @@ def measure_grip(
     depth = min(Grip.depth, CUBE_HALF - _ABOVE_SUPPORT - below)
     closing = gripper.velocity * _CLOSING_S / abs(gripper.open - gripper.closed)
     held = touch + float(np.clip(closing, *_BEFORE))
+    offset = offset + aside
     if gripper.binary or wide > _NEARLY:
         return Grip(held, 1.0, depth, tuple(offset))
     return Grip(held, max(wide, held + 0.1), depth, tuple(offset))

@@ -67,7 +67,11 @@ def build_robot_model(contract: Contract, folders: Sequence[Path] = ()) -> SimMo
     for name, arm in contract.arms.items():
         body, placement = bodies.body(arm.tool_frame)
         body.add_site(
-            name=f"tool/{name}", pos=placement.translation, size=[0.004] * 3, rgba=[0, 0, 0, 0]
+            name=f"tool/{name}",
+            pos=placement.translation,
+            quat=pinocchio.Quaternion(placement.rotation).coeffs()[[3, 0, 1, 2]],
+            size=[0.004] * 3,
+            rgba=[0, 0, 0, 0],
         )
     scene_camera = None
     for index, camera in enumerate(contract.cameras):

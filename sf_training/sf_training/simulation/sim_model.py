@@ -43,20 +43,29 @@ class Approach:
         centre: (3,) position at which the tool has that rotation [m].
         root: (3,) first joint of the arm [m], for arms with fewer than six joints, whose tool turns
             with the arm about the vertical axis. None for the same rotation everywhere.
+        aside: distance [m] of the tool from the vertical plane in which such an arm moves, positive
+            to its left.
     """
 
     rotation: np.ndarray
     centre: np.ndarray | None = None
     root: np.ndarray | None = None
+    aside: float = 0.0
 
     def at(self, position: np.ndarray) -> np.ndarray:
         """Return the rotation (3, 3) of the tool at ``position`` (3,) [m]."""
         if self.root is None:
             return self.rotation
-        here, centre = position - self.root, self.centre - self.root
-        angle = np.arctan2(here[1], here[0]) - np.arctan2(centre[1], centre[0])
+        angle = self._heading(position - self.root) - self._heading(self.centre - self.root)
         cos, sin = np.cos(angle), np.sin(angle)
         return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ self.rotation
+
+    def _heading(self, position: np.ndarray) -> float:
+        """Return the angle [rad] of the plane in which the arm moves when the tool is at a position
+        (3,) [m] from the root.
+        """
+        share = np.clip(self.aside / np.hypot(*position[:2]), -1.0, 1.0)
+        return float(np.arctan2(position[1], position[0]) - np.arcsin(share))
 
 
 @dataclass(frozen=True)

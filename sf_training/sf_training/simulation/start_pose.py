@@ -13,7 +13,7 @@ import pinocchio
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.collision import Box, CollisionModel
-from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import InverseSolution, Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.camera_mounts import hand_axes
 from sf_training.simulation.scene import CUBE_HALF, PEDESTAL_HEIGHT_MAX
@@ -28,6 +28,7 @@ _ABOVE = 0.06  # m from the highest cube to the tool at the start, including the
 # rad about the tool: first with the fingers left and right of a tilted tool, then turned by 90 deg
 _YAWS = (0.5 * np.pi, -0.5 * np.pi), (0.0, np.pi)
 _TRIES = 12  # seeds of the inverse kinematics
+_TURNS = 6  # steps in which the tool of an arm with fewer joints than that is turned
 _POSE = 6  # joints that are needed for any orientation of the tool
 _log = logging.getLogger(__name__)
 
@@ -147,20 +148,48 @@ class StartPoses:
         for attempt in range(_TRIES):
             share = 0.0 if attempt < 2 else 0.5
             aside = share * random.uniform(-0.5, 0.5, self._arm) * (upper - lower)
-            for rotation in rotations:
-                target = ToolPose(self._centre, rotation)
-                found = self._kinematics.inverse(target, (zero, middle)[attempt % 2] + aside)
+            for straight in rotations:
+                seed = (zero, middle)[attempt % 2] + aside
+                rotation, found = self._turned(straight, seed)
                 if not found.reached:
                     continue
                 joints = self._with_gripper(found.positions)
                 cost = float((np.abs(found.positions - middle) / (upper - lower)).max())
                 if cost < best_cost and self._collisions.first_collision(joints[None]) is None:
-                    root = self._root if self._arm < _POSE else None
                     best, best_cost = joints, cost
-                    self.approach = Approach(rotation, self._centre.copy(), root)
+                    self.approach = self._approach(rotation, straight)
             if best_cost < 0.3:
                 break
         return best
+
+    def _approach(self, rotation: np.ndarray, straight: np.ndarray) -> Approach:
+        """Return the approach with a ``rotation`` that :meth:`_turned` made of ``straight``."""
+        if self._arm >= _POSE:
+            return Approach(rotation, self._centre.copy())
+        turn = rotation @ straight.T
+        distance = float(np.linalg.norm(self._centre[:2] - self._root[:2]))
+        aside = -distance * float(np.sin(np.arctan2(turn[1, 0], turn[0, 0])))
+        return Approach(rotation, self._centre.copy(), self._root, aside)
+
+    def _turned(self, rotation: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, InverseSolution]:
+        """Return a rotation (3, 3) of the tool with which the arm reaches the centre, and the
+        joints.
+
+        The tool of an arm with fewer than six joints turns with the arm. If it lies beside the
+        plane in which the arm moves, it reaches a position only turned a little about the vertical
+        axis.
+        """
+        found = self._kinematics.inverse(ToolPose(self._centre, rotation), seed)
+        for _ in range(_TURNS if self._arm < _POSE else 0):
+            if found.reached:
+                break
+            here = self._kinematics.forward(found.positions).position - self._root
+            wanted = self._centre - self._root
+            angle = np.arctan2(wanted[1], wanted[0]) - np.arctan2(here[1], here[0])
+            cos, sin = np.cos(angle), np.sin(angle)
+            rotation = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ rotation
+            found = self._kinematics.inverse(ToolPose(self._centre, rotation), found.positions)
+        return rotation, found
 
     def _rotations(self, tilt: float, yaws: Sequence[float]) -> list[np.ndarray]:
         """Return orientations (3, 3) with the tool pointing down, tilted by ``tilt`` [rad] away
