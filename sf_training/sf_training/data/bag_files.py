@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -271,6 +272,19 @@ def _storage(file: Path, information: dict) -> Storage:
 
 
 def _information(metadata: Path) -> dict:
+    """Return the content of metadata.yaml. Do not change it: the next caller gets the same one."""
+    try:
+        status = metadata.stat()
+    except OSError as error:
+        raise BagError(
+            f"{metadata}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    return _parsed_information(metadata, status.st_mtime_ns, status.st_size)
+
+
+# The outcome of an episode is read just before the episode is opened.
+@functools.lru_cache(maxsize=1)
+def _parsed_information(metadata: Path, modified_ns: int, size: int) -> dict:
     try:
         content = yaml.load(metadata.read_text(encoding="utf-8"), Loader=_Loader)
         information = content["rosbag2_bagfile_information"]
