@@ -23,10 +23,10 @@ HORIZON = 8
 CAMERAS = {"scene": (320, 240), "wrist": (320, 240)}
 
 
-def expect(bags: str, out: str, action: str = "commanded") -> None:
+def expect(bags: str, out: str, action: str = "commanded", effort: str = "") -> None:
     """Write what every frame should contain, read from the bags (in our environment).
 
-    ``action`` is the kind of action that was exported.
+    ``action`` is the kind of action that was exported; ``effort`` that efforts were.
     """
     from sf_training.data.episode_reader import EpisodeReader, find_episodes
     from sf_training.data.image_rows import images_in_rows
@@ -40,9 +40,8 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
         if reader.outcome != "success":
             continue
         with reader.cached_in_memory():
-            for part in stretches(
-                reader, frames_per_second(reader.contract, None), action, 2, 0.5, depth=True
-            ):
+            fps, extras = frames_per_second(reader.contract, None), {"effort": bool(effort)}
+            for part in stretches(reader, fps, action, 2, 0.5, depth=True, **extras):
                 episode, episodes = episodes, episodes + 1
                 tasks += part.tasks
                 for name, value in (
@@ -51,6 +50,8 @@ def expect(bags: str, out: str, action: str = "commanded") -> None:
                     ("length", [len(part.state)]),
                 ):
                     content[name].append(np.asarray(value, np.float32))
+                if part.effort is not None:
+                    content.setdefault("effort", []).append(np.nan_to_num(part.effort))
                 if episode < PICTURES:
                     images = itertools.chain(
                         images_in_rows(reader, part.indices), depth_in_rows(reader, part.depths)
@@ -86,7 +87,8 @@ def read(dataset: str, expected: str) -> None:
         "fps": data.fps,
         "open_s": round(opened, 2),
     }
-    for key, name in (("observation.state", "state"), ("action", "action")):
+    columns = {"observation.state": "state", "action": "action", "observation.effort": "effort"}
+    for key, name in ((key, name) for key, name in columns.items() if name in known):
         figures[f"{name}_largest_error"] = float(np.abs(np.stack(table[key]) - known[name]).max())
     errors, peaks, depths = [], [], []
     for episode in range(min(PICTURES, len(lengths))):
