@@ -26,7 +26,7 @@ class HomeClient:
         self.distances = []
         self.stop = graph.publisher(Bool, TOPICS.emergency_stop)
         self.executor.until(self.client.server_is_ready, "the action server")
-        self.wait(0.4)  # the arm's position has been measured
+        self.wait(1.2)  # the arm was moved from HOME, and has been stationary since
 
     def wait(self, seconds):
         end = self.graph.now() + seconds
