@@ -395,3 +395,18 @@ def test_a_clock_that_is_set_back_right_after_the_activation_is_noticed(bench):
     bench.set_by = -3.0
     bench.run(0.05)
     assert "clock went back by 3.0" in bench.executor.status.reason
+
+
+@pytest.mark.parametrize("suspended_s", [0.3, 0.6])
+def test_a_stop_planned_with_a_late_simulated_clock_does_not_lead_the_arm_back(suspended_s):
+    """A process that was suspended receives the newest joint state before the newest clock."""
+    bench = Bench(sim_arm(), simulated=True)
+    keep_moving(bench, 1.2, FAST)
+    bench.send(bench.chunk(FAST))
+    late_clock = bench.clock + 0.02
+    bench.now, bench.stopwatch = bench.now + suspended_s, bench.stopwatch + suspended_s
+    bench.measure()
+    bench.post(bench.executor.tick(late_clock))
+    assert "in the future" in bench.executor.status.reason
+    bench.run(1.0)
+    assert not bench.violations()

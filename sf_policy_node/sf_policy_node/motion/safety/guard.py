@@ -166,8 +166,7 @@ class Guard:
                 f"{start.reason}, where the tool is outside the workspace box; move the arm back"
                 " by hand"
             )
-        at_rest = np.zeros(len(start.position))
-        starts = [(each, at_rest) for each in self._possible_positions(start.position)]
+        starts = [(each, 0.0 * each) for each in self._possible_positions(start.position)]
         needed = self._meeting_time(starts, start.position)
         if needed is None:
             raise MotionRefused(
@@ -179,8 +178,8 @@ class Guard:
 
     def _possible_positions(self, position: np.ndarray) -> list[np.ndarray]:
         """Return the commands (J,) with which the controller may hold an arm at ``position``."""
-        droop = _DROOP * self.limits.finite_tracking_error
         known = [] if self.path is None else [self.path.positions[-1]]
+        droop = _DROOP * self.limits.finite_tracking_error
         return [position + droop, self.monitor.newest[1], *known]
 
     def admit(
@@ -229,7 +228,9 @@ class Guard:
             return None
         if now < self.path.begins and (early := self._stop_approach(now)):
             return early
-        join = self._join(now + min(self.clock.possible_delay, STALLED_S), self._stop_lead)
+        # Newer joint states show that the clock message is late, and not the clock.
+        delay = min(self.clock.possible_delay, max(STALLED_S, -self.monitor.age(now)))
+        join = self._join(now + delay, self._stop_lead)
         for tool in (True, False):  # stopping is more important than staying in the workspace box
             for stop in candidates(self.path, join):
                 try:
@@ -432,12 +433,11 @@ class Guard:
             # Something else moved the arm: it is not moved back.
             self.path = CommandedPath.resting(now, self._period, target)
             return None, True
-        near = np.abs(target - measured) <= self.monitor.band
-        if near[~self._is_gripper].all():
+        if (np.abs(target - measured) <= self.monitor.band)[~self._is_gripper].all():
             self._settled_at = now
             return self._hold(target, now), False
         possible = (measured, target + self.limits.finite_tracking_error, target)
-        trajectory = self._meet(now, [(each, np.zeros(len(target))) for each in possible], target)
+        trajectory = self._meet(now, [(each, 0.0 * each) for each in possible], target)
         if trajectory is not None:
             self._settled_at = self.path.end
         return trajectory, False
@@ -496,5 +496,5 @@ class Guard:
         target = min(ends, key=lambda each: max(self._workspace.outside(each[0]), TOLERANCE))[0]
         _, position, velocity = ends[0]
         unsure = _UNSURE * self.limits.finite_tracking_error
-        starts = [(position + beside, velocity) for beside in (0.0 * unsure, unsure, -unsure)]
+        starts = [(position + sign * unsure, velocity) for sign in (0.0, 1.0, -1.0)]
         return self._meet(now, [*starts, *others], target)
