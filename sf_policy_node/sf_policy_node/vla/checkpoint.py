@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,8 @@ class Model(Protocol):
     head: Any  # maps a context to a chunk
 
     def context(self, images: torch.Tensor, state: torch.Tensor, text: torch.Tensor) -> Any: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
 
 @dataclass(frozen=True)

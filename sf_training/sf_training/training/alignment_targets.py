@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal, cast
+
 import numpy as np
 from rich.console import Console
 
@@ -46,18 +49,22 @@ def alignment_targets(
     )
     cameras = [(camera.height, camera.width) for camera in contract.cameras]
     area = image_area(cameras, student.image_size, student.model.config.fit)
-    options = {
-        "area": area,
-        "channels": settings.channels,
-        "control": settings.control,
-        "episodes": [(each.image_digest, each.frames) for each in data.sources] or None,
-        "present": data.present,
-        "console": console,
-    }
+    compute = partial(
+        vision_targets,
+        teacher,
+        data.images,
+        grid,
+        settings.alignment,
+        area=area,
+        channels=settings.channels,
+        control=settings.control,
+        episodes=[(each.image_digest, each.frames) for each in data.sources] or None,
+        present=data.present,
+        console=console,
+    )
     if settings.cache_format == "none":
-        return vision_targets(teacher, data.images, grid, settings.alignment, live=True, **options)
-    options |= {"form": settings.cache_format, "cache": cache_folder(settings.data[0])}
-    targets = vision_targets(teacher, data.images, grid, settings.alignment, **options)
+        return compute(live=True)
+    targets = compute(form=settings.cache_format, cache=cache_folder(settings.data[0]))
     if targets.folder:
         saved = f"{targets.layers[0].shape[-1]} of {teacher.feature_size} channels saved"
         cosine = (
@@ -82,7 +89,7 @@ def vision_teacher(settings: Settings, layers: tuple[int, ...]) -> Teacher:
         TeacherError: the weights are missing or of another architecture, or there is no such layer.
     """
     return open_teacher(
-        settings.teacher,
+        cast(Literal["vggt", "da3", "hf"], settings.teacher),
         settings.teacher_weights,
         layers,
         size=settings.teacher_size,

@@ -67,6 +67,7 @@ def cache(settings: Settings, console: Console) -> Targets:
     settings = settings.resolved(student)
     data = training_data(settings, student, recorded, console)
     found = alignment_targets(settings, data, student, recorded, console)
+    assert found is not None  # the settings name a vision teacher
     frames, views, rows, columns, channels = found.layers[0].shape
     console.print(
         f"{found.folder}: {found.nbytes / 1e6:.1f} MB on disk: {frames} frames of {views} cameras,"

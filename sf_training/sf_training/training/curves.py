@@ -6,6 +6,7 @@ import csv
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,17 @@ def read_curves(path: Path) -> list[Row]:
     """Return the rows of a ``curves.csv``; none where it does not exist."""
     if not path.exists():
         return []
-    integers = {"step", "episodes", "wrong_object"}
     with path.open(newline="") as file:
-        return [
-            Row(
-                **{
-                    name: None if text == "" else (int if name in integers else float)(text)
-                    for name, text in line.items()
-                }
-            )
-            for line in csv.DictReader(file)
-        ]
+        return [_row(line) for line in csv.DictReader(file)]
+
+
+def _row(line: dict[str, str]) -> Row:
+    integers = {"step", "episodes", "wrong_object"}
+    values: dict[str, Any] = {
+        name: None if text == "" else (int if name in integers else float)(text)
+        for name, text in line.items()
+    }
+    return Row(**values)
 
 
 def plot_curves(rows: list[Row], path: Path, title: str, unit: str = "mm") -> None:

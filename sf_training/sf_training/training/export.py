@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def export(arguments: Arguments, console: Console) -> None:
     )
 
 
-def _stored(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+def _stored(model: Any, dtype: torch.dtype) -> Any:
     """Return a copy with its matrices in ``dtype``, where that is narrower.
 
     Raises:
@@ -199,9 +199,9 @@ def _check(
     console.print(table)
     share = largest / spread
     if not (share <= arguments.limit).all():
-        worst = int(np.argmax(share))
+        outlier = int(np.argmax(share))
         raise ExportError(
-            f"column {columns[worst]}: chunks differ by up to {share[worst]:.3f} of its spread,"
+            f"column {columns[outlier]}: chunks differ by up to {share[outlier]:.3f} of its spread,"
             f" --limit is {arguments.limit:g}; take --dtype"
             f" {'float16 or ' if arguments.dtype == 'bfloat16' else ''}float32, or a higher --limit"
             " if the difference does not matter on the arm"

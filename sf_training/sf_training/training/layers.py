@@ -119,7 +119,7 @@ def layers(settings: Arguments, console: Console) -> dict[str, object]:
         rows.writerow(["student_layer", "teacher_layer", "cka"])
         rows.writerows([*key, f"{value:.6f}"] for key, value in cka.items())
     console.print(f"table: {settings.out}", highlight=False)
-    found = {"cka": cka}
+    found: dict[str, object] = {"cka": cka}
     if settings.batches:
         found["cosine"] = _gradients(
             chosen, student, contract, data, normalisation, text, settings.batches, console

@@ -86,7 +86,7 @@ def apply_lora(model: Any, settings: StudentSettings) -> None:
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
         lora_dropout=lora.dropout,
         init_lora_weights="gaussian" if lora.init == "gaussian" else True,
         target_modules=chosen,

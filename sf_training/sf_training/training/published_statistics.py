@@ -97,7 +97,7 @@ def _file(path: Path, dataset: str) -> Path:
 def _parts(file: Path, dataset: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if file.suffix == ".safetensors":
         values = load_file(file)
-        return tuple(
+        state, action = (
             {
                 name.removeprefix(f"{part}."): value
                 for name, value in values.items()
@@ -105,6 +105,7 @@ def _parts(file: Path, dataset: str) -> tuple[Mapping[str, Any], Mapping[str, An
             }
             for part in ("observation.state", "action")
         )
+        return state, action
     values = json.loads(file.read_text())
     if "norm_stats" in values or "actions" in values:
         values = values.get("norm_stats", values)
@@ -113,7 +114,8 @@ def _parts(file: Path, dataset: str) -> tuple[Mapping[str, Any], Mapping[str, An
         raise StatisticsError(f"{file}: holds {', '.join(values)}; choose one with --dataset")
     chosen = values[dataset if dataset in values else next(iter(values))]
     # OFT clips what it normalises (BOUNDS_Q99).
-    return tuple({**chosen[part], "clipped": True} for part in ("proprio", "action"))
+    state, action = ({**chosen[part], "clipped": True} for part in ("proprio", "action"))
+    return state, action
 
 
 def _columns(values: Mapping[str, Any], spread: Spread, file: Path) -> Columns:

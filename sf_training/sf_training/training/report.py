@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -108,7 +109,7 @@ def summarise(curves: list[Curve], threshold: float) -> dict:
     """
     budget = min(curve.rows[-1].cpu_s for curve in curves)
     architecture = "nano: plain VLA, FiLM by text, no spatial attention"
-    summary = {
+    summary: dict[str, Any] = {
         "architecture": architecture,
         "threshold": threshold,
         "equal_cpu_s": budget,
@@ -229,7 +230,7 @@ def _interpolate(curve: Curve, name: str, grid: np.ndarray) -> np.ndarray:
 def _rows(summary: dict) -> list[tuple[str, ...]]:
     """Return one line of text cells for each teacher, values of its seeds side by side."""
     last = _last_step(summary)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for teacher, entry in summary["teachers"].items():
         at_last = entry["success_by_step"].get(str(last), [])
         rows.append(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ __all__ = [
     "merged_copy",
     "merged_weights",
 ]
+
+Head = Literal["regression", "flow"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def build_student(
     settings: StudentSettings,
     contract: Contract,
     *,
-    head: str = "regression",
+    head: Head = "regression",
     width: int = 96,
     layers: int = 4,
     meta: bool = False,
@@ -168,8 +170,9 @@ def count_weights(model: Any) -> dict[Part, tuple[int, int]]:
     return {part: (total, trained) for part, (total, trained) in counts.items()}
 
 
-def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta: bool) -> Any:
+def _continued(settings: StudentSettings, sizes: dict[str, int], head: Head, meta: bool) -> Any:
     """Return the model of a checkpoint, with its weights unless ``meta``."""
+    assert settings.weights is not None
     model = read_model(settings.weights, with_weights=not meta)
     config, where = model.config, f"--student.weights {settings.weights}"
     if model.kind != settings.kind:
@@ -196,7 +199,7 @@ def _continued(settings: StudentSettings, sizes: dict[str, int], head: str, meta
 def _nano(
     settings: StudentSettings,
     sizes: dict[str, int],
-    head: str,
+    head: Head,
     width: int,
     layers: int,
     measured: tuple[int, ...],
@@ -250,13 +253,15 @@ def _rows_per_query(horizon: int) -> int:
     )
 
 
-def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: str, meta: bool) -> Any:
+def _pretrained(settings: StudentSettings, sizes: dict[str, Any], head: Head, meta: bool) -> Any:
     from sf_policy_node.vla.backbones.hf import HfVla
     from sf_policy_node.vla.backbones.openvla_oft.model import PROMPT as OPENVLA_PROMPT
     from sf_policy_node.vla.backbones.openvla_oft.model import OpenVlaOft
     from sf_policy_node.vla.backbones.pi0 import PI05_PROMPT, Pi0, Pi05
 
-    model_class = {"hf": HfVla, "pi0": Pi0, "pi05": Pi05, "openvla_oft": OpenVlaOft}[settings.kind]
+    model_class: Any = {"hf": HfVla, "pi0": Pi0, "pi05": Pi05, "openvla_oft": OpenVlaOft}[
+        settings.kind
+    ]
     prompt = {"openvla_oft": OPENVLA_PROMPT, "pi05": PI05_PROMPT}.get(settings.kind, PROMPT)
     fit = "stretch" if settings.kind == "openvla_oft" else "letterbox"
     sizes |= {

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -51,14 +52,14 @@ class TrainingSet:
         present: (F, V) bool, False where a camera is missing; None: no camera is missing.
     """
 
-    images: np.ndarray
+    images: Any
     states: np.ndarray
     episodes: np.ndarray
     label_frame: np.ndarray
     label_text: np.ndarray
     label_chunk: np.ndarray
     texts: tuple[str, ...]
-    depth: np.ndarray | None
+    depth: Any
     views: tuple[View, ...] | None
     efforts: np.ndarray | None = None
     digest: str = ""
@@ -113,6 +114,7 @@ class ContrastiveSampler:
     ) -> None:
         order = np.argsort(label_frame, kind="stable")
         self._labels = labels[order]
+        self._starts: np.ndarray
         self._frames, self._starts, self._counts = np.unique(
             label_frame[order], return_index=True, return_counts=True
         )
@@ -128,6 +130,7 @@ class ContrastiveSampler:
         self._rng = np.random.default_rng(seed)
         self._chances = {}
         if source_weights:
+            assert source is not None
             for name, pool in (("several", self._several), ("one", self._one)):
                 self._chances[name] = _chances(
                     source[self._frames[pool]], np.asarray(source_weights, float)
@@ -161,7 +164,7 @@ class ContrastiveSampler:
     @property
     def state(self) -> dict:
         """State of the random generator, plain values."""
-        return self._rng.bit_generator.state
+        return dict(self._rng.bit_generator.state)
 
     @state.setter
     def state(self, value: dict) -> None:
@@ -232,12 +235,6 @@ def load_training_set(
     """
     folders = [folder] if isinstance(folder, (str, Path)) else list(folder)
     episodes = list(dict.fromkeys(episode for each in folders for episode in find_episodes(each)))
-    options = {
-        "idle_s": idle_s,
-        "cache": cache or cache_folder(folders[0]),
-        "cache_images": cache_images,
-        "verdicts": verdicts,
-    }
     dataset = load_dataset(
         episodes,
         contract,
@@ -246,9 +243,13 @@ def load_training_set(
         depth=True,
         outcomes=("success",),
         strict=strict,
-        **options,
+        idle_s=idle_s,
+        cache=cache or cache_folder(folders[0]),
+        cache_images=cache_images,
+        verdicts=verdicts,
     )
-    contract = dataset.contract
+    common = dataset.contract
+    assert common is not None  # load_dataset takes it from the first bag
     say_left_out(console, dataset.left_out, dataset.notes, folders)
     if dataset.idle_labels:
         console.print(
@@ -256,9 +257,9 @@ def load_training_set(
             f" {idle_s:g} s",
             highlight=False,
         )
-    kinematics = kinematics_of(contract)
+    kinematics = kinematics_of(common)
     states = np.stack(
-        [robot_state(contract, kinematics, joints) for joints in dataset.joint_positions]
+        [robot_state(common, kinematics, joints) for joints in dataset.joint_positions]
     )
     # A missing camera has no geometry; any finite one does, because its targets are masked.
     seen = dataset.present[..., None, None]
@@ -267,14 +268,14 @@ def load_training_set(
     known = np.isfinite(poses).all() and np.isfinite(intrinsics).all()
     views = tuple(
         View(intrinsics[:, v], poses[:, v, :3, :3], poses[:, v, :3, 3])
-        for v in range(len(contract.cameras))
+        for v in range(len(common.cameras))
     )
     usable = dataset.depth is not None and known
     if not usable:
         console.print(
             "no depth or no camera poses in the bags: teachers pointmap and mean are not available"
         )
-    return contract, TrainingSet(
+    return common, TrainingSet(
         images=dataset.images,
         states=states,
         episodes=np.asarray(dataset.episode),

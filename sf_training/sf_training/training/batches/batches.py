@@ -126,8 +126,8 @@ class Batches:
         elif self._reader is None:
             self._reader = _ReadAhead(self._read, self._ahead)
         if isinstance(self._reader, ImageWorkers):
-            drawn, images = self._reader.get()
-            return self._batch(drawn, images)
+            drawn, prepared = self._reader.get()
+            return self._batch(drawn, prepared)
         return self._reader.get()
 
     def __iter__(self) -> Iterator[Batch]:

@@ -40,7 +40,7 @@ class ImageWorkers:
             worker_init_fn=_use_one_thread,
             multiprocessing_context="spawn",
         )
-        self._batches = iter(loader)
+        self._batches: Iterator[Any] = iter(loader)
 
     def get(self) -> tuple[Any, Tensor]:
         """Return the next batch as ``draw`` gave it, and its images (F, ...).

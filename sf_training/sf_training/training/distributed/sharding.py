@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def full_state(model: Any) -> dict[str, Tensor]:
 
     Every process has to call.
     """
-    return get_model_state_dict(model, options=_FULL)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=_FULL))
 
 
 def _blocks(model: Any) -> list[nn.Module]:

@@ -29,6 +29,10 @@ class TrainingModule(nn.Module):
         valid: (N,) bool, False for visual tokens of letterbox bars; None: all are valid.
     """
 
+    model: Any
+    column_weights: Tensor
+    valid: Tensor | None
+
     def __init__(
         self,
         model: Any,
@@ -67,10 +71,11 @@ class TrainingModule(nn.Module):
         Returns:
             The losses; or normalised chunks (B, H, A) where ``inputs.chunks`` is None.
         """
-        if inputs.chunks is None:
+        chunks = inputs.chunks
+        if chunks is None:
             return self._predict(inputs, noise)
         if self._tokens is None or self.alignment is None:
-            return {"action": self._action_loss(self._context(inputs), inputs)}
+            return {"action": self._action_loss(self._context(inputs), inputs, chunks)}
         with self._tokens.recording():
             context = self._context(inputs)
         config = self.alignment.config
@@ -83,7 +88,7 @@ class TrainingModule(nn.Module):
         }
         self._tokens.clear()
         return {
-            "action": self._action_loss(context, inputs),
+            "action": self._action_loss(context, inputs, chunks),
             "alignment": self.alignment(tokens, inputs.targets, self._mask(inputs)),
         }
 
@@ -106,10 +111,10 @@ class TrainingModule(nn.Module):
             inputs.images, inputs.states, inputs.text, rows=inputs.rows, **more
         )
 
-    def _action_loss(self, context: Any, inputs: Inputs) -> Tensor:
-        loss = action_loss(self.model, context, inputs.chunks, self.column_weights, inputs.drawn)
+    def _action_loss(self, context: Any, inputs: Inputs, chunks: Tensor) -> Tensor:
+        loss = action_loss(self.model, context, chunks, self.column_weights, inputs.drawn)
         if self.readout is not None:
-            error = (self.readout(context) - inputs.chunks).abs()
+            error = (self.readout(context) - chunks).abs()
             loss = loss + (error * self.column_weights).mean()
         return loss
 
@@ -117,6 +122,7 @@ class TrainingModule(nn.Module):
         context, head = self._context(inputs), self.model.head
         if self.model.config.head != "flow":
             return head(context)
+        assert noise is not None
         return sample(partial(head.velocity, context), noise, head.steps)[
             ..., : self.model.config.action_size
         ]

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.vla.normalisation import Normalisation
@@ -268,7 +269,7 @@ class TrainingRun:
                 # FSDP2 keeps weights that a forward pass gathered until a backward pass; the next
                 # training step would compute with the averaged ones.
                 if self.settings.fsdp:
-                    self.training.reshard()
+                    cast(FSDPModule, self.training).reshard()
 
     def averaged(self) -> Any:
         """Return a copy of the student with averaged weights and adapters merged, on the processor.

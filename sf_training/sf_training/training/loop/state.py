@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from sf_training.training.loop.forward import TrainingModule
 from sf_training.training.optimisation.average import Average
@@ -129,7 +130,7 @@ class ResumableState:
             return (
                 get_model_state_dict(self.module, options=_OPTIONS),
                 {
-                    name: value.full_tensor().cpu()
+                    name: cast(DTensor, value).full_tensor().cpu()
                     for name, value in self.average.state_dict().items()
                 },
                 get_optimizer_state_dict(self.module, self.optimizers.all, options=_OPTIONS),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from sf_training.training.batches.augmentation import Augmentation
 from sf_training.training.batches.batches import Batch
@@ -102,6 +103,6 @@ class GradientStep:
     def _no_reduction(self, wanted: bool) -> AbstractContextManager:
         """Skip the reduction of gradients over processes, for all but the last micro-batch."""
         if self._settings.fsdp:
-            self._module.set_requires_gradient_sync(not wanted)
+            cast(FSDPModule, self._module).set_requires_gradient_sync(not wanted)
             return nullcontext()
         return self._accelerator.no_sync(self._wrapped) if wanted else nullcontext()

@@ -84,7 +84,7 @@ class TrainingLoop:
         run.accelerator.wait_for_everyone()
         self._curves = Curves(self._report, run.step) if self._main else None
         self._best = (
-            max((_merit(row) for row in self._curves.rows if _merit(row)), default=None)
+            max((merit for row in self._history.rows if (merit := _merit(row))), default=None)
             if self._main
             else None
         )
@@ -129,7 +129,7 @@ class TrainingLoop:
         if self._main:
             self._state.unlink(missing_ok=True)
             # If the last step is the best one, an older "best" would mislead.
-            if self._curves.rows and _merit(self._curves.rows[-1]) == self._best:
+            if self._history.rows and _merit(self._history.rows[-1]) == self._best:
                 shutil.rmtree(self._best_out, ignore_errors=True)
         self._print_speed()
         best = f"   best: {self._best_out}" if self._best_out.is_dir() else " (also the best)"
@@ -178,7 +178,7 @@ class TrainingLoop:
                     None if results is None else sum(result.wrong_object for result in results)
                 ),
             )
-            self._curves.add(row)
+            self._history.add(row)
             if self._wandb:
                 self._wandb.log(
                     {
@@ -199,12 +199,19 @@ class TrainingLoop:
         return reached
 
     @property
+    def _history(self) -> Curves:
+        """Return the curves, which only the main process has."""
+        assert self._curves is not None
+        return self._curves
+
+    @property
     def _unit(self) -> str:
         return "mm" if self._contract.action.space.startswith("ee") else "mrad"
 
     def _is_reached(self) -> bool:
         """Return whether this step reached ``stop_at``, also in a run resumed right after it."""
-        goal, row = self._settings.stop_at, self._curves.rows[-1] if self._curves.rows else None
+        rows = self._history.rows
+        goal, row = self._settings.stop_at, rows[-1] if rows else None
         return bool(
             goal
             and row
@@ -214,7 +221,7 @@ class TrainingLoop:
         )
 
     def _is_best(self) -> bool:
-        merit = _merit(self._curves.rows[-1])
+        merit = _merit(self._history.rows[-1])
         # Success outranks the validation error, so a run with evaluations is compared only there.
         if (
             merit is None
@@ -266,7 +273,7 @@ class TrainingLoop:
             f" seed {self._settings.seed}"
         )
         try:
-            plot_curves(self._curves.rows, self._report / "curves.png", title, self._unit)
+            plot_curves(self._history.rows, self._report / "curves.png", title, self._unit)
             (self._report / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
             if projector:
                 save_projector(self._report, projector, self._settings)
@@ -320,7 +327,8 @@ def _in_words(row: Row, unit: str, rate: float | None) -> str:
     """Return a line for the console; ``rate`` in labels per second, None where not measured."""
     parts = [f"step {row.step}", f"cpu {row.cpu_s:.0f} s", f"loss {row.action_loss:.4f}"]
     parts += [f"cosine {row.cosine:.3f}"] if row.cosine is not None else []
-    parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
+    if row.validation_error is not None:
+        parts += [f"validation {1000 * row.validation_error:.1f} {unit}"]
     parts += (
         [f"instruction accuracy {row.validation_choice:.0%}"]
         if row.validation_choice == row.validation_choice

@@ -18,7 +18,7 @@ class Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; return the result of ``closure``."""
         parameters = [each for group in self.param_groups for each in group["params"]]
         if any(each.device.type != "cpu" for each in parameters):
@@ -30,12 +30,12 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Update one matrix, as ``_single_tensor_muon`` in ``torch/optim/_muon.py``."""
-        gradient, state = parameter.grad, self.state[parameter]
+        state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         momentum, decay, rate = group["momentum"], group["weight_decay"], float(group["lr"])

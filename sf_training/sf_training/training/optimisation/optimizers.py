@@ -24,7 +24,8 @@ class Optimizers:
 
     def __init__(self, module: TrainingModule, settings: Settings) -> None:
         self._settings = settings
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for each in (module.model, module.alignment, module.readout):
             for name, parameter in each.named_parameters() if each is not None else ():
                 if parameter.requires_grad:
