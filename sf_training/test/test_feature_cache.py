@@ -147,7 +147,7 @@ def test_damage_during_training_gives_one_sentence(tmp_path):
     fill(cache, features())
     (tmp_path / "a.features").unlink()
     with pytest.raises(
-        TeacherError, match="cached features of 2 frames are damaged or were removed; start again"
+        TeacherError, match="cached features of 2 frames were removed or cut off; start again"
     ):
         cache.load()[0][np.array([1, 3])]
 

@@ -28,7 +28,7 @@ from sf_training.spatial_forcing.cache_format import (
 )
 from sf_training.spatial_forcing.teachers import TeacherError
 
-_CHECKED_AT_ONCE = 64  # frames
+_CHECKED_AT_ONCE = 16  # frames
 _ERRORS = 3  # float64 at the end of a record: sum and maximum of 1 - cosine, number of tokens
 
 Compute = Callable[[np.ndarray], Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -42,6 +42,10 @@ class _Records(Protocol):
 
     def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray: ...
 
+    def read_unchecked(
+        self, numbers: np.ndarray, rows: np.ndarray, parts: Sequence[np.ndarray]
+    ) -> np.ndarray: ...
+
     def write(self, numbers: np.ndarray, records: np.ndarray) -> None: ...
 
 
@@ -51,6 +55,17 @@ class _InMemory:
 
     def read(self, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         out[rows] = self._records[numbers]
+        return self._missing[numbers]
+
+    def read_unchecked(
+        self, numbers: np.ndarray, rows: np.ndarray, parts: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        begin = 0
+        for part in parts:
+            end = begin + part[0].nbytes
+            content = np.ascontiguousarray(self._records[numbers, begin:end])
+            part[rows] = content.view(part.dtype).reshape(len(numbers), *part.shape[1:])
+            begin = end
         return self._missing[numbers]
 
     def write(self, numbers: np.ndarray, records: np.ndarray) -> None:
@@ -106,9 +121,8 @@ class FeatureCache:
     ) -> None:
         self._folder, self._shape, self._form, self.layers = folder, shape, form, layers
         self._parts = parts_of(shape, form)
-        sizes = [int(np.prod(part)) * dtype.itemsize for part, dtype in self._parts]
-        self._ends = np.cumsum(sizes)
-        self._size = int(self._ends[-1]) + 8 * _ERRORS
+        self._content = sum(int(np.prod(part)) * dtype.itemsize for part, dtype in self._parts)
+        self._size = self._content + 8 * _ERRORS
         self._starts = np.cumsum([0, *(frames for _, frames in episodes)])
         self._frames = [frames for _, frames in episodes]
         known: dict[str, _Records] = {}
@@ -166,7 +180,7 @@ class FeatureCache:
             for layer in range(self.layers):
                 records, absent = self._read(layer, frames)
                 missing[frames] |= absent
-                self._errors[layer, frames[~absent]] = self._errors_of(records[~absent])
+                self._errors[layer, frames[~absent]] = self._errors_of(records)[~absent]
             progress(start + len(frames))
         self._errors[:, missing] = 0.0
         return np.flatnonzero(missing)
@@ -204,15 +218,18 @@ class FeatureCache:
         """Return the features (n, ...) of some frames: float16 as stored, else float32.
 
         Raises:
-            TeacherError: they were damaged or removed.
+            TeacherError: they were removed or cut off since the check.
         """
-        records, absent = self._read(layer, frames)
-        if absent.any():
+        parts = tuple(np.empty((len(frames), *shape), dtype) for shape, dtype in self._parts)
+        absent = sum(
+            int(records.read_unchecked(numbers, rows, parts).sum())
+            for records, numbers, rows in self._located(layer, frames)
+        )
+        if absent:
             raise TeacherError(
-                f"{self._folder or 'features'}: cached features of {absent.sum()} frames are"
-                " damaged or were removed; start again to compute them"
+                f"{self._folder or 'features'}: cached features of {absent} frames were removed or"
+                " cut off; start again to compute them"
             )
-        parts = self._decoded_parts(records)
         return parts[0] if self._form == "float16" else decode(parts, self._form)
 
     def _read(self, layer: int, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,16 +263,9 @@ class FeatureCache:
             axis=1,
         )
 
-    def _decoded_parts(self, records: np.ndarray) -> tuple[np.ndarray, ...]:
-        begins = [0, *self._ends[:-1].tolist()]
-        return tuple(
-            np.ascontiguousarray(records[:, begin:end]).view(dtype).reshape(-1, *shape)
-            for begin, end, (shape, dtype) in zip(begins, self._ends, self._parts, strict=True)
-        )
-
     def _errors_of(self, records: np.ndarray) -> np.ndarray:
         """Return sum, maximum and number of tokens (n, 3)."""
-        return np.ascontiguousarray(records[:, self._ends[-1] :]).view(np.float64)
+        return np.ascontiguousarray(records[:, self._content :]).view(np.float64)
 
 
 class StoredLayer:
