@@ -247,18 +247,20 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
     """Write the bags; return their directories."""
     if settings.episodes is not None and settings.episodes < 1:
         raise LeRobotError(f"--episodes: {settings.episodes} is too low; give 1 or more")
+    instruction = settings.instruction.strip()
+    # Opened first: a folder without a dataset is reported before a missing contract.
+    dataset = (
+        None
+        if is_rlds(settings.data)
+        else DatasetReader(settings.data, settings.instructions, instruction)
+    )
     own = settings.data / layout.SOURCES / "contract.yaml"
     if settings.contract is None and not own.exists():
         raise LeRobotError(
             f"{settings.data}: holds no contract; give that of the robot with --contract ROBOT.yaml"
         )
     contract = load_contract(settings.contract or own)
-    instruction = settings.instruction.strip()
-    reader: Reader = (
-        RldsReader(settings.data, contract.command_joints, instruction)
-        if is_rlds(settings.data)
-        else DatasetReader(settings.data, settings.instructions, instruction)
-    )
+    reader: Reader = dataset or RldsReader(settings.data, contract.command_joints, instruction)
     found = mapping(
         reader,
         contract,
