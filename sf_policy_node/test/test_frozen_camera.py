@@ -91,3 +91,13 @@ def test_cameras_that_change_are_never_refused(steps):
     for number, (later, step) in enumerate(steps):
         stamp, where = stamp + later, where + step
         cameras.check(stamp, {"scene": image(number), "wrist": image(number + 1)}, moved(where))
+
+
+def test_one_wrong_joint_state_at_the_first_image_is_not_motion_for_ever():
+    """Only observations with the same wrong joints would pass: the policy would be fed lies."""
+    cameras = FrozenCameras(sim_arm())
+    cameras.check(10.0, STILL, np.zeros_like(HOME))
+    for stamp in np.arange(10.3, 15.0, 0.3):
+        cameras.check(stamp, STILL, HOME)
+    with pytest.raises(NoObservation, match="although the arm moved"):
+        cameras.check(15.5, STILL, moved(0.05))

@@ -15,6 +15,7 @@ from sf_policy_node.perception.observation import NoObservation
 # Sum of absolute joint differences [rad or m] above which the arm has moved visibly for every
 # camera that sees the arm or is mounted on it.
 _MOVED = 0.02
+_IMPOSSIBLE = 1.2  # times a joint's top speed: a faster change is a wrong joint state
 
 
 @dataclass
@@ -34,6 +35,8 @@ class FrozenCameras:
     def __init__(self, contract: Contract) -> None:
         self._budget_s = contract.budgets.observation_age_s
         self._joints = contract.columns.commands.indices(ColumnKind.JOINT)
+        joints = [joint for arm in contract.arms.values() for joint in arm.joints]
+        self._fastest = _IMPOSSIBLE * np.array([joint.velocity for joint in joints])
         self._last: dict[str, _LastImage] = {}
 
     def check(self, stamp: float, images: dict[str, np.ndarray], joints: np.ndarray) -> None:
@@ -59,7 +62,13 @@ class FrozenCameras:
     def _is_frozen(self, name: str, stamp: float, pixels: np.ndarray, joints: np.ndarray) -> bool:
         checksum = zlib.crc32(np.ascontiguousarray(pixels).data)
         last = self._last.get(name)
-        if last is None or last.checksum != checksum or stamp < last.since:
+        # One wrong joint state at the first image must not make every later one look like motion.
+        if (
+            last is None
+            or last.checksum != checksum
+            or stamp < last.since
+            or (np.abs(joints - last.joints) > self._fastest * (stamp - last.still)).any()
+        ):
             self._last[name] = _LastImage(checksum, stamp, joints.copy(), stamp)
             return False
         if np.abs(joints - last.joints).sum() <= _MOVED:

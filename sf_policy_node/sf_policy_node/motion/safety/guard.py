@@ -173,7 +173,7 @@ class Guard:
                 f"{start.reason}, and the limits allow no motion from its command to there; move"
                 " the arm back by hand"
             )
-        begins = now + max(lead, needed)
+        begins = now + lead + needed  # the message may arrive as late as the lead
         return CommandedPath.resting(begins, self._period, start.position, begins=begins)
 
     def _possible_positions(self, position: np.ndarray) -> list[np.ndarray]:
