@@ -20,7 +20,7 @@ from sf_training.simulation.one_arm import in_base_frame
 
 FOLDER = Path(__file__).parents[2] / "sf_bringup/config/robots"
 ROBOTS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "sim_arm")
-CHUNKS = 6  # per robot; `python3 test_shipped_robots.py` runs 100
+CHUNKS = 3  # per robot; `python3 test_shipped_robots.py` runs 100
 _TICK = 0.01  # s
 _HOMING_S = 0.05  # between two trajectories of homing, as in the executor's node
 _EVERY = 4  # physics steps from one collision check of the observer to the next
