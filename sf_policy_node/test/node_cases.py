@@ -39,7 +39,7 @@ class Graph:
         self.peer = rclpy.create_node("test_peer")
         self._nodes = [self.peer]
         self._executor.add_node(self.peer)
-        self.heard: dict[str, list] = {}
+        self.received: dict[str, list] = {}
 
     def add(self, node, *, activate: bool = True):
         if self._turned is not None:
@@ -63,7 +63,7 @@ class Graph:
         return SimpleNamespace(monotonic=self.now, perf_counter=time.perf_counter)
 
     def listen(self, kind, topic: str, qos=10) -> list:
-        received = self.heard[topic] = []
+        received = self.received[topic] = []
         self.peer.create_subscription(kind, topic, received.append, qos)
         return received
 

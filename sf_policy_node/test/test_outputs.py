@@ -71,10 +71,10 @@ class Rig:
 
     def wait_for_messages(self, topic="/arm/commands", count=1):
         self.graph.until(
-            lambda: len(self.graph.wait_for_messages[topic]) >= count,
+            lambda: len(self.graph.received[topic]) >= count,
             f"{count} messages on {topic}",
         )
-        return self.graph.wait_for_messages[topic]
+        return self.graph.received[topic]
 
     def stream(self, setpoint, count, topic="/arm/commands"):
         """Stream a setpoint and wait until ``count`` messages in all have been received."""
@@ -114,8 +114,8 @@ def test_each_controller_of_two_arms_receives_its_joints_with_the_same_stamps(gr
     sent = pair_motion(node.now())
     output.send(sent)
     output.flush()
-    graph.until(lambda: all(graph.wait_for_messages[topic] for topic in topics), "both messages")
-    left, right = (graph.wait_for_messages[topic][0] for topic in topics)
+    graph.until(lambda: all(graph.received[topic] for topic in topics), "both messages")
+    left, right = (graph.received[topic][0] for topic in topics)
     assert left.header.stamp == right.header.stamp
     assert [*left.joint_names, *right.joint_names] == pair().command_joints
     np.testing.assert_array_equal(
@@ -123,8 +123,8 @@ def test_each_controller_of_two_arms_receives_its_joints_with_the_same_stamps(gr
     )
     # A lost controller receives no stop.
     output.send(dataclasses.replace(pair_motion(node.now()), left_out=tuple(range(7))))
-    graph.until(lambda: len(graph.wait_for_messages[topics[1]]) == 2, "the stop of the other arm")
-    assert len(graph.wait_for_messages[topics[0]]) == 1
+    graph.until(lambda: len(graph.received[topics[1]]) == 2, "the stop of the other arm")
+    assert len(graph.received[topics[0]]) == 1
 
 
 def test_one_controller_of_two_arms_receives_one_message(graph):
@@ -135,8 +135,8 @@ def test_one_controller_of_two_arms_receives_one_message(graph):
     graph.listen(JointTrajectory, f"/{topic}", 20)
     graph.until(lambda: node.count_subscribers(topic), topic)
     output.send(pair_motion(node.now()))
-    graph.until(lambda: graph.wait_for_messages[f"/{topic}"], "the message")
-    assert list(graph.wait_for_messages[f"/{topic}"][0].joint_names) == contract.command_joints
+    graph.until(lambda: graph.received[f"/{topic}"], "the message")
+    assert list(graph.received[f"/{topic}"][0].joint_names) == contract.command_joints
 
 
 def test_joint_positions_are_streamed_in_contract_order_and_not_while_holding(graph):
@@ -162,8 +162,8 @@ def test_the_last_stop_is_streamed_to_its_end_before_the_node_ends(graph, grippe
     end = stop.positions[-1][:width].tolist()
     graph.until(
         lambda: (
-            graph.wait_for_messages["/arm/commands"]
-            and list(graph.wait_for_messages["/arm/commands"][-1].data) == end
+            graph.received["/arm/commands"]
+            and list(graph.received["/arm/commands"][-1].data) == end
         ),
         "the end of the stop",
     )
