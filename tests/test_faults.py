@@ -263,7 +263,7 @@ def test_a_fault_during_motion_ends_in_a_hold_within_limits_with_a_reason(arm, n
     (case,) = [case for case in cases_of_the_robot() if case.name == name]
     for attempt in range(
         3
-        # On a busy machine a command may arrive too late for its own limits.¬        # `make
+        # On a busy machine a command may arrive too late for its own limits. `make
         # faults` judges every attempt.
     ):
         outcome = carry_out(arm, case, 982_000 + SELECTION.index(name) + 10 * attempt)

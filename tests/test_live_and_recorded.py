@@ -161,7 +161,7 @@ def test_a_live_run_and_its_bag_give_the_same_tensors(ros_domain, tmp_path):
         finally:
             watcher.close()
     (bag,) = find_episodes(episodes)
-    # On a busy machine joint states are lost and the recorder's verdict may be FAIL. What was¬    #
+    # On a busy machine joint states are lost and the recorder's verdict may be FAIL. What was #
     # recorded must be equal all the same.
     every = {"outcomes": ("success", "discarded"), "verdicts": ("PASS", "WARN", "FAIL")}
     data = load_dataset(

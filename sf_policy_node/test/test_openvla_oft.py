@@ -28,8 +28,8 @@ from sf_policy_node.vla.backbones.words import PADDING, WordsError
 
 TEXTS = ["Pick the RED cube", "put the small blue cube into the bowl"]
 # Reference values of moojink/openvla-oft 213c5ff with its fork of transformers 4.40.1 and timm
-# 0.9.16,¬# float32, on the weights and inputs of oft_cases. Keys: views, state, FiLM, sample.
-# Values: first and¬# last step of the chunk, norm of the slots' hidden states.
+# 0.9.16, float32, on the weights and inputs of oft_cases. Keys: views, state, FiLM, sample.
+# Values: first and last step of the chunk, norm of the slots' hidden states.
 GOLDEN = {
     (1, False, False, 0): (
         [0.9436985, -0.268255, 1.2027808, 1.2542238, -0.3286107, 1.2006073],
@@ -52,7 +52,7 @@ GOLDEN = {
         19.541505813598633,
     ),
 }
-# Reference values of the same code on both samples at once, the shorter one padded: norms of the¬#
+# Reference values of the same code on both samples at once, the shorter one padded: norms of the #
 # patches' hidden states before each block.
 GOLDEN_LAYERS = {
     1: [251.2499237060547, 253.76296997070312, 253.90011596679688],

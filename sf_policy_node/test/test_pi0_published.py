@@ -21,7 +21,7 @@ from sf_policy_node.vla.real_time_chunking import sample
 
 SIZES = {"cameras": 2, "state_size": 5, "action_size": 4, "horizon": cases.HORIZON}
 MODELS = {False: Pi0, True: Pi05}
-# Reference values of openpi 15a9616 with its patched transformers 4.53.2, float32: loss, then¬#
+# Reference values of openpi 15a9616 with its patched transformers 4.53.2, float32: loss, then #
 # seven sampled values (4 Euler steps), then three with the second camera missing.
 GOLDEN = {
     False: (

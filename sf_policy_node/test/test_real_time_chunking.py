@@ -107,7 +107,7 @@ def test_frozen_steps_end_at_the_prefix_and_free_steps_keep_their_spread():
     plain, guided = sample(velocity, NOISE), sample(velocity, NOISE, guidance=guidance())
     assert drawn_to_the_prefix(guided, plain)
     # The guidance decreases from frozen to free steps. The last step is hardly affected and keeps
-    # its¬    # spread.
+    # its spread.
     assert (distance(guided)[DELAY - 1 :].diff() > 0).all()
     assert (guided - plain)[:, -1].abs().mean() < 0.1
     assert guided[:, -1].std() > 0.8 * plain[:, -1].std()

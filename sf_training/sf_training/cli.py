@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-# Verb: module and one line. The module has main(argv) -> int, or the function named after a¬#
+# Verb: module and one line. The module has main(argv) -> int, or the function named after a #
 # colon; it is imported only when its verb is called.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Episodes": {

@@ -52,7 +52,7 @@ def gradients(loss: torch.Tensor, hidden: torch.Tensor, alignment: Alignment) ->
     )
 
 
-# Reference values of OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and¬#
+# Reference values of OpenHelix-Team/Spatial-Forcing 4e9f66c, float32: AlignProjector and #
 # custom_pooling of each tree.
 def test_openvla_loss_and_gradient_equal_upstream():
     """Sequence: one token, 2 x 16 patches, proprioception, text.

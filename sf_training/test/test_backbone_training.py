@@ -19,7 +19,7 @@ from sf_training.training.students import merged_copy
 EVERY = ["nano", *BACKBONES]
 ADAPTED = {"train_vision": "lora", "train_language": "lora"}
 LAYER = 2
-# (action, alignment) losses of three steps at seed 0. A change of model, loss, adapters or order¬#
+# (action, alignment) losses of three steps at seed 0. A change of model, loss, adapters or order #
 # of random numbers changes them.
 RECORD = json.loads(Path(__file__).with_name("golden_losses.json").read_text())
 

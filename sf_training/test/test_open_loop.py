@@ -20,7 +20,7 @@ from sf_training.evaluation.recorded_episode import (
 from sf_training.simulation.evaluate import main
 
 CONTRACT = tiny_contract()
-# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns¬#
+# Expert labels of a synthetic episode: `frame` for red, `frame + 10` for green, in all columns #
 # and steps.
 LABELS = np.array([[frame, frame + 10] for frame in range(5)])
 

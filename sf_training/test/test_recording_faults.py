@@ -19,7 +19,7 @@ LOST_S = 1.0
 PERIOD_S = 0.01  # s, minimum between two messages; a busy machine sends fewer
 
 # Imports once and forks a recorder for every line: the killed process has the recorder's queue
-# and¬# threads.
+# and threads.
 RECORDERS = """
 import os, sys, time
 import numpy as np

@@ -23,8 +23,8 @@ from sf_training.spatial_forcing.vggt_teacher import VggtTeacher, load_aggregato
 from sf_training.spatial_forcing.weights import open_weights
 
 SHAPES = {"square": (2, 3, 3, 56, 56), "wide": (1, 2, 3, 42, 70)}
-# Reference values of upstream's aggregator (facebookresearch/vggt 44b3afb) with these weights and¬#
-# images: norm of a layer's patch features, then four single values: [view 0, patch 0, channel 0],¬#
+# Reference values of upstream's aggregator (facebookresearch/vggt 44b3afb) with these weights and #
+# images: norm of a layer's patch features, then four single values: [view 0, patch 0, channel 0], #
 # [view 1, patch 5, last], [last view, last patch, width], [last, 7, last].
 UPSTREAM = {
     ("square", 0): (96.979332, 1.185621, -0.062666, -0.752547, 2.1406),
