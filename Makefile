@@ -34,7 +34,7 @@ lint: bootstrap  ## ruff (rules, layout) and mypy (types)
 	$(IN_ENV) ruff check . && ruff format --check --quiet . && mypy
 
 docs:  ## the documentation site, links checked; writes out/docs (its own environment: .venv-docs)
-	test -x .venv-docs/bin/mkdocs || python3 -m venv .venv-docs
+	@test -x .venv-docs/bin/mkdocs || { echo "docs: installing mkdocs into .venv-docs, a minute or two"; python3 -m venv .venv-docs; }
 	.venv-docs/bin/python -m pip install -q -r docker/requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict -f sf_bringup/doc/site/mkdocs.yml -d "$(CURDIR)/out/docs" $(ARGS)
 

@@ -52,6 +52,7 @@ def test_draft_is_refused_until_decided_and_valid_then(robot):
     with pytest.raises(ContractError, match=r"is a draft.*acceleration") as refused:
         parse_contract(text, shipped.urdf_xml)
     assert all(key in str(refused.value) for key in undecided_keys(text))
+    assert all(isinstance(key, str) for key in yaml.safe_load(text)["undecided"])
     contract = parse_contract(decided(text), shipped.urdf_xml)
     require_limits(contract)
     Kinematics(contract)

@@ -251,7 +251,8 @@ def test_on_a_full_disk_written_messages_are_saved_if_requested(tmp_path):
     assert (
         result.stderr.strip()
         == f"{tmp_path}/episode: the disk is full, the messages written so far are in {partial};"
-        f" free some space and then `sf_training recover {partial}`"
+        f" free some space and then `{command('sf_training sf_training', 'sf_training')} recover"
+        f" {partial}`"
     )
     recorded = numbers(recover_episode(partial).path)
     assert len(recorded) >= EACH and recorded == list(range(len(recorded)))

@@ -87,6 +87,12 @@ def _examine_graph(node: Node, values: dict[str, Value]) -> int:
     if values["sim"]:
         contract = load_contract(for_simulation(path, contract))
     is_simulated = bool(values["sim"] or node.get_parameter("use_sim_time").value)
+    print(
+        f"doctor: listening for {values['seconds']:g} s, after at most {patience:g} s of waiting"
+        " for publishers",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         seen = Listener(node, contract, node.get_namespace()).listen(values["seconds"], patience)
     finally:

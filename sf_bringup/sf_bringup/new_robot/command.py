@@ -56,6 +56,8 @@ def _draft(
         raise GraphError(
             "urdf: is empty; give a file, or live:=true to take the topic robot_description"
         )
+    if live:
+        print(f"new_robot: listening to running drivers for {seconds:g} s", flush=True)
     seen = _listen(seconds) if live else Survey()
     if urdf:
         try:

@@ -203,7 +203,7 @@ def _command(topics: Sequence[str], controller: str, decide: list[str]) -> list[
     topic = topics[0] if topics else f"{controller}/joint_trajectory"
     if len(topics) != 1:
         decide.append("command.topic")
-    decide.append("command.gripper: a gripper with a controller of its own")
+    decide.append("command.gripper, for a gripper with a controller of its own")
     return [
         f"command: {{output: joint_trajectory, topic: {topic}, rate_hz: 50}}"
         + _others("also", topics[1:])

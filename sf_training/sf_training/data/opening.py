@@ -10,7 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from sf_policy_node.contract import Contract
-from sf_training.data.bag_files import BagError, known_outcome, unfinished_episodes
+from sf_training.data.bag_files import (
+    BagError,
+    how_to_recover,
+    known_outcome,
+    unfinished_episodes,
+)
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.progress import ProgressBar
 
@@ -170,7 +175,7 @@ def say_left_out(
     """
     lines = [f"left out: {entry.reason}" for entry in left_out]
     lines += [
-        f"left out: {path}: was never finished; see `sf_training recover {path}`"
+        f"left out: {path}: was never finished; {how_to_recover(path)}"
         for root in roots
         for path in unfinished_episodes(root)
     ]
@@ -179,7 +184,7 @@ def say_left_out(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if len(lines) > _LINES_MAX:
         console.print(
-            f"... and {len(lines) - _LINES_MAX} more; run `sf_training lint` for all",
+            f"... and {len(lines) - _LINES_MAX} more; run `python3 -m sf_training lint` for all",
             highlight=False,
             markup=False,
         )

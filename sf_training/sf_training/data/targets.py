@@ -160,7 +160,7 @@ def no_labels(labelled: np.ndarray) -> list[str]:
         return []
     problem = (
         "no observation has a label: commands or expert chunks are at other times than the images;"
-        " check their times with `sf_training view`"
+        " check their times with `python3 -m sf_training view`"
     )
     return [problem]
 

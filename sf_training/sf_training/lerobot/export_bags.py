@@ -150,7 +150,7 @@ def stretches(
     if not found:
         raise BagError(
             f"{reader.path}: no frame has all cameras, joints and a command; find what is missing"
-            " with `sf_training lint`"
+            " with `python3 -m sf_training lint`"
         )
     if effort and not any(np.isfinite(stretch.effort).any() for stretch in found):
         raise BagError(f"{reader.path}: {joints} holds no efforts; export without --effort")

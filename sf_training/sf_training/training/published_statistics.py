@@ -72,7 +72,8 @@ def read_statistics(
             raise StatisticsError(
                 f"{file}: {name} has {len(columns.mean)} columns, the contract {size}: the weights"
                 " are of another robot; fine-tune them on your own episodes with"
-                " `sf_training train --student.weights`, which makes statistics of its own"
+                " `python3 -m sf_training train --student.weights`, which makes statistics of its"
+                " own"
             )
     return found, file
 

@@ -86,7 +86,7 @@ def load(reader: EpisodeReader) -> Episode:
     if duration > _LONGEST_S:
         raise BagError(
             f"{reader.path}: its images span {duration / 86_400:.0f} days, so a stamp is wrong;"
-            " `sf_training lint` shows which"
+            " `python3 -m sf_training lint` shows which"
         )
     fps = _rate(stamps)
     moments = start + (np.arange(int(duration * fps) + 1) / fps * 1e9).astype(np.int64)

@@ -13,6 +13,7 @@ from mcap.reader import McapReader, make_reader
 from mcap.records import Channel, Message, Schema
 
 from sf_policy_node.contract import Contract, ContractError, parse_contract
+from sf_policy_node.programs import command
 from sf_training.recording import messages
 from sf_training.recording.labels import LabelError, Labels, read_labels
 from sf_training.recording.recover.verification import ChecksumError, verify_episode
@@ -84,7 +85,8 @@ def open_finished(path: Path) -> FinishedEpisode:
     """
     if path.name.endswith(PARTIAL):
         raise EditError(
-            f"{path}: was never finished; recover it first with `sf_training recover {path}`"
+            f"{path}: was never finished; recover it first with"
+            f" `{command('sf_training sf_training', 'sf_training')} recover {path}`"
         )
     if not (path / METADATA_FILE).is_file():
         raise EditError(f"{path}: is not a finished episode; give the directory of one")

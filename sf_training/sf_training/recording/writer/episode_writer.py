@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.programs import command
 from sf_training.recording.messages import STRING, definition
 from sf_training.recording.topics import Delivery
 from sf_training.recording.writer.episode_message import EPISODE_TOPIC, episode_message
@@ -342,7 +343,8 @@ class EpisodeWriter:
         except OSError as error:
             left = self._give_up()
             recover = (
-                f"then `sf_training recover {self._partial}`"
+                f"then `{command('sf_training sf_training', 'sf_training')} recover"
+                f" {self._partial}`"
                 if left.startswith("the messages")
                 else "record it again"
             )
