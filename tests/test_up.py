@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -168,18 +169,29 @@ sys.exit(manager.run())
 )
 def test_an_executor_with_a_rest_pose_ends_before_its_drivers(numbers, log, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", FINISHING, "1"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", FINISHING, "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell cannot trap what its parent ignores, as a job in the background does with SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+    def read_until(text):
+        while text not in (line := process.stdout.readline()):
+            assert line, f"up ended before it wrote {text!r}"
+
+    watchdog = threading.Timer(PATIENCE_S, process.kill)
+    watchdog.start()
     try:
         for _ in range(2):
-            while "ready" not in process.stdout.readline():
-                pass
+            read_until("ready")
         for number in numbers:
             process.send_signal(number)
-            while f"{signal.Signals(number).name} received" not in process.stdout.readline():
-                if number == signal.SIGHUP:  # the terminal is gone
-                    break
+            if number != signal.SIGHUP:  # the terminal is gone
+                read_until(f"{signal.Signals(number).name} received")
         assert process.wait(PATIENCE_S) == 0
     finally:
+        watchdog.cancel()
         process.kill()
     assert (tmp_path / "log").read_text().splitlines() == log
