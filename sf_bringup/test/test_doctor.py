@@ -17,8 +17,8 @@ from trajectory_msgs.msg import JointTrajectory
 from sf_bringup.doctor import command
 from sf_bringup.doctor.findings import Level, as_json, exit_code
 from sf_bringup.doctor.listen import Listener
-from sf_bringup.doctor.machine_checks import check_machine
-from sf_bringup.doctor.output_checks import check_controller
+from sf_bringup.doctor.machine_checks import check_contract, check_machine
+from sf_bringup.doctor.output_checks import check_controller, check_nodes
 from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import (
     COMPRESSED,
@@ -223,9 +223,27 @@ def sound(contract: Contract) -> Seen:
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_shipped_robot_with_sound_drivers_has_no_failure(robot):
+def test_shipped_robot_with_sound_drivers_is_all_green(robot):
     contract = load_contract(find_robot(robot))
-    assert failures_of(command.examine(contract, sound(contract))) == []
+    findings = command.examine(contract, sound(contract))
+    assert [finding for finding in findings if finding.level is not Level.PASS] == []
+
+
+@pytest.mark.parametrize(
+    ("home", "seen"),
+    [
+        (None, "they touch in every pose: base_link and link2, link3 and link5"),
+        ([0.0] * 6, "they touch in the home pose: base_link and link3"),
+    ],
+)
+def test_unchecked_pairs_are_reported_unless_the_contract_allows_them(home, seen):
+    contract = load_contract(find_robot("piper"))
+    section = contract.collision.model_copy(update={"allowed": []})
+    update = {"collision": section, "home": home or contract.home}
+    findings = list(check_contract(contract.model_copy(update=update)))
+    [warning] = [finding for finding in findings if seen in finding.seen]
+    assert warning.level is Level.WARN
+    assert "collision.allowed" in warning.cure
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
@@ -378,6 +396,20 @@ def test_simulated_time_is_right_for_a_simulated_robot_only():
         seen = Seen(has_clock=True, is_simulated=is_simulated, free_disk_gb=100.0)
         [clock] = [each for each in check_machine(CONTRACT, seen) if each.subject == "clock"]
         assert clock.level is level
+
+
+def test_only_a_gpu_that_torch_cannot_use_is_a_warning():
+    for devices, level in (([], Level.PASS), (["/dev/nvidia0"], Level.WARN)):
+        seen = Seen(free_disk_gb=100.0, gpu_devices=devices)
+        [gpu] = [each for each in check_machine(CONTRACT, seen) if each.subject == "GPU"]
+        assert gpu.level is level
+
+
+def test_only_a_real_robot_needs_an_emergency_stop():
+    for is_simulated, level in ((True, Level.PASS), (False, Level.WARN)):
+        findings = check_nodes(CONTRACT, Seen(is_simulated=is_simulated))
+        [stop] = [each for each in findings if each.subject == "emergency stop"]
+        assert stop.level is level
 
 
 def test_full_disk_fails_and_json_tells_it():

@@ -25,6 +25,8 @@ from sf_policy_node.perception.images import ImageError, decode_compressed
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived
 _READABLE = {IMAGE: Image, COMPRESSED: CompressedImage, JOINT_STATE: JointState}
 _LIST = "list_controllers"
+# NVIDIA, NVIDIA Jetson, AMD (ROCm), and Windows' GPUs inside WSL
+_GPU_DEVICES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 
 class Listener:
@@ -190,6 +192,7 @@ def look_at_machine(seen: Seen, folder: Path) -> None:
             seen.versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    seen.gpu_devices = [device for device in _GPU_DEVICES if Path(device).exists()]
     try:
         import torch
     except ImportError:

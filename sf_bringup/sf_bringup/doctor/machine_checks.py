@@ -26,12 +26,23 @@ def check_contract(contract: Contract) -> Iterator[Finding]:
         yield failed("contract", str(error), "change the contract or its URDF as the sentence says")
         return
     yield passed("contract", f"{contract.robot} fits its URDF, every limit is given")
-    touching = [pair for pair, why in model.allowed.items() if why.startswith("touch")]
-    if touching:
-        pairs = ", ".join(f"{first} and {second}" for first, second in touching)
-        cure = "these pairs touch in every random pose; give the links tighter collision shapes"
-        yield warned("collision", f"not checked against each other: {pairs}", cure)
-    else:
+    yield from _unchecked_pairs(model)
+
+
+def _unchecked_pairs(model: CollisionModel) -> Iterator[Finding]:
+    """Yield which pairs of links the collision check leaves out without the contract saying so."""
+    touching: dict[str, list[str]] = {}
+    for (first, second), reason in model.allowed.items():
+        if reason.startswith("touch"):
+            touching.setdefault(reason, []).append(f"{first} and {second}")
+    for reason, pairs in touching.items():
+        cure = (
+            "choose a home pose in which they are apart, or list them in collision.allowed"
+            if "home" in reason
+            else "if they cannot meet, list them in collision.allowed; else use tighter shapes"
+        )
+        yield warned("collision", f"checked nowhere, they {reason}: {', '.join(pairs)}", cure)
+    if not touching:
         yield passed("collision", f"{len(model.checked)} pairs of links are checked")
 
 
@@ -53,7 +64,9 @@ def check_machine(contract: Contract, seen: Seen) -> Iterator[Finding]:
         yield passed("disk", text)
     if seen.gpu:
         yield passed("GPU", seen.gpu)
+    elif seen.gpu_devices:
+        cure = "install its driver and a build of torch for it; until then policies run on the CPU"
+        yield warned("GPU", f"torch cannot use {', '.join(seen.gpu_devices)}", cure)
     else:
-        cure = "a large policy needs one: install its driver and a CUDA build of torch"
-        yield warned("GPU", "none that torch can use", cure)
+        yield passed("GPU", "this machine has none: policies run on the CPU")
     yield passed("versions", ", ".join(f"{name} {each}" for name, each in seen.versions.items()))

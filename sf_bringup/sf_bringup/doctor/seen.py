@@ -77,7 +77,8 @@ class Seen:
     seconds: float = 0.0
     free_disk_gb: float = 0.0
     disk: str = ""
-    gpu: str = ""  # its name; empty: none
+    gpu: str = ""  # the name of the one that torch uses; empty: none
+    gpu_devices: list[str] = field(default_factory=list)  # device files of GPUs on this machine
     versions: dict[str, str] = field(default_factory=dict)
 
     def stream(self, topic: str) -> Stream:
