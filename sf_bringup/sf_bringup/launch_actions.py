@@ -9,17 +9,14 @@ interpreter that the workspace was built with.
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
 
 import yaml
-from ament_index_python.packages import get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -30,8 +27,8 @@ from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import LifecycleNode, Node
 
 from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean
+from sf_bringup.graph_output import read_graph
 from sf_bringup.journeys import (
-    CHECKS_SECOND_START,
     CHUNK_EXECUTOR,
     GLOBAL_TOPICS,
     JOURNEYS,
@@ -41,7 +38,6 @@ from sf_bringup.journeys import (
 
 _SIGTERM_AFTER_S, _SIGKILL_AFTER_S = "8", "4"  # as `up` does
 _FINISH_S = "25"  # longer than the executor takes to move the arm to its rest pose
-_GRAPH_S = 120.0  # on a busy machine
 # Exit codes of a node that was stopped; the last two if SIGINT came while Python still imported it.
 _IN_ORDER = (0, 130, -signal.SIGINT)
 _OF_LAUNCH = ("emulate_tty", "log_file", "output_format", "sigterm_timeout", "sigkill_timeout")
@@ -194,7 +190,7 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
         if namespace.startswith("/")
         else "/".join(part for part in (pushed.rstrip("/"), namespace) if part)
     )
-    graph = _ask_graph(journey, {**values, "namespace": full})
+    graph = read_graph(journey, {**values, "namespace": full})
     # A remapping of a topic to itself changes nothing.
     remappings = {topic: remap_global_topics(full).get(topic, topic) for topic in GLOBAL_TOPICS}
     configurations = {"namespace": namespace, "rviz.config": graph["rviz_config"], **remappings}
@@ -211,31 +207,3 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
         configurations[f"{node.name}.overrides"] = graph["params_file"] or str(path)
     for key, value in configurations.items():
         context.launch_configurations[_configuration(key)] = value
-
-
-def _ask_graph(journey: str, values: dict[str, str]) -> dict:
-    """Return what ``ros2 run sf_bringup graph`` prints.
-
-    Raises:
-        GraphError: the graph refuses the arguments, or the executable cannot run.
-    """
-    executable = Path(get_package_prefix("sf_bringup"), "lib", "sf_bringup", "graph")
-    words = [f"{name}:={value}" for name, value in values.items()]
-    try:
-        done = subprocess.run(
-            [str(executable), journey, *words],
-            capture_output=True,
-            text=True,
-            timeout=_GRAPH_S,
-            env={**os.environ, CHECKS_SECOND_START: "1"},
-        )
-    except FileNotFoundError:
-        raise GraphError(
-            f"{executable} or its interpreter does not exist; build the workspace with colcon"
-        ) from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [
-            f"{executable} ended with exit code {done.returncode}"
-        ]
-        raise GraphError(lines[-1].removeprefix("graph: "))
-    return json.loads(done.stdout.splitlines()[-1])

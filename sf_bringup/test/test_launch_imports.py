@@ -41,7 +41,7 @@ def all_modules(path: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_a_launch_file_imports_only_ros_and_the_standard_library(path):
     modules = all_modules(path)
-    assert {"launch_actions.py", "arguments.py", "journeys.py"} <= set(modules)
+    assert {"launch_actions.py", "graph_output.py", "arguments.py", "journeys.py"} <= set(modules)
     for file, names in modules.items():
         assert not names - OF_ROS - {"sf_bringup"} - set(sys.stdlib_module_names), file
 
@@ -65,7 +65,7 @@ def test_a_launch_module_imports_without_installed_packages(module):
     "path",
     [
         PACKAGE / "sf_bringup" / name
-        for name in ("arguments.py", "journeys.py", "launch_actions.py")
+        for name in ("arguments.py", "graph_output.py", "journeys.py", "launch_actions.py")
     ],
     ids=str,
 )
