@@ -10,17 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
-from synthetic_episodes import tiny_contract, write_episode
+from synthetic_episodes import write_episode
 
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, EpisodeReader
 
 FRAMES = (3, 1, 4)
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
 
 
 @pytest.fixture(scope="module")

@@ -36,11 +36,6 @@ SIZE = 12
 AT = messages.nanoseconds(START)
 
 
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
-
-
 def load(bags, contract, **options):
     return load_dataset(bags, contract, **{"size": SIZE, "workers": 1, "progress": False} | options)
 

@@ -23,11 +23,6 @@ FRAMES = 20
 JOINTS, SAID, SOURCE = "/joint_states", "/instruction", "/control_source"
 
 
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
-
-
 def record(
     folder, contract, name="take", begin=100.0, texts=((0.0, "stack"),), outcome="success", **finish
 ):

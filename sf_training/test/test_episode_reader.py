@@ -29,11 +29,6 @@ from sf_training.recording.writer import episode_writer
 SCENE, WRIST = "/scene_camera/image_raw", "/wrist_camera/image_raw"
 
 
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
-
-
 @pytest.fixture
 def bag(tmp_path, contract):
     return write_episode(tmp_path, contract)

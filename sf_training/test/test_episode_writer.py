@@ -21,7 +21,6 @@ from synthetic_episodes import (
     WIDTH,
     image,
     open_writer,
-    tiny_contract,
     write_cameras,
     write_episode,
 )
@@ -31,11 +30,6 @@ from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording import messages
 from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
 from sf_training.recording.writer.mcap_file import McapFile
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
 
 
 def test_rosbags_reads_the_bag(tmp_path, contract):

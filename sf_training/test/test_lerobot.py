@@ -32,11 +32,6 @@ JOINTS = ["joint1", "joint2", "gripper"]
 
 
 @pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
-
-
-@pytest.fixture(scope="module")
 def exported(tmp_path_factory, contract):
     """Export two episodes of an operator."""
     folder = tmp_path_factory.mktemp("lerobot")

@@ -9,7 +9,6 @@ from synthetic_episodes import (
     image,
     joints_at,
     open_writer,
-    tiny_contract,
     write_cameras,
     write_episode,
     write_joints,
@@ -19,11 +18,6 @@ from sf_training.lerobot.command import main
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
 
 
 def test_short_gaps_are_filled_and_long_ones_split_the_episode(tmp_path, contract, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from synthetic_episodes import tiny_contract, write_episode
+from synthetic_episodes import write_episode
 
 from sf_policy_node.vla.nano import Nano
 from sf_training.data.dataset import BagError, load_dataset
@@ -23,11 +23,6 @@ from sf_training.training.train import main, statistics_of, student_of
 from sf_training.training.training_set import TrainingSet, load_training_set
 
 FRAMES = 4
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
 
 
 @pytest.fixture(scope="module")

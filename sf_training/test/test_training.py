@@ -83,7 +83,7 @@ def start(
         student,
         CONTRACT,
         data,
-        np.arange(len(data.label_frame)),
+        data.labels,
         normalisation,
         text,
         targets,

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pytest
 from synthetic_episodes import (
     SIM_ARM,
     START,
     image,
     open_writer,
-    tiny_contract,
     write_cameras,
     write_episode,
     write_joints,
@@ -28,11 +26,6 @@ from sf_training.view.drawing import LEFT, RIGHT
 from sf_training.view.episode import load
 
 SHIPPED = Path(__file__).resolve().parents[2] / "sf_bringup/config/foxglove/sim_arm.json"
-
-
-@pytest.fixture(scope="module")
-def contract():
-    return tiny_contract()
 
 
 def frames_of(path):

@@ -97,7 +97,7 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
         if settings.teacher != "none"
         else None
     )
-    labels = np.arange(len(data.label_frame))
+    labels = data.labels
     return TrainingRun(
         settings, student, CONTRACT, data, labels, normalisation, text, targets, accelerator
     )

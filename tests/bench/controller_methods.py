@@ -17,16 +17,14 @@ from bench.figures import Figures
 from bench.joins import DELAYS
 from bench.methods import make_motion
 from bench.peers import LatestChunk, OnePoint
-from bench.recording import Recording, record
+from bench.recording import Recording, record_rollouts
 
-from sf_bringup.graph import find_policy, find_robot
+from sf_bringup.graph import find_robot
 from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.controller.control_loop import Commands, ControlLoop
 from sf_policy_node.controller.parameters import ControllerParameters, Replacement
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused
-from sf_policy_node.vla.policy import Policy
-from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.rollout import Motion
 
 RATE_HZ = 250.0
@@ -92,12 +90,7 @@ METHODS = {
 def bench_controller(figures: Figures, rollouts: int) -> None:
     """Record ``rollouts`` rollouts and execute their chunks by each method."""
     contract = load_contract(find_robot("sim_arm"))
-    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
-    recordings = [
-        record(sim, policy, _ours(contract), number, DELAYS[number % len(DELAYS)])
-        for number in range(rollouts)
-    ]
-    sim.close()
+    recordings = record_rollouts(contract, _ours, DELAYS, rollouts=rollouts)
     limits, chunks = JointLimits.of(contract), sum(len(each.chunks) for each in recordings)
     for name, method in METHODS.items():
         followed = [drive(recording, method, contract) for recording in recordings]

@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 from bench.figures import Figures
-from bench.recording import Recording, record
+from bench.recording import Recording, record_rollouts
 from bench.two_arms import of_both, twice
 from rclpy.serialization import deserialize_message, serialize_message
 
-from sf_bringup.graph import find_policy, find_robot
+from sf_bringup.graph import find_robot
 from sf_msgs.msg import ActionChunk
 from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.motion.executor import ChunkExecutor
@@ -25,8 +25,6 @@ from sf_policy_node.nodes.conversions import (
     chunk_to_message,
     trajectory_to_message,
 )
-from sf_policy_node.vla.policy import Policy
-from sf_training.simulation.arm_sim import ArmSim
 
 RATES = (50, 100, 250)
 DELAYS = (0.0, 0.1)  # s
@@ -39,14 +37,7 @@ def bench_executor(figures: Figures, chunks: int) -> None:
     of two such arms.
     """
     contract = load_contract(find_robot("sim_arm"))
-    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
-    recordings: list[Recording] = []
-    while sum(len(recording.chunks) for recording in recordings) < chunks:
-        number = len(recordings)
-        recordings.append(
-            record(sim, policy, ChunkExecutor(contract), number, DELAYS[number % len(DELAYS)])
-        )
-    sim.close()
+    recordings = record_rollouts(contract, ChunkExecutor, DELAYS, chunks=chunks)
     for rate in RATES:
         command = contract.command.model_copy(update={"rate_hz": float(rate)})
         fast = contract.model_copy(update={"command": command})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from sf_bringup.graph import find_policy
+from sf_policy_node.contract import Contract
 from sf_policy_node.motion.types import Chunk, Trajectory
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
@@ -79,3 +82,30 @@ def record(
         continued=continued,
     )
     return recording
+
+
+def record_rollouts(
+    contract: Contract,
+    make_motion: Callable[[Contract], Motion],
+    delays: Sequence[float],
+    *,
+    rollouts: int = 0,
+    chunks: int = 0,
+) -> list[Recording]:
+    """Record rollouts of the policy ``nano`` until there are enough rollouts and enough chunks.
+
+    Args:
+        make_motion: makes the motion of each rollout.
+        delays: latencies of the policy [s]; rollouts take them in turn.
+        rollouts, chunks: wanted number of rollouts, and of chunks of all rollouts together.
+    """
+    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
+    recordings: list[Recording] = []
+    try:
+        while len(recordings) < rollouts or sum(len(each.chunks) for each in recordings) < chunks:
+            number = len(recordings)
+            delay_s = delays[number % len(delays)]
+            recordings.append(record(sim, policy, make_motion(contract), number, delay_s))
+    finally:
+        sim.close()
+    return recordings

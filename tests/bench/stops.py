@@ -8,17 +8,15 @@ import numpy as np
 from bench.controller_methods import BEGIN_S, METHODS, RATE_HZ, TICK_S, drive
 from bench.executor_latency import DELAYS
 from bench.figures import Figures
-from bench.recording import record
+from bench.recording import record_rollouts
 
-from sf_bringup.graph import find_policy, find_robot
+from sf_bringup.graph import find_robot
 from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.controller.control_loop import Commands
 from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
-from sf_policy_node.vla.policy import Policy
-from sf_training.simulation.arm_sim import ArmSim
 
 STOPS = 4  # in each rollout, at random times
 MOVING = 0.1  # share of a joint's velocity limit from which a stop is counted
@@ -42,12 +40,7 @@ def bench_stops(figures: Figures, rollouts: int) -> None:
     The command needs a lead (``guard._STOP_LEAD_S``) that the shortest stop does not have.
     """
     contract = load_contract(find_robot("sim_arm"))
-    sim, policy = ArmSim(contract), Policy.load(find_policy("nano"), device="cpu")
-    recordings = [
-        record(sim, policy, ChunkExecutor(contract), number, DELAYS[number % len(DELAYS)])
-        for number in range(rollouts)
-    ]
-    sim.close()
+    recordings = record_rollouts(contract, ChunkExecutor, DELAYS, rollouts=rollouts)
     random = np.random.default_rng(SEED)
     stops = []
     for recording in recordings:

@@ -131,7 +131,7 @@ def run_of(
         student,
         contract,
         data,
-        np.arange(len(data.label_frame)),
+        data.labels,
         normalisation,
         text,
         found,

@@ -97,12 +97,10 @@ def layers(settings: Arguments, console: Console) -> dict[str, object]:
     student = student_of(settings, contract)
     chosen = settings.resolved(student)
     data = training_data(chosen, student, contract, console)
-    normalisation = statistics_of(
-        settings, student, contract, data, np.arange(len(data.label_frame))
-    )
+    normalisation = statistics_of(settings, student, contract, data, data.labels)
     text = student.text_rows(data.texts, normalisation)
-    usable = np.arange(len(data.label_frame))
-    if data.present is not None:
+    usable = data.labels
+    if data.present is not None:  # CKA compares frames that every camera saw
         usable = usable[data.present[data.label_frame].all(1)]
     labels = usable[np.unique(np.linspace(0, len(usable) - 1, settings.frames).astype(int))]
     with status(console, f"features of {len(labels)} frames"):
@@ -225,7 +223,7 @@ def _gradients(
         student,
         contract,
         data,
-        np.arange(len(data.label_frame)),
+        data.labels,
         normalisation,
         text,
         targets,

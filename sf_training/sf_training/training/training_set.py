@@ -80,6 +80,11 @@ class TrainingSet:
                 "the data hold a state or an action that is not finite: remove that episode"
             )
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the indices (L,) of all labels."""
+        return np.arange(len(self.label_frame))
+
     def labels_of(self, episodes: np.ndarray) -> np.ndarray:
         """Return the indices of the labels that belong to the given episodes."""
         return np.flatnonzero(np.isin(self.episodes[self.label_frame], episodes))
