@@ -125,6 +125,6 @@ def test_say_without_a_graph_gives_one_sentence(ros_domain):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "say: chunk_executor did not become active within 10 s; is the graph running"
+        "say: chunk_executor did not become active within 10 s; start the graph"
     )
     assert "Traceback" not in done.stderr

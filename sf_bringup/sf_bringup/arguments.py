@@ -126,7 +126,7 @@ ARM_ARGUMENTS = (
         "",
         "YAML with the keys, units and gripper values of a policy server that is not ours",
     ),
-    Argument("instruction", "", "what to do from the start; empty waits for one"),
+    Argument("instruction", "", "first instruction; empty: the policy waits for one"),
     _SIM,
     _SEED,
     Argument(
@@ -138,10 +138,10 @@ ARM_ARGUMENTS = (
     Argument(
         "join",
         "policy",
-        "how chunks are joined; policy: as the checkpoint says",
+        "blending mode of the chunks; policy: the one of the checkpoint",
         ("policy", "blend", "ensemble", "rtc"),
     ),
-    Argument("shadow", False, "predict, but send no commands to the arm", BOOLEANS),
+    Argument("shadow", False, "shadow mode: compute everything, command nothing", BOOLEANS),
     _SPEED,
     *_POLICY,
     *_EVERY_JOURNEY,
@@ -152,7 +152,7 @@ RECORD_ARGUMENTS = (
     Argument(
         "task",
         "",
-        "what the operator is asked to do, as long as no topic and no key says otherwise",
+        "instruction of the episodes, until a topic or a key gives another one",
     ),
     Argument("directory", "out/episodes", "where episodes are written"),
     Argument("operator", "", "name of the operator; stored in every episode"),
@@ -170,7 +170,7 @@ RECORD_ARGUMENTS = (
     Argument(
         "gamepad",
         False,
-        "the recorder on a gamepad's buttons too; needs a publisher of sensor_msgs/Joy",
+        "control the recorder by a gamepad too; needs a publisher of sensor_msgs/Joy",
         BOOLEANS,
     ),
     Argument("countdown", 3.0, "seconds before an episode begins"),

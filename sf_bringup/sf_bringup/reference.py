@@ -51,15 +51,19 @@ _LIFECYCLE = ("get_available_states", "get_available_transitions", "get_transiti
 _GRAPH_S = 30.0  # until a node sees itself
 HEAD = """# Reference: parameters, topics, services, actions
 
-Written by `python3 -m sf_bringup.reference`; a test compares it with the nodes. Do not edit it by hand.
+After this page you can look up every parameter, topic, service and action of each node.
 
-Names are those of `config/robots/sim_arm.yaml` in the root namespace; topics of a contract are relative, so they move with
-the namespace. `~` is the node's own name. Every node also has ROS's own parameters and services, and managed nodes the
-services of a lifecycle node. `qos_overrides.TOPIC.publisher` and `.subscription` set history, depth and reliability.
+`python3 -m sf_bringup.reference` writes this page, and a test compares it with the nodes. Do not
+edit it by hand.
 
-Left out are topics and services of tf2_msgs (`/tf`, `/tf_static`: read by `chunk_executor` and `recorder`, written by
-`robot_state`), control_msgs and controller_manager_msgs.
-"""  # noqa: E501
+Names are those of `config/robots/sim_arm.yaml` in the root namespace. Topics of a contract are
+relative: in a namespace they get its prefix. `~` is the node's own name. Every node also has ROS's
+own parameters and services, and lifecycle nodes have the lifecycle services.
+`qos_overrides.TOPIC.publisher` and `.subscription` set history, depth and reliability.
+
+Left out are topics and services of tf2_msgs (`chunk_executor` and `recorder` read `/tf` and
+`/tf_static`, `robot_state` publishes them), control_msgs and controller_manager_msgs.
+"""
 
 
 def write_reference() -> str:

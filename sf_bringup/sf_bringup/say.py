@@ -57,7 +57,7 @@ def main() -> int:
     try:
         return run(client, arguments, console)
     except ArmClientError as error:
-        print(f"say: {error}; is the graph running (ros2 run sf_bringup up)?", file=sys.stderr)
+        print(f"say: {error}; start the graph: python3 -m sf_bringup.up", file=sys.stderr)
         return 1
     finally:
         client.close()

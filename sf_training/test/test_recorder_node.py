@@ -423,7 +423,7 @@ def test_interrupting_the_node_saves_the_episode(
         robot.wait(client.service_is_ready, "second recorder", PATIENCE_S)
         future = client.call_async(Trigger.Request())
         robot.wait(future.done, "start")
-        assert future.result().success and "nobody publishes /scene" not in future.result().message
+        assert future.result().success and "no node publishes /scene" not in future.result().message
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE_S)
     finally:

@@ -65,7 +65,7 @@ class ChunkExecutorNode(ManagedNode):
         self.parameter(
             "join",
             "policy",
-            "how chunks are joined; policy: as the checkpoint says",
+            "blending mode of the chunks; policy: the one of the checkpoint",
             choices=_JOINS,
         )
 

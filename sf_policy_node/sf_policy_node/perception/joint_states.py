@@ -295,6 +295,6 @@ class JointStates:
 
 
 NO_CLOCK = (
-    "simulated time has not begun: use_sim_time is set and nobody publishes /clock; start the"
+    "simulated time has not begun: use_sim_time is set and no node publishes /clock; start the"
     " simulator, or set it to false"
 )

@@ -126,7 +126,7 @@ def _replay(
     if not settings.yes:
         if not sys.stdin.isatty():
             raise ReplayError(
-                "stdin is not a terminal, so nobody can confirm the motion; give --yes, and watch"
+                "stdin is not a terminal, so you cannot confirm the motion; give --yes, and watch"
                 " the arm"
             )
         if input("Press Enter to move the arm, type anything else to cancel: ").strip():
