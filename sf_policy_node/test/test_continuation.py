@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sf_policy_node.contract import Contract, load_contract, parse_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
-from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
+from sf_policy_node.motion.safety.leads import JOIN_S
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.session.continuation import ChunkHistory
 
@@ -91,10 +91,7 @@ def test_steps_on_the_grid_have_the_targets_of_the_last_chunk(space, seed, steps
         )
         assert now[6] == before[6]
     assert 0 <= ahead.delay_rows <= len(ahead.rows)
-    assert (
-        ahead.delay_rows == len(ahead.rows)
-        or ahead.delay_rows * STEP >= latency + JOIN_LEAD_S - 1e-6
-    )
+    assert ahead.delay_rows == len(ahead.rows) or ahead.delay_rows * STEP >= latency + JOIN_S - 1e-6
 
 
 @pytest.mark.parametrize("space", CONTRACTS)
@@ -141,11 +138,11 @@ def test_the_delay_is_the_worst_of_ten_latencies_plus_the_executors_lead():
     chosen = CONTRACTS["joint_delta"]
     history = ChunkHistory(chosen)
     chunk = sent(chosen, np.zeros((HORIZON, 7)))
-    history.note(chunk, 2.4 * STEP - JOIN_LEAD_S)
+    history.note(chunk, 2.4 * STEP - JOIN_S)
     for _ in range(9):
         history.note(chunk, 0.0)
     assert history.continuation(STAMP + STEP, REST).delay_rows == 3
-    history.note(chunk, 2 * STEP - JOIN_LEAD_S)
+    history.note(chunk, 2 * STEP - JOIN_S)
     assert (
         history.continuation(STAMP + STEP, REST).delay_rows == 2
     )  # exactly two steps of time are two chunk steps

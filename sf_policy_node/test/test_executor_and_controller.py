@@ -73,6 +73,33 @@ class Arm:
         return float(velocity.max()), float(acceleration.max())
 
 
+class BusyArm(Arm):
+    """An arm whose executor is called up to ``late`` [s] late; messages are as late."""
+
+    def __init__(self, late, seed, **options):
+        self._late, self._dice, self._next_call = late, np.random.default_rng(seed), 0.0
+        super().__init__(**options)
+
+    def run(self, seconds):
+        end = self.now + seconds - 1e-9
+        while self.now < end:
+            self.now = round(self.now + TICK, 6)
+            for arrival, trajectory in [mail for mail in self._mail if mail[0] <= self.now]:
+                self.refused += not self.loop.receive(trajectory.held(), arrival)
+            self._mail = [mail for mail in self._mail if mail[0] > self.now]
+            self.loop.advance(self.now)
+            self.places.append((self.now, self.loop.position))
+            if self.now >= self._next_call:
+                self._next_call = self.now + TICK + self._dice.uniform(0.0, self._late)
+                self.executor.on_joint_state(self.now, self.loop.position, self.loop.velocity)
+                self.send(self.executor.tick(self.now))
+
+    def send(self, trajectory, transit=None):
+        newest = max((arrival for arrival, _ in self._mail), default=0.0)
+        arrival = self.now + self.transit + self._dice.uniform(0.0, self._late)
+        super().send(trajectory, transit=max(arrival, newest) - self.now)  # never overtakes
+
+
 STOPS = {
     "none": lambda arm: None,
     "emergency stop": lambda arm: arm.send(arm.executor.emergency_stop(arm.now)),
@@ -109,6 +136,22 @@ def test_blending_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, 
         assert velocity <= 1.02 and acceleration <= 1.05, (stop, velocity, acceleration)
         assert not arm.refused and arm.executor.status.guard_refusals == 0
         assert np.abs(arm.loop.velocity).max() < 1e-3
+
+
+def test_blending_and_stops_keep_the_limits_on_a_busy_machine():
+    """With fixed leads the controller jumped onto late messages: 12 times the limit."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        arm = BusyArm(0.08, seed, update_rate_hz=250.0)
+        for _ in range(4):
+            rows = FAST * np.append(rng.uniform(-1.0, 1.0, 3), 1.0)
+            arm.chunk(rows + np.append(rng.normal(0.0, 0.002, 3), 0.0))
+            arm.run(float(rng.choice([0.2, 0.27])))
+        arm.send(arm.executor.emergency_stop(arm.now))
+        arm.run(1.8)
+        velocity, acceleration = arm.shares()
+        assert velocity <= 1.02 and acceleration <= 1.05, (seed, velocity, acceleration)
+        assert not arm.refused and np.abs(arm.loop.velocity).max() < 1e-3
 
 
 @pytest.mark.parametrize("late", [0.13, 0.25, 0.4])

@@ -37,7 +37,7 @@ class Stop:
 def bench_stops(figures: Figures, rollouts: int) -> None:
     """Stop ``rollouts`` rollouts at random times, in front of the controller model.
 
-    The command needs a lead (``guard._STOP_LEAD_S``) that the shortest stop does not have.
+    The command needs a lead (``motion.safety.leads``) that the shortest stop does not have.
     """
     contract = load_contract(find_robot("sim_arm"))
     recordings = record_rollouts(contract, ChunkExecutor, DELAYS, rollouts=rollouts)

@@ -43,10 +43,6 @@ from sf_policy_node.motion.teleoperation import TeleoperationPlanner
 from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Trajectory
 
 _DELIVERY_S = 0.02  # time that a message takes to the controller
-# The longest planning time decays by the first factor with each chunk, the largest delay of a tick
-# by the second factor with each tick.
-_PLANNING_DECAY, _LATENESS_DECAY = 0.9, 0.99
-
 TICK_S_MIN = 0.01
 """The shortest period of :meth:`ChunkExecutor.tick` [s]."""
 _IN_SHADOW_MODE = "the executor is in shadow mode and moves nothing"
@@ -287,8 +283,7 @@ class ChunkExecutor:
         self._log.report(self._log.status.reason or (ended and f"resumes; {ended}"))
         self._supervisor.stop_watch.end()
         if self._stopwatch:
-            guard, spent = self._guard, self._stopwatch() - begun
-            guard.planning_s = max(_PLANNING_DECAY * guard.planning_s, spent)
+            self._guard.leads.note_planning(self._stopwatch() - begun)
         return trajectory
 
     def on_policy_state(
@@ -444,9 +439,8 @@ class ChunkExecutor:
         Must be called at ``contract.rate_hz``, or at 100 Hz where that is lower.
         """
         if self._stopwatch:
-            beat, guard = self._stopwatch(), self._guard
-            late = beat - self._ticked - self._tick_period
-            guard.lateness_s = max(_LATENESS_DECAY * guard.lateness_s, late)
+            beat = self._stopwatch()
+            self._guard.leads.note_delay(beat - self._ticked - self._tick_period)
             self._ticked = beat
         return self._supervisor.tick(now)
 

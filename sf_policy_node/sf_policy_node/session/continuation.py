@@ -13,7 +13,7 @@ import pinocchio
 
 from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose, kinematics_of
-from sf_policy_node.motion.safety.guard import JOIN_LEAD_S
+from sf_policy_node.motion.safety.leads import JOIN_S
 from sf_policy_node.motion.types import Chunk
 
 _LATENCIES = 10  # last latencies, of which the largest is the planned delay
@@ -92,7 +92,7 @@ class ChunkHistory:
             rows[:, column] = (
                 opening[after] if binary else (1 - share) * opening[before] + share * opening[after]
             )
-        delay = math.ceil((max(self._latencies) + JOIN_LEAD_S) / self._action.step_s - _SAME)
+        delay = math.ceil((max(self._latencies) + JOIN_S) / self._action.step_s - _SAME)
         return Continuation(rows, max(0, min(delay, ahead)))
 
 

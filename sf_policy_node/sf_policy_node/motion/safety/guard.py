@@ -19,6 +19,7 @@ from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
+from sf_policy_node.motion.safety.leads import Leads
 from sf_policy_node.motion.safety.meeting import Approach, State, fits, meeting_time, samples
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, retreat_candidates, stop_candidates
@@ -26,13 +27,6 @@ from sf_policy_node.motion.safety.verification import Motion, find_violation
 from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.types import Trajectory
 
-# While the arm moves, a new motion starts this long after its chunk arrived. Until then the old
-# motion continues, so that a command that is delivered late still joins it.
-JOIN_LEAD_S = 0.06
-# From standstill the lead only has to cover the delivery, because the first steps are tiny.
-_START_LEAD_S = 0.02
-_START_LEAD_MOST_S = 0.08  # the longest such lead, on a slow machine
-_STOP_LEAD_S = 0.04  # the controller's clock may be 30 ms ahead
 _CLOCK_BEHIND_S = 0.03  # how far the controller's clock may be behind
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
 _UNSURE = 0.1  # share of the tracking error by which the arm may differ from its estimated state
@@ -75,13 +69,10 @@ class Guard:
         """Whether the next streamed motion may start where the arm is measured."""
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
         self._watched_from = -math.inf  # the ``begins`` of the path whose displacement is watched
-        self.planning_s = 0.0  # how long planning has taken recently [s]
-        self.lateness_s = 0.0  # how late this process has been called recently [s]
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
         self._is_gripper = self.limits.is_gripper
-        self._lead = max(1, math.ceil(JOIN_LEAD_S / self._period - 1e-9))
-        self._stop_lead = max(1, math.ceil(_STOP_LEAD_S / self._period - 1e-9))
+        self.leads = Leads(self._period, delivered=not self.streams)
         self.before: CommandedPath | None = None
         """The path that :attr:`path` replaced."""
         # The controller's motion to where :attr:`path` begins; None: it is on the path already.
@@ -129,7 +120,7 @@ class Guard:
                 raise MotionRefused(
                     f"the arm moves to where it was measured, for {known_at - now:.2f} s more"
                 )
-            path, join = self.path, self._join(now + self.clock.possible_delay, self._lead)
+            path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:
             path, join = self._from_rest(now), 0
         return Start(path, join, path.time(join), *path.at(join), moving)
@@ -144,8 +135,7 @@ class Guard:
 
         A controller that is not at its command is first moved to where the arm is measured.
         """
-        lead = min(_START_LEAD_S + self.planning_s + self.lateness_s, _START_LEAD_MOST_S)
-        lead += self.clock.possible_delay
+        lead = self.leads.start_s + self.clock.possible_delay
         start = self.monitor.start_position(self.path, now, self._displacement)
         if self.streams and self.may_start_where_measured and not start.is_commanded:
             self.path = None
@@ -230,7 +220,7 @@ class Guard:
             return early
         # Newer joint states show that the clock message is late, and not the clock.
         delay = min(self.clock.possible_delay, max(STALLED_S, -self.monitor.age(now)))
-        join = self._join(now + delay, self._stop_lead)
+        join = self._join(now + delay, self.leads.stop)
         for tool in (True, False):  # stopping is more important than staying in the workspace box
             for stop in candidates(self.path, join):
                 try:
