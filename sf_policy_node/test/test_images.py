@@ -122,6 +122,9 @@ def test_errors_name_topic_encoding_and_cure():
             decode_compressed("jpeg", data, source="/c")
     with pytest.raises(ImageError, match="compressed depth"):
         decode_compressed("16UC1; compressedDepth png", b"", source="/c")
+    png = cv2.imencode(".png", np.zeros((2, 2), np.uint16))[1].tobytes()
+    with pytest.raises(ImageError, match="compressed depth"):
+        decode_compressed("16UC1; png compressed ", png, source="/c")
 
 
 def test_a_jpeg_whose_header_claims_an_absurd_size_is_not_an_image():

@@ -122,17 +122,17 @@ def test_a_trajectory_is_interpolated_at_the_times_of_its_points(tmp_path):
 
 def test_an_invalid_trajectory_is_named(tmp_path):
     states = without(recording(0.6), LEADER)
-    for name, points in (
-        ("order", [(0.4, pose_at(0)), (0.2, pose_at(1))]),
-        ("size", [(0.1, pose_at(0)[:5])]),
+    for name, names, points, sentence in (
+        ("order", ALL, [(0.4, pose_at(0)), (0.2, pose_at(1))], "the points of a trajectory"),
+        ("size", ALL, [(0.1, pose_at(0)[:5])], "a trajectory point does not hold 7"),
+        ("early", ALL, [(-3.0, pose_at(0)), (0.2, pose_at(1))], r"time_from_start .* is -3 s"),
+        ("twice", [*ARM, "joint1"], [(0.1, pose_at(0))], "a trajectory names joint joint1 twice"),
     ):
         plan = [
-            entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, ALL, points))
+            entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, names, points))
             for t in (0.0, 0.2)
         ]
-        with pytest.raises(
-            BagError, match=rf"{LEADER}: (the points of a trajectory|a trajectory point)"
-        ):
+        with pytest.raises(BagError, match=rf"{LEADER}: {sentence}"):
             load(tmp_path / name, merged(states, plan))
 
 

@@ -128,7 +128,7 @@ def test_degrees_are_detected_and_can_be_declared(tmp_path, topic):
     with pytest.raises(
         BagError,
         match=(
-            rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees; add to .*{{{topic}:"
+            rf"{topic}: joint3 reaches 80.2\d?, the contract allows .*degrees.* add to .*{{{topic}:"
             r" degrees}"
         ),
     ):
@@ -310,6 +310,20 @@ def test_the_recorders_verdict_reaches_training(tmp_path):
     assert [reader.name for reader in opened.readers] == ["was_pass", "was_warn", "was_"]
     assert "the recorder's verdict is FAIL (a camera was slow)" in opened.left_out[0].reason
     assert len(open_bags(bags, None, verdicts=("PASS", "WARN", "FAIL")).readers) == 4
+
+
+def test_long_reasons_of_the_recorder_end_with_a_whole_word(tmp_path):
+    robot = tiny_contract()
+    words = [f"stream_{number} was slow" for number in range(60)]
+    with open_writer(tmp_path, robot, "bad") as writer:
+        write_cameras(writer, robot, 0, 1.0)
+        write_joints(writer, robot, "joint_states", 1.0, joints_at(1.0))
+        bag = writer.finish("success", verdict="FAIL", reasons=words)
+    with pytest.raises(BagError) as refusal:
+        open_bags([bag], robot)
+    shown = str(refusal.value).partition("is FAIL (")[2].partition(" ...);")[0]
+    assert 200 < len(shown) <= 300
+    assert set(shown.split()) <= set(", ".join(words).split())
 
 
 def test_evaluation_counts_the_episodes_that_training_counted(tmp_path):

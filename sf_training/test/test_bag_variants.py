@@ -11,6 +11,7 @@ import pytest
 from foreign_recordings import (
     ALL,
     BEGIN,
+    FLOATS,
     GRIPPER,
     HEIGHT,
     LEADER,
@@ -63,6 +64,24 @@ def positions(topic, change):
     )
 
 
+def gripping(topic, change):
+    """Return the messages of one topic of the good recording, with a gripper that closes and opens
+    every 0.5 s. The other topics are in it once, with those of the joint states.
+    """
+    moved = changed(
+        GOOD,
+        topic,
+        lambda each: joints(
+            stamp_of(each),
+            ALL,
+            [*pose_at(each.at)[:6], change(0.03 if round(each.at / 0.5) % 2 else 0.0)],
+        ),
+    )
+    if topic == STATES:
+        return without(moved, LEADER)
+    return [each for each in moved if each.topic == topic]
+
+
 def second(topic, change, late=1000):
     """Return the good recording with a second publisher of the same joints."""
     others = [
@@ -96,6 +115,21 @@ def eight_numbers():
     return merged(without(GOOD, LEADER), others)
 
 
+def twice_beside_a_gripper():
+    """Return commands of which one topic names a joint twice, and another one has no names."""
+    arm = changed(
+        GOOD,
+        LEADER,
+        lambda each: joints(stamp_of(each), [*ALL[:6], ALL[0]], [*pose_at(each.at)[:6], 0.9]),
+    )
+    jaw = [
+        entry(GRIPPER, messages.NUMBERS, each.at, numbers([0.02]))
+        for each in GOOD
+        if each.topic == LEADER
+    ]
+    return merged(arm, jaw)
+
+
 REFUSED = {
     "two arms with the same names": (
         second(STATES, lambda t: pose_at(t) + AWAY),
@@ -117,13 +151,25 @@ REFUSED = {
         positions(LEADER, lambda t, q: q[[2, 1, 0, 3, 4, 5, 6]]),
         rf"{LEADER}: commands of joint[13] are 1.\d* from",
     ),
+    "commands in a similar order": (
+        positions(LEADER, lambda t, q: q[[0, 5, 2, 3, 4, 1, 6]]),
+        rf"{LEADER}: the commands are in another order .*: joint2 follows those of joint6; correct",
+    ),
+    "a gripper commanded the wrong way": (
+        merged(gripping(STATES, lambda opening: opening), gripping(LEADER, lambda way: 0.03 - way)),
+        rf"{LEADER}: gripper opens where its commands close it; add to .* bags.gripper",
+    ),
+    "positions from -100 to 100": (
+        positions(STATES, lambda t, q: q * 30),
+        rf"{STATES}: joint3 .* looks like degrees or values from -100 to 100; for degrees add",
+    ),
     "one joint in degrees": (
         positions(STATES, lambda t, q: q * [1, 1, 57.3, 1, 1, 1, 1]),
-        rf"{STATES}: joint3 reaches 80.2.*looks like degrees; add to .* bags.units",
+        rf"{STATES}: joint3 reaches 80.2.*looks like degrees.* add to .* bags.units",
     ),
     "one commanded joint in degrees": (
         positions(LEADER, lambda t, q: q * [1, 57.3, 1, 1, 1, 1, 1]),
-        rf"{LEADER}: joint2 reaches .*looks like degrees; add to .* bags.units",
+        rf"{LEADER}: joint2 reaches .*looks like degrees.* add to .* bags.units",
     ),
     "no positions": (
         positions(STATES, lambda t, q: []),
@@ -176,6 +222,11 @@ USED = {
             entry(STATES, messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["other"], [9.0]))
             for t in np.arange(0, 1, 0.02)
         ],
+    ),
+    "a joint of another device is unknown": changed(
+        GOOD,
+        STATES,
+        lambda each: joints(stamp_of(each), [*ALL, "wheel"], [*pose_at(each.at), np.nan]),
     ),
     "an instruction of another type": merged(
         GOOD, [entry("/instruction", messages.NUMBERS, 0.2, numbers([1.0]))]
@@ -261,6 +312,38 @@ def test_a_missing_part_of_a_split_bag_is_named(tmp_path, described):
         BagError, match=r"take_1.mcap( of the split bag is missing|: is named in metadata)"
     ):
         loaded([bag], ROBOT)
+
+
+def test_a_joint_that_is_commanded_twice_in_a_message_is_named(tmp_path):
+    """Also where a topic without joint names commands the gripper."""
+    robot = contract(topics={GRIPPER: "/teleop/joint_command"})
+    bag = write_bag(tmp_path / "take", twice_beside_a_gripper())
+    with pytest.raises(BagError, match=rf"{LEADER}: joint joint1 is named twice in one message"):
+        loaded([bag], robot)
+
+
+def test_a_rare_second_publisher_is_noted(tmp_path):
+    """Its messages are too few to be sure that it is one, and not a faulty sensor."""
+    rare = [
+        entry(STATES, messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ALL, pose_at(t) + AWAY))
+        for t in (0.305, 0.705)
+    ]
+    data = loaded([write_bag(tmp_path / "take", merged(GOOD, rare))], ROBOT)
+    assert any(
+        f"{STATES}: joint1 jumps away and back 2 times, the first time at 0.3" in note
+        for note in data.notes
+    ), data.notes
+
+
+def test_a_gripper_that_is_commanded_only_when_it_moves_is_used(tmp_path):
+    """Its commands alternate, as those of two publishers do, but seconds apart."""
+    jaw = [entry(GRIPPER, FLOATS, 0.6 * k, make(FLOATS, 0.035 * (k % 2))) for k in range(12)]
+    arm = changed(
+        recording(8.0), LEADER, lambda each: joints(stamp_of(each), ALL[:6], pose_at(each.at)[:6])
+    )
+    robot = contract(topics={GRIPPER: "/teleop/joint_command"})
+    data = loaded([write_bag(tmp_path / "take", merged(arm, jaw))], robot)
+    assert set(np.unique(data.pair_target[..., 6].round(2))) == {0.0, 1.0} and not data.notes
 
 
 def test_a_gripper_without_commands_is_named(tmp_path):

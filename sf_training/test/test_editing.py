@@ -2,6 +2,7 @@
 
 import json
 
+import foreign_recordings as foreign
 import numpy as np
 import pytest
 import yaml
@@ -223,6 +224,24 @@ def test_episodes_are_relabelled_without_a_recorder(take, tmp_path, contract, ca
         assert edit_command.relabel([str(other), *words]) == 1
         assert sentence in capsys.readouterr().err
     assert edit_command.relabel([str(tmp_path / "nowhere"), "--outcome", "success"]) == 1
+
+
+def test_a_bag_of_another_recorder_gets_instructions_in_time(tmp_path, capsys):
+    """Only cutting it is refused."""
+    bag = foreign.write_bag(tmp_path / "theirs", foreign.recording(1.0))
+    assert edit_command.relabel([str(bag), "--at", "0", "open the lid", "0.5", "close it"]) == 0
+    data = foreign.loaded([bag], foreign.contract())
+    assert list(data.instructions) == ["open the lid", "close it"]
+    assert len(set(data.pair_instruction.tolist())) == 2
+    capsys.readouterr()
+    assert edit_command.relabel([str(bag), "--at", "0", "a", "3", "b"]) == 1
+    assert "lasts 0.98 s, but a segment begins at 3 s" in capsys.readouterr().err
+    assert edit_command.trim([str(bag), "--begin", "0.2"]) == 1
+    text = capsys.readouterr().err
+    assert "was not recorded by sf_training, only its own" in text and len(text.splitlines()) == 1
+    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    assert edit_command.relabel([str(bag), "--at", "0", "a"]) == 1
+    assert "names no duration" in capsys.readouterr().err
 
 
 def test_impossible_edits_give_one_sentence(take, tmp_path, contract, capsys):

@@ -92,3 +92,6 @@ def test_a_file_that_is_no_recording_gives_one_sentence(tmp_path):
         rescue_file(tmp_path / "notes.mcap")
     with pytest.raises(RescueError, match="cannot be copied"):
         rescue_file(tmp_path / "nowhere.mcap")
+    (tmp_path / "take.db3").write_bytes(b"SQLite format 3\0")
+    with pytest.raises(RescueError, match=r"sqlite3 bag; recover it with `sqlite3 .*take.db3 .rec"):
+        rescue_file(tmp_path / "take.db3")

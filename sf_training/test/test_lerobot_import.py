@@ -251,6 +251,28 @@ def test_every_form_of_column_names_is_read(tmp_path, import_dataset, names):
     np.testing.assert_allclose(joint_values(bags[0])[0], REST + 0.0001 * np.arange(7), atol=1e-9)
 
 
+def test_a_gripper_that_hardly_moves_is_reported(tmp_path, import_dataset):
+    """Values in metres, read as a share of the opening, would all be closed."""
+    data = datasets.write(
+        tmp_path / "theirs", values=lambda episode, frame: REST + [*[0.0] * 6, 0.004 * frame]
+    )
+    code, output, _ = import_dataset(data, "--gripper", "0", "1")
+    assert code == 0
+    assert "the gripper (column claw) goes only from 0.02 to 0.0401, so it hardly moves" in output
+    assert "warning" not in import_dataset(data, out="metres")[1]
+
+
+def test_one_camera_for_two_is_refused(tmp_path):
+    camera = datasets.one_camera_contract().model_dump(mode="json")["cameras"][0]
+    second = camera | {"name": "second", "topic": "/second/image_raw", "info_topic": None}
+    robot = datasets.tiny_contract(cameras=[camera, second])
+    reader = DatasetReader(datasets.write(tmp_path / "theirs"))
+    names = dict.fromkeys(robot.camera_names, "front")
+    joints = dict(word.split("=") for word in JOINT_WORDS)
+    with pytest.raises(LeRobotError, match=r"cameras \w+ and second are both 'front'; correct"):
+        mapping(reader, robot, names, joints, "auto", None)
+
+
 def test_columns_are_selected_by_number_and_mistakes_are_named(tmp_path, import_dataset):
     data = datasets.write(tmp_path / "theirs", names=("a", "b"))  # two names for seven columns
     numbers = [f"joint{number}={number - 1}" for number in range(1, 7)]

@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -53,6 +55,8 @@ class Arguments:
     """Of the long episode; 0: none."""
     ladder: bool = True
     """Look for the highest rate."""
+    codecs: tuple[Literal["raw", "h264"], ...] = ("raw", "h264")
+    """How images are recorded; h264 only with the three cameras of 640x480."""
     out: Path = Path("out/bench_recorder.json")
     """Where the figures go."""
 
@@ -78,16 +82,29 @@ class Result:
 
 
 def bench_recorder(
-    figures: Figures, seconds: float, episode_gb: float, console: Console, *, ladder: bool = True
+    figures: Figures,
+    seconds: float,
+    episode_gb: float,
+    console: Console,
+    *,
+    ladder: bool = True,
+    codecs: Sequence[str] = ("raw", "h264"),
 ) -> None:
     """Add the figures of the recorder."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    for name, cameras, width, height in (("3x640x480", 3, 640, 480), ("8x320x240", 8, 320, 240)):
+    cases = [
+        ("3x640x480", 3, 640, 480, "raw"),
+        ("8x320x240", 8, 320, 240, "raw"),
+        ("3x640x480_h264", 3, 640, 480, "h264"),
+    ]
+    for name, cameras, width, height, codec in cases:
+        if codec not in codecs:
+            continue
         with console.status(f"recorder, {name} at 30 Hz: {seconds:g} s"):
-            result = record(cameras, width, height, 30.0, seconds)
+            result = record(cameras, width, height, 30.0, seconds, codec)
         note = (
-            f"{name} raw at {result.source_hz:.1f} Hz and {JOINTS_HZ:g} Hz joints, {seconds:g} s,"
-            f" load {os.getloadavg()[0]:.1f}"
+            f"{name} at {result.source_hz:.1f} Hz, recorded as {codec}, and {JOINTS_HZ:g} Hz"
+            f" joints, {seconds:g} s, load {os.getloadavg()[0]:.1f}"
         )
         values = {
             "lost": (result.lost, "frames"),
@@ -107,14 +124,23 @@ def bench_recorder(
         _long_episode(figures, episode_gb, console)
 
 
-def record(cameras: int, width: int, height: int, hz: float, seconds: float) -> Result:
+def record(
+    cameras: int, width: int, height: int, hz: float, seconds: float, codec: str = "raw"
+) -> Result:
     """Record one episode of a robot that publishes in a separate process."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as folder:
         contract = _contract(Path(folder), cameras, width, height, hz)
         source = _start(
             "bench.recorder_source", str(contract), str(hz), str(JOINTS_HZ), stdout=subprocess.PIPE
         )
-        words = ["--ros-args", "-p", f"contract:={contract}", "-p", f"directory:={folder}/episodes"]
+        parameters = {
+            "contract": contract,
+            "directory": f"{folder}/episodes",
+            "image_codec": codec,
+        }
+        words = ["--ros-args"]
+        for name, value in parameters.items():
+            words += ["-p", f"{name}:={value}"]
         recorder = _start(
             "sf_training.recording.recorder_node",
             *words,
@@ -344,7 +370,12 @@ def main() -> None:
     console, figures = Console(width=180), Figures()
     try:
         bench_recorder(
-            figures, arguments.seconds, arguments.episode_gb, console, ladder=arguments.ladder
+            figures,
+            arguments.seconds,
+            arguments.episode_gb,
+            console,
+            ladder=arguments.ladder,
+            codecs=arguments.codecs,
         )
     finally:  # figures measured before a failure are written too
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

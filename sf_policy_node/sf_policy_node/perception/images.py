@@ -112,7 +112,7 @@ def decode_compressed(format: str, data: Buffer, *, source: str = "image") -> np
     Raises:
         ImageError: depth transports, or bytes that are no image.
     """
-    if "compressedDepth" in format:
+    if "compressedDepth" in format or format.startswith(tuple(_DEPTH)):
         raise ImageError(
             f"{source}: format {format!r} is compressed depth; use it as a depth_topic"
         )

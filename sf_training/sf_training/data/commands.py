@@ -156,6 +156,7 @@ class Commands:
                 else:
                     builder.add(self._columns[channel], numbers_of(message))
             joints = builder.built()
+            self._check_named_once(channel, joints)
             columns = {
                 name: joints.column(name)
                 for name in joints.names() & set(self._contract.command_joints)
@@ -170,6 +171,15 @@ class Commands:
             name: knots._replace(values=converted(knots.values, conversions.get(name)))
             for name, knots in found.items()
         }
+
+    def _check_named_once(self, channel: int, joints: JointMessages) -> None:
+        """Raise BagError if a message commands one joint twice."""
+        twice = joints.repeated()
+        if twice and twice in self._contract.command_joints:
+            raise BagError(
+                f"{self._reader.path}: {self._reader.channel(channel).topic}: joint {twice} is"
+                " named twice in one message; correct its publisher, or bags.columns"
+            )
 
     def _tool_commands(
         self, channel: int, stamps: np.ndarray, contents: list, states: Stream

@@ -99,15 +99,6 @@ class JointMessages(Sequence):
             self._layouts, self._layout[rows], self._positions.take(rows), self._efforts.take(rows)
         )
 
-    @property
-    def finite(self) -> np.ndarray:
-        """(N,) whether all positions of a message are finite."""
-        starts, values = self._positions.starts, self._positions.values
-        if not len(values):
-            return np.ones(len(self), bool)
-        wrong = np.concatenate([[0], np.cumsum(~np.isfinite(values))])
-        return wrong[starts[1:]] == wrong[starts[:-1]]
-
     def most_frequent_layout(self) -> np.ndarray:
         """Return the rows of the messages with the most frequent list of names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sf_training.data.episode_reader import EpisodeReader
 from sf_training.progress import ProgressBar
 
 VERDICTS = ("PASS", "WARN")  # of the recorder; episodes without a verdict are used, too
+_REASONS_MAX = 300  # characters of the recorder's reasons
 _LINES_MAX = 20  # that are printed; the rest is counted
 
 
@@ -192,4 +194,5 @@ def say_left_out(
 
 def _reasons(reader: EpisodeReader) -> str:
     text = reader.metadata.get("reasons", "").strip("[]")
-    return text.replace('"', "")[:200] or "no reason given"
+    shown = textwrap.shorten(text.replace('"', ""), _REASONS_MAX, placeholder=" ...")
+    return shown or "no reason given"

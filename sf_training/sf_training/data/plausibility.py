@@ -21,6 +21,13 @@ FAR_GRIPPER = 10.0  # the same for grippers, whose open and closed are often set
 APART_SHARE = 0.25  # commands further than this from the joint belong to something else
 # Share of the positions: if more of them jump back and forth, there are two publishers.
 SWINGS = 0.2
+SWING_NS = 500_000_000  # commands that follow each other later than this may differ by any distance
+TOO_FAST = 2.0  # a step above this multiple of the velocity limit is no motion
+# Commands are in another order if another order is nearer to the joints by this factor, and on
+# average by this share of a joint's range.
+NEARER, NEARER_SHARE = 4.0, 0.03
+OPPOSITE = -0.8  # correlation of a gripper's commands with its position
+FULL_SCALE = 101.0  # of values from -100 to 100, with rounding
 _DEGREES = 180.0 / np.pi
 
 
@@ -97,26 +104,34 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
                 f" ({len(wrong)} of {len(knots.values)} positions are not finite); correct its"
                 " publisher, trim the episode, or leave it out"
             )
-    _check_one_publisher(reader, joints, topic)
+    notes = _check_one_publisher(reader, joints, topic, start)
     lows = [float(knots.values.min()) for knots in joints.knots]
     highs = [float(knots.values.max()) for knots in joints.knots]
-    return _units(reader, contract, lows, highs, topic)
+    return notes + _units(reader, contract, lows, highs, topic)
 
 
-def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str) -> None:
+def _check_one_publisher(
+    reader: EpisodeReader, joints: JointStream, topic: str, start: int
+) -> list[str]:
     """Check that no joint jumps back and forth between two positions, as the states of two arms on
     one topic do.
 
+    Returns:
+        Sentences about joints that do so rarely, faster than they can move.
+
     Raises:
-        BagError: a joint does.
+        BagError: a joint does so in many messages.
     """
-    for name, knots, width in zip(
-        reader.contract.command_joints, joints.knots, _ranges(reader.contract), strict=True
+    limits, notes = JointLimits.of(reader.contract), []
+    for name, knots, width, velocity in zip(
+        limits.names, joints.knots, limits.upper - limits.lower, limits.velocity, strict=True
     ):
-        steps = np.diff(knots.values)
-        far = np.abs(steps) > NEAR_SHARE * width
+        steps, gaps = np.diff(knots.values), np.diff(knots.stamps)
+        far = (np.abs(steps) > NEAR_SHARE * width) & (gaps < SWING_NS)
         signs = np.sign(steps)
         swings = far[1:] & far[:-1] & (signs[1:] * signs[:-1] < 0)
+        fast = np.abs(steps) > TOO_FAST * velocity * gaps * 1e-9
+        leaps = np.flatnonzero(swings & fast[1:] & fast[:-1])
         if len(swings) >= 8 and swings.mean() > SWINGS:
             values = knots.values[int(np.flatnonzero(swings)[0]) :][:2]
             raise BagError(
@@ -124,6 +139,14 @@ def _check_one_publisher(reader: EpisodeReader, joints: JointStream, topic: str)
                 f" {values[1]:.3g} in {swings.mean():.0%} of the messages: two publishers use this"
                 " name; stop one of them, or give its joints other names"
             )
+        if len(leaps):
+            at = (int(knots.stamps[leaps[0] + 1]) - start) * 1e-9
+            notes.append(
+                f"{topic}: {name} jumps away and back {len(leaps)} times, the first time at"
+                f" {at:.2f} s: another publisher uses this name, or the sensor is faulty; stop or"
+                " repair it"
+            )
+    return notes
 
 
 def check_commands_are_near(
@@ -136,15 +159,17 @@ def check_commands_are_near(
         topic: of the commands in the bag, for the sentence.
 
     Raises:
-        BagError: the median distance from command to measured position is too large for a joint.
+        BagError: the median distance from command to measured position is too large for a joint,
+            the commands fit other joints much better, or a gripper moves opposite to them.
     """
     known = np.isfinite(commanded).all(axis=1) & np.isfinite(measured).all(axis=1)
     if known.sum() < 8:
         return
-    away = np.median(np.abs(commanded[known] - measured[known]), axis=0)
+    commanded, measured = commanded[known], measured[known]
+    away = np.median(np.abs(commanded - measured), axis=0)
     share = away / _ranges(reader.contract)
     # A gripper that holds an object stays far from its command.
-    share[reader.contract.columns.commands.grippers] = 0.0
+    share[JointLimits.of(reader.contract).is_gripper] = 0.0
     worst = int(np.argmax(share))
     if share[worst] > APART_SHARE:
         raise BagError(
@@ -152,6 +177,51 @@ def check_commands_are_near(
             f" {away[worst]:.3g} from its position (median), so they are relative, of another arm,"
             " or in another order; map a topic with absolute joint positions"
         )
+    _check_order(reader, commanded, measured, topic)
+    _check_grippers(reader, commanded, measured, topic)
+
+
+def _check_order(
+    reader: EpisodeReader, commanded: np.ndarray, measured: np.ndarray, topic: str
+) -> None:
+    """Raise BagError if each arm joint follows the commands of another one much more closely."""
+    limits = JointLimits.of(reader.contract)
+    arm = np.flatnonzero(~limits.is_gripper)
+    # apart[j, k]: median distance from joint j to the commands of joint k, as a share of the range.
+    apart = np.array(
+        [
+            np.median(np.abs(commanded[:, arm] - measured[:, [joint]]), axis=0)
+            / (limits.upper - limits.lower)[joint]
+            for joint in arm
+        ]
+    )
+    nearest = apart.argmin(axis=1)
+    moved = np.flatnonzero(nearest != np.arange(len(arm)))
+    if not len(moved) or len(set(nearest.tolist())) < len(arm):
+        return
+    now, best = apart[moved, moved].mean(), apart[moved, nearest[moved]].mean()
+    if now > NEARER * best and now - best > NEARER_SHARE:
+        names = [limits.names[joint] for joint in arm]
+        raise BagError(
+            f"{reader.path}: {topic}: the commands are in another order than the joints:"
+            f" {names[moved[0]]} follows those of {names[nearest[moved[0]]]}; correct the names in"
+            " bags.joints or bags.columns"
+        )
+
+
+def _check_grippers(
+    reader: EpisodeReader, commanded: np.ndarray, measured: np.ndarray, topic: str
+) -> None:
+    """Raise BagError if a gripper opens where its commands close it."""
+    limits = JointLimits.of(reader.contract)
+    widths = 0.2 * (limits.upper - limits.lower)
+    for joint in np.flatnonzero(limits.is_gripper).tolist():
+        pair = np.stack([commanded[:, joint], measured[:, joint]])
+        if (np.ptp(pair, axis=1) > widths[joint]).all() and np.corrcoef(pair)[0, 1] < OPPOSITE:
+            raise BagError(
+                f"{reader.path}: {topic}: {limits.names[joint]} opens where its commands close it;"
+                f" add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
+            )
 
 
 def _ranges(contract: Contract) -> np.ndarray:
@@ -211,12 +281,15 @@ def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequ
             for joint in angles
         )
     ):
+        largest = max(abs(value) for joint in joints for value in (lows[joint], highs[joint]))
+        other = " or values from -100 to 100" if largest <= FULL_SCALE else ""
         cure = (
-            f"add to the contract bags.units: {{{topic}: degrees}}"
+            f"{'for degrees ' if other else ''}add to the contract bags.units:"
+            f" {{{topic}: degrees}}{', else publish radians (REP 103)' if other else ''}"
             if reader.foreign
             else "publish radians (REP 103), and record again"
         )
-        return f"this looks like degrees; {cure}"
+        return f"this looks like degrees{other}; {cure}"
     if arm_is_right:
         cure = (
             f"add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"

@@ -26,17 +26,26 @@ def trajectory_knots(
         names: wanted joints.
 
     Raises:
-        ValueError: the points of a trajectory are out of order or hold too few positions.
+        ValueError: a trajectory names a joint twice, or its points are out of order, before its
+            start, or hold too few positions.
     """
     found: dict[str, list[list]] = {}
     for start, message in zip(stamps.tolist(), trajectories, strict=True):
         times = [start + _nanoseconds(point.time_from_start) for point in message.points]
+        if times and times[0] < start:
+            raise ValueError(
+                f"time_from_start of a trajectory point is {(times[0] - start) * 1e-9:g} s; correct"
+                " its publisher"
+            )
         if any(after < before for after, before in zip(times[1:], times, strict=False)):
             raise ValueError(
                 "the points of a trajectory are not in the order of time_from_start; correct its"
                 " publisher"
             )
         joints = list(message.joint_names)
+        twice = next((name for name in joints if joints.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"a trajectory names joint {twice} twice; correct its publisher")
         if any(len(point.positions) != len(joints) for point in message.points):
             raise ValueError(
                 f"a trajectory point does not hold {len(joints)} positions; correct its publisher"

@@ -4,6 +4,7 @@ convert units.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,8 @@ def mapping(
         gripper: values for closed and open in the dataset; None means as the units imply.
 
     Raises:
-        LeRobotError: a camera or joint is missing, images have another size, or values do not fit
-            the units.
+        LeRobotError: a camera or joint is missing or named twice, images have another size, or
+            values do not fit the units.
     """
     for option, given, known in (
         ("--cameras", cameras, contract.camera_names),
@@ -80,6 +81,12 @@ def mapping(
         camera.name: _camera(reader, camera, cameras, alone=len(contract.cameras) == 1)
         for camera in contract.cameras
     }
+    for one, other in itertools.combinations(views, 2):
+        if views[one] == views[other]:
+            raise LeRobotError(
+                f"{reader.directory}: cameras {one} and {other} are both {views[one]!r}; correct"
+                " --cameras"
+            )
     sides = (
         (reader.state_names, reader.state_width, "state"),
         (reader.action_names, reader.action_width, "action"),

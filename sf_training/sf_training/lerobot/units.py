@@ -22,6 +22,7 @@ GRIPPER_PERCENT = (0.0, 100.0)  # closed, open
 # Tolerated share of a joint's range beyond its limits: calibrations differ, and limits are set
 # inside the mechanical ones.
 _BEYOND = 0.1
+_STILL = 0.05  # share of the opening; a gripper that moves less is in other units, or never used
 _FULL_SCALE = 101.0  # 100, plus rounding and a motor just outside its calibrated range
 
 
@@ -68,7 +69,7 @@ def conversion(
     scale, offset = _scale_and_offset(contract, chosen, gripper)
     limits = _Limits.of(contract)
     outside = _outside(limits, scale, offset, lowest, highest)
-    note = ""
+    notes = []
     largest = np.where(limits.is_gripper, 0.0, np.maximum(np.abs(lowest), np.abs(highest)))
     if chosen == "normalised" and largest.max() > _FULL_SCALE:
         worst = int(np.argmax(largest))
@@ -79,13 +80,19 @@ def conversion(
     if outside is not None and units == "auto":
         raise LeRobotError(_refusal(contract, limits, outside, names, lowest, highest))
     if outside is not None:
-        note = (
+        notes.append(
             f"{_range(limits, outside, names, lowest, highest)}, so in {chosen} it is beyond the"
             " limits; check --units"
         )
     for row in np.flatnonzero(limits.is_gripper).tolist():
         _check_gripper(limits, row, scale[row], offset[row], names[row], lowest[row], highest[row])
-    return Conversion(scale, offset, note)
+        opening = abs(limits.opened[row] - limits.closed[row])
+        if (highest[row] - lowest[row]) * abs(scale[row]) < _STILL * opening:
+            notes.append(
+                f"the gripper (column {names[row]}) goes only from {lowest[row]:.4g} to"
+                f" {highest[row]:.4g}, so it hardly moves; check --gripper and --units"
+            )
+    return Conversion(scale, offset, "; ".join(notes))
 
 
 class _Limits(NamedTuple):

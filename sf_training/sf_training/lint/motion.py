@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.data.commands import command_topic
 from sf_training.data.episode_reader import EpisodeReader, Stream
-from sf_training.data.joint_messages import JointMessages
 from sf_training.data.synchronisation import JointStream, Observations
 from sf_training.lint.smoothness import relative_jerk
 from sf_training.lint.thresholds import Thresholds
@@ -30,7 +30,7 @@ class Motion:
         commanded: (J,) range of the operator's commands [rad, m]; NaN without commands.
         samples: number of joint samples.
         jumps, jump_text: number of samples that were reached too fast, and the worst in words.
-        not_finite: number of joint states with NaN or Inf.
+        not_finite: number of joint states with NaN or Inf for a joint of the contract.
         idle_share: share of policy steps without motion.
         idle_start_s, idle_end_s: time without motion at the start and at the end [s].
         opening: (G * N,) opening of G grippers in turn, 0 closed to 1 open, at the N usable steps;
@@ -113,7 +113,7 @@ def measure_motion(
         samples=len(samples),
         jumps=jumps,
         jump_text=text,
-        not_finite=_not_finite(stream),
+        not_finite=_not_finite(stream, contract.command_joints),
         idle_share=float(idle.mean()) if len(idle) else 0.0,
         idle_start_s=_run(idle) * contract.action.step_s,
         idle_end_s=_run(idle[::-1]) * contract.action.step_s,
@@ -123,10 +123,11 @@ def measure_motion(
     ), len(stamps)
 
 
-def _not_finite(stream: Stream) -> int:
-    if isinstance(stream.messages, JointMessages):
-        return int((~stream.messages.finite).sum())
-    return sum(not np.isfinite(message.position).all() for message in stream.messages)
+def _not_finite(stream: Stream, names: Sequence[str]) -> int:
+    """Return how many joint states hold NaN or Inf for one of the joints ``names``."""
+    columns = [stream.messages.column(name) for name in names]
+    rows = [found[~np.isfinite(values)] for found, values in columns]
+    return len(np.unique(np.concatenate(rows)))
 
 
 def _units(contract: Contract) -> list[str]:

@@ -16,7 +16,7 @@ import tyro
 
 from sf_training.recording.edit import editing
 from sf_training.recording.edit.episode_folder import outcome_of
-from sf_training.recording.edit.finished_episode import EditError, open_finished
+from sf_training.recording.edit.finished_episode import EditError, duration_s, open_finished
 from sf_training.recording.labels import LabelError, add_label, undo_label
 from sf_training.recording.writer.episode_writer import EpisodeWriteError
 from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
@@ -145,7 +145,7 @@ def _relabel(settings: Relabel) -> None:
         if settings.undo:
             undo_label(path)
         else:
-            if settings.at and settings.at[-1][0] > (length := open_finished(path).seconds):
+            if settings.at and settings.at[-1][0] > (length := duration_s(path)):
                 raise LabelError(
                     f"{path}: lasts {length:.2f} s, but a segment begins at"
                     f" {settings.at[-1][0]:g} s; correct --at"

@@ -90,13 +90,18 @@ def open_finished(path: Path) -> FinishedEpisode:
         )
     if not (path / METADATA_FILE).is_file():
         raise EditError(f"{path}: is not a finished episode; give the directory of one")
+    if not _custom_data(path).get("sha256"):
+        raise EditError(
+            f"{path}: was not recorded by sf_training, only its own episodes can be trimmed, split"
+            " or merged; choose instructions in time with `relabel --at`, or cut it with its"
+            " recorder's tools"
+        )
     try:
         verify_episode(path)
         labels = read_labels(path)
     except (ChecksumError, LabelError) as error:
         raise EditError(str(error)) from None
-    metadata = yaml.safe_load((path / METADATA_FILE).read_text(encoding="utf-8"))
-    file = path / metadata["rosbag2_bagfile_information"]["relative_file_paths"][0]
+    file = path / _information(path)["relative_file_paths"][0]
     with _open_mcap(file) as reader:
         attachments = {entry.name: entry.data for entry in reader.iter_attachments()}
         records = [
@@ -112,6 +117,39 @@ def open_finished(path: Path) -> FinishedEpisode:
         contract = _contract(path, attachments)
         segments = _segments(reader, contract, records[-1], labels, begin)
     return FinishedEpisode(path, file, contract, records[-1], labels, begin, end, segments)
+
+
+def duration_s(path: Path) -> float:
+    """Return the time from the first to the last message of a bag of any recorder [s].
+
+    Raises:
+        EditError: metadata.yaml does not tell, or an own episode was changed.
+    """
+    if _custom_data(path).get("sha256"):
+        return open_finished(path).seconds
+    try:
+        return float(_information(path)["duration"]["nanoseconds"]) * 1e-9
+    except (KeyError, TypeError, ValueError):
+        raise EditError(
+            f"{path / METADATA_FILE}: names no duration; restore it with `ros2 bag reindex`"
+        ) from None
+
+
+def _custom_data(path: Path) -> dict:
+    found = _information(path).get("custom_data")
+    return found if isinstance(found, dict) else {}
+
+
+def _information(path: Path) -> dict:
+    """Return the description of the bag in metadata.yaml."""
+    try:
+        content = yaml.safe_load((path / METADATA_FILE).read_text(encoding="utf-8"))
+        information = content["rosbag2_bagfile_information"]
+        if isinstance(information, dict):
+            return information
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        pass
+    raise EditError(f"{path}: its {METADATA_FILE} cannot be read; restore the episode from a copy")
 
 
 def _contract(path: Path, attachments: dict[str, bytes]) -> Contract:

@@ -50,9 +50,14 @@ def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: Non
         progress: called with the number of bytes read so far.
 
     Raises:
-        RescueError: no message can be read, a file cannot be read or written, or the new one
-            already exists.
+        RescueError: it is no MCAP file, no message can be read, a file cannot be read or written,
+            or the new one already exists.
     """
+    if source.suffix == ".db3":
+        raise RescueError(
+            f"{source}: is an sqlite3 bag; recover it with `sqlite3 {source} .recover | sqlite3"
+            " recovered.db3`"
+        )
     target = source.with_name(f"{source.stem}_recovered.mcap")
     fresh = target.with_suffix(".new")
     if target.exists():
