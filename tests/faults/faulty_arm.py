@@ -27,6 +27,7 @@ START_S = 180.0  # wall time; a busy machine reads a checkpoint slowly
 PATIENCE_S = 60.0  # wall time for an action that takes a second
 MOVING = 0.15  # share of a joint's speed limit from which the arm counts as moving
 _SETTLE_S = 0.5  # after a reset: images from before are then outside every budget
+_RELEASES = 10  # attempts to release the emergency stop
 
 
 class FaultyArm(ArmClient):
@@ -120,10 +121,19 @@ class FaultyArm(ArmClient):
         self._best_effort_emergency.publish(Bool(data=pressed))
 
     def reset_emergency_stop(self) -> None:
-        """Reset the emergency stop by service, as an operator does."""
-        response = self._answer(
-            self._reset_stop.call_async(Trigger.Request()), "/chunk_executor/reset_emergency_stop"
-        )
+        """Release all buttons and reset the emergency stop by service, as an operator does.
+
+        A release that is published best effort can be lost, so it is repeated.
+        """
+        for _ in range(_RELEASES):
+            response = self._answer(
+                self._reset_stop.call_async(Trigger.Request()),
+                "/chunk_executor/reset_emergency_stop",
+            )
+            if response.success:
+                break
+            self.emergency_stop(False)
+            self.pass_time(_SETTLE_S)
         self.until(
             lambda: self.executor.state != ExecutorStatus.STOPPED,
             f"the stop was not reset: {response.message}",
