@@ -128,9 +128,14 @@ class ControllerPresence:
         )
 
     @property
+    def is_absent(self) -> bool:
+        """Whether no controller subscribes to the topic."""
+        return not self._subscribers or (self._is_known and not self.name)
+
+    @property
     def refusal(self) -> str:
         """Why the controller cannot be commanded now, and the cure; empty when it can."""
-        if not self._subscribers or (self._is_known and not self.name):
+        if self.is_absent:
             return (
                 f"no controller subscribes to {self.topic}: load and activate the controller, "
                 "or correct command.topic in the contract"

@@ -22,7 +22,9 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import TICK_S_MIN, ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState
+from sf_policy_node.motion.supervisor import STATE_REASONS
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
 from sf_policy_node.nodes.any_qos import publisher_of, same_process
@@ -48,7 +50,7 @@ from sf_policy_node.session.latency import Latencies
 _STATUS_S = 0.1
 _LOOK_S = 0.1  # period in which publishers and subscribers are checked, one topic at a time
 _RIVAL_S = 1.0  # how long the status of another executor, sent every 0.1 s, counts
-_COMES_UP_S = 2.5  # a driver may start this long after the activation
+_COMES_UP_S = 2.5  # a driver or a controller may start this long after the activation
 # An executor that receives the status of another one this soon after its activation is the later
 # one.
 _NEWCOMER_S = 3.0
@@ -102,11 +104,8 @@ class ChunkExecutorNode(ManagedNode):
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
         topics = contract.topics
-        self._rivals, self._rival, self._active_since = (
-            Rivals(self, topics.executor_status),
-            "",
-            -math.inf,
-        )
+        self._rivals, self._rival = Rivals(self, topics.executor_status), ""
+        self._active_since, self._waits_until = -math.inf, time.monotonic() + _COMES_UP_S
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
         self._rivals.mark_own()
         self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
@@ -169,6 +168,7 @@ class ChunkExecutorNode(ManagedNode):
         if unfit := next((each.unfit for each in self._controllers if each.unfit), ""):
             raise ValueError(unfit)
         self._active_since = time.monotonic()
+        self._waits_until = self._active_since + _COMES_UP_S
         self._motion.activate(self.now())
         self.get_logger().info(
             "active" + (", in shadow mode: nothing is sent" if self._shadow else "")
@@ -306,18 +306,17 @@ class ChunkExecutorNode(ManagedNode):
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
         now = self.now()
-        if time.monotonic() - self._active_since > _COMES_UP_S and (
-            now <= 0.0 or self._joint_states.missing
-        ):
+        waits = time.monotonic() < self._waits_until
+        if not waits and (now <= 0.0 or self._joint_states.missing):
             problem = self._joint_states.problem(now)
             problems += [problem] if problem not in self._motion.status.reason else []
         watched = {each.topic for each in self._controllers}
         for controller in self._controllers:
             controller.look()
             refusal = controller.refusal
-            problems += [refusal] if refusal else []
+            problems += [refusal] if refusal and not (waits and controller.is_absent) else []
             problems += controller.remarks
-        if not self._shadow:
+        if not self._shadow and not waits:
             problems += [
                 f"no node subscribes to {topic}: start the controller, or correct section command"
                 " of the contract"
@@ -371,9 +370,9 @@ class ChunkExecutorNode(ManagedNode):
             return
         before, self._reported = self._reported, (status.state, status.source, reason)
         if before is None or before[0] is not status.state:
-            self.get_logger().info(
-                f"{status.state.name.lower()}{': ' if status.reason else ''}{status.reason}"
-            )
+            name = status.state.name.lower()
+            reason = "" if status.reason == STATE_REASONS[State.INACTIVE] else status.reason
+            self.get_logger().info(f"{name}{': ' if reason else ''}{reason}")
         if before is None or before[1] is not status.source or before[0] is ExecutorState.INACTIVE:
             header = Header(stamp=to_stamp(self.now()))
             self._source.publish(

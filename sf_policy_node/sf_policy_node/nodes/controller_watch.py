@@ -84,10 +84,14 @@ class ControllerWatch:
     @property
     def refusal(self) -> str:
         """Why the controller cannot be commanded now, with the cure; empty when it can."""
-        if "no controller subscribes" in (refusal := self._presence.refusal):
+        if self.is_absent:
             self.look()  # it may have started since the last check
-            return self._presence.refusal
-        return refusal
+        return self._presence.refusal
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether no controller subscribed to the topic at the last check."""
+        return self._presence.is_absent
 
     @property
     def unfit(self) -> str:
