@@ -29,10 +29,11 @@ EPISODES = 20
 DISCARDED = (4, 11)  # episodes that the operator discards
 MISTAKEN = 7  # labelled a failure, then corrected
 RECORDER_DROPS, TELEOPERATION_DROPS, KILLED = 6, 9, 13  # in the middle of these episodes
-MOTION_S, COMES_UP_S, RELEASED_S = 0.8, 2.0, 1.0
-MAY_COST_S = 1.0  # of an episode whose recorder was killed; see doc/record.md
+MOTION_S, KEYBOARD_START_S, RELEASED_S = 0.8, 2.0, 1.0
+LOST_WHEN_KILLED_S = 1.0  # at most, at the end of an episode; see doc/record.md
 TYPED_INSTRUCTION = "fold the towels"
 CONTRACT = load_contract(find_robot("sim_arm"))
+COMMANDS = "/" + CONTRACT.topics.teleop_command
 RECORD = [sys.executable, "-m", "sf_bringup.record"]
 
 
@@ -70,7 +71,7 @@ class Operator:
         self.recorder.press_until(" ", r"RECORDING   \d")
         key = "aw"[number % 2] if number % 4 < 2 else "ds"[number % 2]
         if self._keyboard_is_new:  # a key that is held at the start has to be released first
-            self.keyboard.hold(key, COMES_UP_S)
+            self.keyboard.hold(key, KEYBOARD_START_S)
             self.keyboard.hold("", RELEASED_S)
             self._keyboard_is_new = False
         self.keyboard.hold(key, MOTION_S)
@@ -146,7 +147,7 @@ def kill_and_recover(operator: Operator) -> None:
     )
     os.kill(recorder, signal.SIGKILL)
     operator.recorder.wait_for("recorder was ended by SIGKILL")
-    assert operator.recorder.ended() == 1
+    assert operator.recorder.wait_for_exit() == 1
     wait_until_nothing_runs(operator.directory)
     assert [path.suffix for path in folders(operator.directory)].count(".partial") == 1
     again = operator.open_recorder()
@@ -165,47 +166,49 @@ def test_twenty_episodes_in_two_terminals_with_drops_and_a_kill(ros_domain, tmp_
         operator.open_recorder()
         operator.wait_until_ready()
         second = subprocess.run(
-            [*RECORD, f"directory:={tmp_path}"], capture_output=True, text=True, stdin=-3
+            [*RECORD, f"directory:={tmp_path}"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         assert second.returncode == 2 and re.search(
             r"already \(process .*set another ROS_DOMAIN_ID", second.stderr
         )
         type_instruction(operator.recorder)
         operator.open_keyboard()
-        ends = record_all(operator)
+        recorded = record_all(operator)
         again = run(
-            *("replay", ends[0][0], "--speed", 1.0, "--approach", 0.3, "--yes"),
+            *("replay", recorded[0][0], "--speed", 1.0, "--approach", 0.3, "--yes"),
             *("--report", tmp_path / "replay.json"),
         )
         assert again.returncode == 0, again.stdout + again.stderr
         assert json.loads((tmp_path / "replay.json").read_text())
         operator.recorder.press("q")
-        assert operator.recorder.ended() == 0
+        assert operator.recorder.wait_for_exit() == 0
         operator.keyboard.press("q")
-        assert operator.keyboard.ended() == 0
+        assert operator.keyboard.wait_for_exit() == 0
     finally:
         operator.close()
     wait_until_nothing_runs(tmp_path)
 
-    assert len(folders(bags)) == EPISODES and len(ends) == EPISODES
-    for number, (bag, shown) in ends.items():
+    assert len(folders(bags)) == EPISODES and len(recorded) == EPISODES
+    for number, (bag, shown) in recorded.items():
         verify_episode(bag)
         reader = EpisodeReader(bag)
         assert reader.instruction == TYPED_INSTRUCTION
         cut_off = number in (RECORDER_DROPS, KILLED)
         assert reader.outcome == ("discarded" if cut_off else outcome_of_number(number))
         lost = shown - seconds_of(bag)
-        assert lost < (MAY_COST_S if number == KILLED else 0.3), (number, shown, lost)
-    moved = [number for number, (bag, _) in ends.items() if EpisodeReader(bag).has(COMMANDS)]
+        assert lost < (LOST_WHEN_KILLED_S if number == KILLED else 0.3), (number, shown, lost)
+    moved = [number for number, (bag, _) in recorded.items() if EpisodeReader(bag).has(COMMANDS)]
     assert len(moved) == EPISODES
     assert len(list(bags.glob("record_*.log"))) == 2, "the logs of the runs before are kept"
 
     for number in (MISTAKEN, RECORDER_DROPS, KILLED):
-        assert run("relabel", ends[number][0], "--outcome", "success").returncode == 0
+        assert run("relabel", recorded[number][0], "--outcome", "success").returncode == 0
     checked = run("lint", bags, "--out", tmp_path / "lint/report.html")
-    assert checked.returncode in (0, 1), (
-        checked.stderr
-    )  # exit code 1: lint has a finding, such as a dropped frame
+    # Exit code 1: lint has a finding, such as a dropped frame.
+    assert checked.returncode in (0, 1), checked.stderr
     assert (tmp_path / "lint/report.html").stat().st_size > 10_000
     small = ("--steps", 10, "--width", 32, "--layers", 2, "--teacher", "none")
     every = ("--verdicts", "PASS", "WARN", "FAIL")  # a busy machine loses messages
@@ -214,6 +217,3 @@ def test_twenty_episodes_in_two_terminals_with_drops_and_a_kill(ros_domain, tmp_
     assert f"{EPISODES - len(DISCARDED)} episodes" in trained.stdout
     policy = Policy.load(tmp_path / "nano", contract=CONTRACT, device="cpu")
     assert policy.policy_id.startswith("nano@")
-
-
-COMMANDS = "/" + CONTRACT.topics.teleop_command

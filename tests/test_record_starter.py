@@ -55,7 +55,7 @@ def test_an_operator_records_labels_and_undoes(start, tmp_path):
     terminal.wait_for(r"the\s+outcome\s+is\s+discarded")
     terminal.press("q")
     terminal.wait_for("are in")
-    assert terminal.ended() == 0
+    assert terminal.wait_for_exit() == 0
     (bag,) = (path for path in (tmp_path / "episodes").iterdir() if path.is_dir())
     verify_episode(bag)
     custom = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"][

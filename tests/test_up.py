@@ -160,14 +160,14 @@ sys.exit(manager.run())
 
 
 @pytest.mark.parametrize(
-    ("numbers", "log"),
+    ("signals", "log"),
     [
         ([signal.SIGINT], ["executor INT", "driver INT"]),
         ([signal.SIGHUP], ["executor HUP", "driver INT"]),
         ([signal.SIGINT, signal.SIGINT], ["driver INT", "executor INT"]),
     ],
 )
-def test_an_executor_with_a_rest_pose_ends_before_its_drivers(numbers, log, tmp_path):
+def test_an_executor_with_a_rest_pose_ends_before_its_drivers(signals, log, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", FINISHING, "1"],
         cwd=tmp_path,
@@ -186,9 +186,9 @@ def test_an_executor_with_a_rest_pose_ends_before_its_drivers(numbers, log, tmp_
     try:
         for _ in range(2):
             read_until("ready")
-        for number in numbers:
+        for number in signals:
             process.send_signal(number)
-            if number != signal.SIGHUP:  # the terminal is gone
+            if number != signal.SIGHUP:  # up reports nothing then: its terminal is gone
                 read_until(f"{signal.Signals(number).name} received")
         assert process.wait(PATIENCE_S) == 0
     finally:

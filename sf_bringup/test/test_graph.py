@@ -226,7 +226,7 @@ def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
             device="cpu",
             replan_steps=5,
             params_file=str(file),
-            use_sim_time="False".lower(),
+            use_sim_time="false",
         )
     )
     assert (
@@ -240,7 +240,7 @@ def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypatch, capsys):
-    found = importlib.util.find_spec("pytest") if installed else None
+    found = importlib.util.find_spec("pytest") if installed else None  # any spec: "installed"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     path = named(arm_graph(robot="ur5e_robotiq", policy="none", sim=True))["sim_arm"].parameters[
         "contract"

@@ -11,13 +11,11 @@ from sf_policy_node.session.policy_session import PolicySession
 
 
 class Stage:
+    """A session whose clock, images and joint states the test controls."""
+
     def __init__(self, policy=None, **options):
-        self.now, self.policy, self.chunks, self.notified = (
-            100.0,
-            policy or ScriptedPolicy(),
-            [],
-            threading.Event(),
-        )
+        self.now, self.policy = 100.0, policy or ScriptedPolicy()
+        self.chunks, self.notified = [], threading.Event()
         self.decode = lambda camera, image: image
         self.session = PolicySession(
             sim_arm(),
@@ -32,6 +30,7 @@ class Stage:
         )
 
     def see(self, stamp=None, cameras=("scene", "wrist")):
+        """Give the session a joint state and an image of each camera."""
         stamp = self.now if stamp is None else stamp
         self.session.add_joint_state(stamp, sim_arm().command_joints, HOME)
         for camera in cameras:

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from enemy_servers import chunk, encoded, openpi_server
+from faulty_servers import chunk, encoded, openpi_server
 from motion_cases import sim_arm
 from node_cases import CONTRACT_PARAMETER, FakeArm
 from rclpy.parameter import Parameter

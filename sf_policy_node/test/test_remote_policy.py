@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from enemy_servers import (
+from faulty_servers import (
     chunk,
     cut,
     drip,

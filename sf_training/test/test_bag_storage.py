@@ -43,7 +43,7 @@ from sf_training.recording import messages
 from sf_training.view.episode import load as view_episode
 
 ENTRIES = recording(1.0)
-HALF = len(ENTRIES) // 3
+SPLIT_AT = len(ENTRIES) // 3
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def expected(tmp_path_factory, robot):
 
 
 def split(folder):
-    for number, part in enumerate((ENTRIES[:HALF], ENTRIES[HALF:])):
+    for number, part in enumerate((ENTRIES[:SPLIT_AT], ENTRIES[SPLIT_AT:])):
         write_mcap(folder / f"take/take_{number}.mcap", part)
     return folder / "take"
 

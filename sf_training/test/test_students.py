@@ -66,7 +66,7 @@ def test_a_student_starts_from_the_weights_in_a_directory(name, tmp_path):
     assert outputs(built.model.eval(), inputs(built)).shape[:2] == (2, SIZES["horizon"])
 
 
-def test_nano_equals_its_first_version():
+def test_a_student_of_kind_nano_is_nano_with_the_sizes_of_the_contract():
     from sf_policy_node.vla.nano import Nano, NanoConfig
 
     torch.manual_seed(3)

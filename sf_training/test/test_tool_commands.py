@@ -51,11 +51,11 @@ def commanded(kind, message):
         for each in good
         if each.topic == LEADER
     ]
-    jaw = [
+    gripper = [
         entry(GRIPPER, FLOATS, each.at, make(FLOATS, float(pose_at(each.at + AHEAD_S)[6])))
         for each in tool
     ]
-    return merged(without(good, LEADER), tool, jaw)
+    return merged(without(good, LEADER), tool, gripper)
 
 
 def pose_ahead(stamp, t, frame="base_link", move=(0.0, 0.0, 0.0)):
@@ -76,7 +76,7 @@ def twist_in_tool(stamp, t):
     return twist(stamp, *(turn @ part for part in speed(t)), frame=ROBOT.tool_frame)
 
 
-WAYS = {
+TOOL_COMMANDS = {
     "poses": (messages.POSE, pose_ahead),
     "poses without a frame": (messages.POSE, lambda stamp, t: pose_ahead(stamp, t, frame="")),
     "twists": (messages.TWIST, lambda stamp, t: twist(stamp, *speed(t))),
@@ -84,15 +84,15 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_labels_equal_those_of_joint_commands(tmp_path, joint_labels, way):
-    bag = write_bag(tmp_path / "take", commanded(*WAYS[way]))
+@pytest.mark.parametrize("kind", TOOL_COMMANDS)
+def test_labels_equal_those_of_joint_commands(tmp_path, joint_labels, kind):
+    bag = write_bag(tmp_path / "take", commanded(*TOOL_COMMANDS[kind]))
     data = loaded([bag], ROBOT)
     np.testing.assert_array_equal(data.pair_frame, joint_labels.pair_frame)
     # pose_at moves joint 1 by 8 mrad in 40 ms: an offset of one command is visible
-    arm, jaw = np.split(data.pair_target - joint_labels.pair_target, [6], axis=-1)
+    arm, gripper = np.split(data.pair_target - joint_labels.pair_target, [6], axis=-1)
     assert np.abs(arm).max() < 1.5e-3
-    assert np.abs(jaw).max() < 7e-3  # its numbers have no stamp: the receipt time applies
+    assert np.abs(gripper).max() < 7e-3  # its numbers have no stamp: the receipt time applies
     assert not data.notes
     measure = measure_episode(bag, Thresholds(), 2, ROBOT)
     assert not measure.faults and not measure.broken and measure.commands

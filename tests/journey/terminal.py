@@ -21,12 +21,12 @@ class Terminal:
         if self._pid == 0:
             os.environ.update(TERM="xterm-256color", COLUMNS="160", LINES="50")
             os.execvp(command[0], command)
-        os.set_inheritable(
-            self._file, False
-        )  # otherwise the next terminal inherits the descriptor and keeps this one open
+        # Otherwise the next terminal inherits the descriptor and keeps this one open.
+        os.set_inheritable(self._file, False)
         self._shown, self.code = "", None
 
     def wait_for(self, pattern, timeout=PATIENCE_S):
+        """Wait until the screen shows a regular expression; what was shown before it is dropped."""
         end = time.monotonic() + timeout
         while not (found := list(re.finditer(pattern, self._shown))):
             assert time.monotonic() < end, (
@@ -39,7 +39,8 @@ class Terminal:
     def press(self, key):
         os.write(self._file, key.encode())
 
-    def ended(self, timeout=PATIENCE_S):
+    def wait_for_exit(self, timeout=PATIENCE_S):
+        """Wait until the program has ended; return its exit code."""
         end = time.monotonic() + timeout
         while self.code is None:
             assert time.monotonic() < end, "the program did not end"
@@ -78,7 +79,7 @@ class Terminal:
     def close(self):
         if self.code is None:
             os.kill(self._pid, signal.SIGTERM)
-            self.ended()
+            self.wait_for_exit()
             os.close(self._file)
 
     def _read(self, timeout=0.1):

@@ -1,4 +1,4 @@
-"""Checks across the sections of a contract, and the words for what is wrong with it."""
+"""Check a contract across its sections, and make messages of what is wrong with it."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _check_columns_of(
 def check_foreign_bags(
     bags: ForeignBags, topics: Iterable[str], joints: Iterable[str], arms: Iterable[str]
 ) -> None:
-    """Refuse names of ours in ``bags`` that the contract does not have.
+    """Refuse names in ``bags`` that should be the contract's and are not.
 
     Raises:
         ValueError: with the key and the names that it has.

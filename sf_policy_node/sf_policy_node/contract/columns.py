@@ -1,7 +1,7 @@
-"""The columns of a chunk, of a policy's state and of a joint command: what each number means.
+"""Define the columns of a chunk, of a policy's state and of a joint command.
 
-Everybody who needs to know which column is a gripper, or which columns belong to one arm, asks
-:attr:`Contract.columns <sf_policy_node.contract.Contract.columns>`.
+:attr:`Contract.columns <sf_policy_node.contract.Contract.columns>` says which column is a gripper
+and which columns belong to one arm. No other code decides that by name or position.
 """
 
 from __future__ import annotations
@@ -60,7 +60,13 @@ class Layout:
     def indices(
         self, *kinds: ColumnKind, arm: str | None = None, without: Collection[ColumnKind] = ()
     ) -> np.ndarray:
-        """Return the indices (N,) of the columns of these kinds (none given: of all) and arm."""
+        """Return the indices (N,) of the columns of these kinds and this arm.
+
+        Args:
+            kinds: none given: all.
+            arm: None: all.
+            without: excluded kinds.
+        """
         return np.array(
             [
                 column.index
@@ -88,8 +94,8 @@ class Layout:
 class Columns:
     """All layouts of a robot.
 
-    ``action``: a chunk's columns, named by ``contract.action.names``. ``state``: what a policy is
-    told about the robot, see :func:`sf_policy_node.state.robot_state`. ``commands``: joints in
+    ``action``: a chunk's columns, named by ``contract.action.names``. ``state``: input of a
+    policy, see :func:`sf_policy_node.perception.robot_state.robot_state`. ``commands``: joints in
     the order of ``contract.command_joints``: of each arm its joints, then those of its gripper.
     """
 
@@ -121,7 +127,7 @@ def columns_of(arms: Mapping[str, Arm], action_names: Sequence[str]) -> Columns:
 
 
 def _action_columns(arms: Mapping[str, Arm]) -> dict[str, tuple[str, ColumnKind, str]]:
-    """Name of every column that a chunk may have: its arm, kind and unit."""
+    """Return arm, kind and unit of every column that a chunk may have, by its name."""
     known = {}
     for name, arm in arms.items():
         for joint in arm.joints:

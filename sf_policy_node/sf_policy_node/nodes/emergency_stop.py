@@ -14,7 +14,7 @@ from std_msgs.msg import Bool
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import UNKNOWN
 
-_LOOKS = 4  # how often the heartbeat is checked within its allowed age
+_CHECKS = 4  # heartbeat checks in the time that a button may be silent
 
 
 class Buttons:
@@ -70,7 +70,9 @@ class EmergencyStop:
         self._subscription = node.subscribe_any_qos(Bool, self._topic, self._receive)
         if self._age_s is not None:
             timer = node.create_timer(
-                self._age_s / _LOOKS, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME)
+                self._age_s / _CHECKS,
+                self._check_heartbeat,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
             )
             node.resources.callback(node.destroy_timer, timer)
 
@@ -104,11 +106,11 @@ class EmergencyStop:
         complete = self._buttons.receive(publisher, message.data, time.monotonic(), present)
         if message.data or not complete:
             self._change(True)
-        self._look()
+        self._check_heartbeat()
         if not self.pressed:
             self._change(False)
 
-    def _look(self) -> None:
+    def _check_heartbeat(self) -> None:
         if self._age_s is None:
             return
         now = time.monotonic()

@@ -24,7 +24,7 @@ class PolicyUnavailable(ValueError):
 
 
 class ActionPolicy(Protocol):
-    """Define the interface of a policy for a session, as of ``vla.policy.Policy``.
+    """Define what a session needs of a policy; ``vla.policy.Policy`` is one.
 
     A policy with an attribute ``join`` that is ``Join.RTC`` is also given the keyword
     ``continuation``: the part of its last chunk that is still ahead
@@ -91,18 +91,23 @@ class Predictor:
     ) -> Chunk:
         """Predict a chunk.
 
+        Args:
+            images: of :meth:`images`.
+            epoch: of the instruction; a chunk continues only one of the same epoch.
+            sequence: number of the chunk in its epoch.
+
         Raises:
             PolicyUnavailable: the policy server cannot answer.
             ValueError: the policy returns no finite chunk of the contract's size.
         """
-        more = {}
+        options = {}
         if self._join is Join.RTC:
-            more["continuation"] = self._history_of(epoch).continuation(
+            options["continuation"] = self._history_of(epoch).continuation(
                 observation.stamp, observation.joints
             )
         begin = time.perf_counter()
         data = np.asarray(
-            self._policy.predict(images, observation.joints, instruction, **more), dtype=float
+            self._policy.predict(images, observation.joints, instruction, **options), dtype=float
         )
         inference_s = time.perf_counter() - begin
         self._check(data)

@@ -40,6 +40,8 @@ class FlowHead(nn.Module):
 
     def __init__(self, width: int, heads: int, layers: int, horizon: int, action_size: int) -> None:
         super().__init__()
+        # Names of weights in checkpoints: enter and leave are the projections of noisy and clean
+        # actions, place is the positional embedding of the steps.
         self.enter = nn.Linear(action_size, width)
         self.place = nn.Parameter(torch.randn(horizon, width) * 0.1)
         self.time_in = nn.Linear(2 * _FREQUENCIES, width)

@@ -1,4 +1,4 @@
-"""Command ``libero-serve``: a published LIBERO policy behind openpi's websocket protocol.
+"""Serve a published LIBERO policy by openpi's websocket protocol (command ``libero-serve``).
 
 The policy uses LIBERO's own columns (tool pose and fingers in, controller commands out). No robot
 contract describes them, so it never runs on a robot. ``libero_client.py`` queries it from LIBERO's
@@ -115,7 +115,7 @@ class LiberoPolicy:
 
 
 class LiberoServer(OpenpiServer):
-    """Answers openpi's LIBERO observations."""
+    """Answer openpi's LIBERO observations with chunks of a policy."""
 
     def __init__(self, policy: LiberoPolicy, name: str, host: str, port: int) -> None:
         self._policy, self._lock = policy, threading.Lock()

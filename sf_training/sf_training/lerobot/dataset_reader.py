@@ -99,9 +99,7 @@ class DatasetReader:
         return self._entries[position].index
 
     def start_s(self, position: int) -> float:
-        """Return the time [s] at which an episode would begin if all followed each other, 10 s
-        apart.
-        """
+        """Return the time [s] at which an episode begins if all are played in order, 10 s apart."""
         return float(self._starts[position]) / self.fps + 10.0 * position
 
     def size(self, name: str) -> tuple[int, int]:
@@ -220,7 +218,7 @@ class DatasetReader:
             raise LeRobotError(f"episode {entry.index}: {error}") from None
 
     def _rows_of(self, entry: EpisodeEntry, columns: tuple[str, ...]) -> pa.Table:
-        """Return those of the columns of an episode that its file has."""
+        """Return columns of an episode; those that its file lacks are left out."""
         # Cached: several episodes share a file.
         if self._table is None or self._table[:2] != (entry.table, columns):
             self._table = (

@@ -19,7 +19,8 @@ from sf_training.recording.writer.sealing import PARTIAL
 def all_or_nothing(out: Path, dataset: str, names: Sequence[str]) -> Iterator[Path]:
     """Yield a staging folder; its episodes move to ``out`` if the context ends without an error.
 
-    The remains of an interrupted import are removed first.
+    The remains of an interrupted import are removed first. Folders that were made for ``out``
+    and are empty at the end are removed, too.
 
     Args:
         names: of the episodes that will be written.

@@ -350,6 +350,7 @@ class CollisionModel:
         return turns, origins, *place_capsules(turns, origins, self._starts, self._ends)
 
     def _bounds(self, turns, origins, first, last) -> np.ndarray:
+        """Return lower bounds (N, P) of the distances of all pairs [m], from :meth:`_place`."""
         boxes = self._box_centres, self._box_halves
         return all_bounds(self._pairs, turns, origins, first, last, self._radii, *boxes)
 

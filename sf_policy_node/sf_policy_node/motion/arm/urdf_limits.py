@@ -9,7 +9,7 @@ from sf_policy_node.contract import Arm, Contract, ContractError, Finger, Grippe
 from sf_policy_node.urdf import UrdfJoint
 
 _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
-_FASTER = 1.001
+_FASTER = 1.001  # velocity over that of the URDF which still counts as rounding
 _FURTHEST = 20.0  # m: no arm reaches further, so a larger number is in millimetres
 # No joint of an arm exceeds these, so a larger number is in degrees.
 _TURNS_MAX = 10.0  # turns from 0

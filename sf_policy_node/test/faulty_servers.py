@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 from websockets.sync.server import serve
 
-HELD_S = 30.0  # s, how long a server that hangs keeps its connection, unless the test releases it
+HELD_S = 30.0  # a server that hangs keeps its connection this long, unless the test releases it
 
 
 def encoded(value):
@@ -145,6 +145,7 @@ def drip(handler, _):
 
 
 def cut(handler, _):
+    """Send the beginning of a reply, then close the connection."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
