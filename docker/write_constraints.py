@@ -3,8 +3,8 @@
 Run it with the environment: .venv/bin/python docker/write_constraints.py
 
 `pip freeze` must not be used for it: the ROS 2 wheels carry metadata under names such as rclpy or
-std_msgs, which on PyPI belong to nobody or to somebody else. Only what was installed under its own
-name counts here.
+std_msgs, which on PyPI are unregistered or belong to other projects. Only what was installed
+under its own name counts here.
 """
 
 import re
