@@ -97,6 +97,19 @@ def test_a_prismatic_rail_is_an_axis_in_metres():
         require_limits(parse_contract(yaml.safe_dump(data), urdf))
 
 
+def test_a_rail_moves_the_tool_that_workspace_and_tool_speed_bound():
+    data, urdf = on_a_rail("prismatic")
+    kinematics = Kinematics(parse_contract(yaml.safe_dump(data), urdf))
+    positions = np.column_stack([[-0.4, 0.0, 0.3], np.tile(HOME[:6], (3, 1))])
+    velocities = np.zeros_like(positions)
+    velocities[:, 0] = 0.5
+    tool, speed = kinematics.tool_motion(positions, velocities)
+    np.testing.assert_allclose(
+        tool, [kinematics.forward(joints).position for joints in positions], atol=1e-9
+    )
+    np.testing.assert_allclose(speed, np.tile([0.0, 0.5, 0.0], (3, 1)), atol=1e-9)
+
+
 def test_a_continuous_joint_is_bounded_by_the_contract():
     data, urdf = on_a_rail("continuous")
     data["joints"][0] |= {"lower": -9.0, "upper": 9.0}
@@ -121,12 +134,13 @@ def seven_joints():
 
 
 def test_seven_joints_keep_their_posture_when_the_tool_moves_in_circles():
-    kinematics, home = Kinematics(seven_joints()), READY
-    start = kinematics.forward(home)
+    home = READY
 
     def rounds(term):
-        joints = home.copy()
-        kinematics._rest = home if term else None
+        kinematics, joints = Kinematics(seven_joints()), home.copy()
+        start = kinematics.forward(home)
+        if not term:
+            kinematics._rest = None
         for angle in np.linspace(0.0, 12.0 * np.pi, 240)[1:]:
             away = 0.08 * np.array([np.sin(angle), np.cos(angle) - 1.0, 0.5 * np.sin(angle)])
             target = ToolPose(start.position + away, start.rotation)
