@@ -13,6 +13,7 @@ from sf_policy_node.motion.arm.collision import Box, CollisionModel
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.homing import Pose
 from sf_policy_node.motion.types import Chunk
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.joint_operator import demonstrate_joints
@@ -90,9 +91,9 @@ class Follower:
         self._judge()
         return self.sim.joint_positions()
 
-    def go_home(self) -> np.ndarray:
-        """Move all arms to their home pose, and return where the arm stands."""
-        self.executor.go_home(self.sim.time)
+    def go_home(self, pose: Pose = Pose.HOME) -> np.ndarray:
+        """Move all arms to their home or rest pose, and return the measured positions (J,)."""
+        self.executor.go_home(self.sim.time, pose=pose)
         while self.executor.homing is not None:
             self._send(self.executor.continue_homing(self.sim.time))
             self._run(_HOMING_S)
@@ -228,6 +229,41 @@ def test_home_pose_is_reached_without_a_violation(robot):
     assert np.abs(start[is_joint] - home).max() > 0.05
     np.testing.assert_allclose(follower.go_home()[is_joint], home, atol=0.005)
     assert follower.violations == []
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_grippers_close_and_open_completely(robot):
+    follower = Follower(joint_positions(contract_of(robot)))
+    follower.go_home()
+    for opening in (0.0, 1.0, 0.0):
+        target = follower.sim.joint_positions()
+        for name, arm in follower.contract.arms.items():
+            fingers = follower.commands.indices(ColumnKind.GRIPPER, arm=name)
+            target[fingers] = arm.gripper.to_joints(opening)
+        for _ in range(3):  # a slow gripper needs more than one chunk
+            positions = follower.follow(target)
+        np.testing.assert_allclose(positions, target, atol=0.01)
+    assert follower.violations == []
+
+
+FALLING = ["piper", "piper_pair", "so101", "so101_pair", "vx300s_pair"]
+
+
+@pytest.mark.parametrize("robot", FALLING)
+def test_arms_that_fall_without_power_reach_their_rest_pose_at_shutdown(robot):
+    contract = contract_of(robot)
+    follower, is_joint = Follower(contract), contract.columns.commands.mask(ColumnKind.JOINT)
+    rest = np.concatenate([arm.rest for arm in contract.arms.values()])
+    follower.go_home()
+    positions = follower.go_home(Pose.REST)
+    np.testing.assert_allclose(positions[is_joint], rest, atol=0.005)
+    assert CollisionModel.of(contract).nearest(positions[None])[0].distance > 0.006
+    assert follower.violations == []
+
+
+@pytest.mark.parametrize("robot", sorted(set(ROBOTS) - set(FALLING)))
+def test_arms_with_brakes_do_not_move_at_shutdown(robot):
+    assert [arm.rest for arm in contract_of(robot).arms.values()] == [None]
 
 
 def test_scripted_expert_picks_with_a_gripper_of_which_one_jaw_moves():
