@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from sf_policy_node.programs import start
+from typing import NoReturn
+
+from sf_policy_node.programs import end_process, start
 
 
-def sim_arm() -> int | None:
+def sim_arm() -> NoReturn:
     """Run the simulated arm as a node."""
-    return start("sf_bringup.sim_arm")
+    end_process(start("sf_bringup.sim_arm"))
 
 
 def graph() -> int | None:

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from collections import defaultdict
 from itertools import pairwise
 
@@ -330,6 +331,18 @@ def test_a_missing_gl_library_gives_one_sentence(ros_domain, monkeypatch):
 def _no_default_context():
     yield
     assert not rclpy.ok()
+
+
+def test_the_simulated_arm_ends_without_finalization():
+    """Finalization unloads OpenGL: 2 to 23 s on a busy machine, and `launch` waits for 8 s."""
+    script = """
+import atexit, sys, time
+import sf_bringup.programs as programs
+atexit.register(time.sleep, 600)
+programs.start = lambda module: 3
+sys.exit(programs.sim_arm())
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 3
 
 
 def test_another_robot_follows_its_joints_and_publishes_its_cameras(start):
