@@ -1,4 +1,4 @@
-"""Tests of signals.
+"""Tests that a node ends cleanly: repeated signals, and no TCP transport that could hang.
 
 The terminal and ``ros2 launch`` both forward Ctrl-C, so a node receives it twice.
 """

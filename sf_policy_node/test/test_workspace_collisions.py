@@ -20,11 +20,13 @@ def swing(to: float, count: int = 60) -> Motion:
     """Return a smooth rotation of joint 1 from HOME to ``to`` [rad], with the tool in its box."""
     share = np.linspace(0.0, 1.0, count)
     blend, slope = 3 * share**2 - 2 * share**3, 6 * share - 6 * share**2
-    way = np.zeros(7)
-    way[0] = to
+    displacement = np.zeros(7)
+    displacement[0] = to
     seconds = 2.0
     return Motion(
-        seconds / (count - 1), HOME + blend[:, None] * way, slope[:, None] * way / seconds
+        seconds / (count - 1),
+        HOME + blend[:, None] * displacement,
+        slope[:, None] * displacement / seconds,
     )
 
 
