@@ -1,11 +1,13 @@
 """Tests of the record journey in a real terminal (pty): one command, keys, a trainable episode."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
-from journey.terminal import Terminal
+from journey.terminal import Terminal, processes_of
 
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_training.recording.labels import read_labels
@@ -68,6 +70,25 @@ def test_an_operator_records_labels_and_undoes(start, tmp_path):
     )
     assert custom["verdict"] in ("WARN", "FAIL"), "no command was recorded"
     assert read_labels(bag).outcome == "discarded"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_recorder_ends_everything_and_names_the_cure(start, tmp_path):
+    terminal = start()
+    terminal.wait_for("READY", PATIENCE_S)
+    terminal.wait_for(r"camera skew \d+ ms")
+    terminal.press(" ")
+    terminal.wait_for(r"RECORDING   ([2-9]|\d\d)\.")
+    (recorder,) = (
+        number
+        for number, words in processes_of(tmp_path / "episodes").items()
+        if "image_codec" in words and "sf_bringup.record" not in words
+    )
+    os.kill(recorder, signal.SIGKILL)
+    terminal.wait_for("recorder was ended by SIGKILL, so everything was stopped", PATIENCE_S)
+    terminal.wait_for(r"interrupted recordings: \S+\.partial; recover with")
+    assert terminal.ended() == 1
 
 
 def test_without_a_terminal_the_message_names_the_error_and_the_cure():

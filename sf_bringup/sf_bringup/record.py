@@ -92,7 +92,8 @@ def _with_keys(
         try:
             graph.check()
         except ArmClientError as error:
-            print(f"record: {error}", file=sys.stderr)
+            for line in (str(error), *interrupted_notes(directory)):
+                print(f"record: {line}", file=sys.stderr)
             return 1
     if code == 0:
         print(f"episodes and {LOG_FILE} are in {directory}")
@@ -130,7 +131,14 @@ def _offer_recovery(directory: Path) -> list[str]:
                 print(f"record: {recover_episode(path).path}: recovered")
             except RecoveryError as error:
                 print(f"record: {error}", file=sys.stderr)
-        interrupted = find_interrupted(directory)
+    return interrupted_notes(directory)
+
+
+def interrupted_notes(directory: Path) -> list[str]:
+    """Return a sentence that names the interrupted recordings in a folder and how to recover them;
+    an empty list if there is none.
+    """
+    interrupted = find_interrupted(directory)
     if not interrupted:
         return []
     names = ", ".join(path.name for path in interrupted)

@@ -43,11 +43,14 @@ from synthetic_episodes import (
 
 from sf_training.data.bag_files import BagError, find_episodes
 from sf_training.data.dataset import load_dataset
+from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.opening import open_bags
 from sf_training.evaluation.recorded_episode import open_episodes
+from sf_training.lerobot.export_bags import stretches
 from sf_training.lint.thresholds import Verdict
 from sf_training.recording import messages
 from sf_training.recording.labels import add_label
+from sf_training.view.command import main as view
 
 ROBOT = contract()
 
@@ -198,6 +201,13 @@ def test_an_undecodable_image_drops_only_its_frame(tmp_path, how):
     assert "1 of 20 images cannot be decoded, the first at 0.70 s" in str(
         findings(tmp_path, entries)
     )
+    bag, notes = find_episodes(tmp_path)[0], []
+    stretches(EpisodeReader(bag, ROBOT), 10, "commanded", 2, 0.5, notes=notes)
+    assert "at 0.70 s: an image cannot be decoded" in notes[0], "lerobot export says it, too"
+    (tmp_path / "robot.yaml").write_text(ROBOT.to_yaml())
+    (tmp_path / ROBOT.urdf).write_text(ROBOT.urdf_xml)
+    words = [str(bag), "--contract", str(tmp_path / "robot.yaml"), "--out"]
+    assert view([*words, str(tmp_path / "page.html")]) == 0, "view shows the other images"
 
 
 def test_a_truncated_raw_image_drops_only_its_frame(tmp_path):

@@ -276,6 +276,13 @@ def test_instructions_of_two_topics_apply_in_time_order(tmp_path):
     assert [data.instructions[row] for row in data.pair_instruction] == ["grasp"] * 7 + ["lift"] * 3
 
 
+def test_a_late_first_instruction_is_noted(tmp_path):
+    late = merged(recording(2.0), [entry("/instruction", messages.STRING, 1.5, text("lift"))])
+    data = loaded([write_bag(tmp_path / "take", late)], ROBOT)
+    assert data.instructions == ["lift"]
+    assert "the first instruction came 1.50 s after the first image and is used" in data.notes[0]
+
+
 FILES = {
     "take.mcap": (b"hello\n", r"take.mcap: is not an MCAP file, it begins with b'hello"),
     "pointer.mcap": (

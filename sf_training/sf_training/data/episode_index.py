@@ -202,6 +202,8 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
         notes=list(dict.fromkeys(note for index in found for note in index.notes)),
         **joined,
     )
+    if recording.texts.note:
+        index.notes.append(recording.texts.note)
     check_first_images(reader, index.blocks, index.colour, index.depth)
     index.notes.extend(no_labels(np.isin(np.arange(len(index.stamps)), index.pairs.frame)))
     return index

@@ -265,12 +265,13 @@ class EpisodeReader:
         return found
 
     def frames(
-        self, wanted: Mapping[str, Collection[int]]
+        self, wanted: Mapping[str, Collection[int]], *, black_where_broken: bool = False
     ) -> Iterator[tuple[str, int, np.ndarray]]:
         """Decode some images in one pass.
 
         Args:
             wanted: topic to indices of the messages to decode.
+            black_where_broken: yield a black pixel in place of an image that cannot be decoded.
 
         Yields:
             Topic, index and pixels: colour (H, W, 3) uint8 RGB, depth (H, W) float32 [m].
@@ -280,8 +281,15 @@ class EpisodeReader:
         for number, _, data, _ in self._raw(sets):
             topic = self._mapped[number]
             index, seen[topic] = seen[topic], seen[topic] + 1
-            if index in sets[topic]:
-                yield topic, index, self._decoded(topic, self._deserialize(number, data))
+            if index not in sets[topic]:
+                continue
+            try:
+                pixels = self._decoded(topic, self._deserialize(number, data))
+            except BagError:
+                if not black_where_broken:
+                    raise
+                pixels = np.zeros((1, 1, 3), np.uint8)
+            yield topic, index, pixels
 
     def image(self, topic: str, data: bytes | memoryview) -> np.ndarray:
         """Decode one image from its CDR bytes; pixels as from :meth:`frames`."""

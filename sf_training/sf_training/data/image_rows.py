@@ -10,7 +10,9 @@ from sf_training.data.episode_reader import BagError, EpisodeReader
 from sf_training.recording.topics import absolute
 
 
-def images_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def images_in_rows(
+    reader: EpisodeReader, indices: np.ndarray, *, any_image: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (camera name, (H, W, 3) uint8 RGB) for every row and camera.
 
     The images of each camera come in the order of the rows. How cameras alternate depends on the
@@ -18,6 +20,8 @@ def images_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple
 
     Args:
         indices: (N, V) message index of each camera in each row; a message may occur repeatedly.
+        any_image: accept images of any size, and yield a black pixel for one that cannot be
+            decoded.
 
     Raises:
         BagError: an image cannot be decoded, or its size is not that of the contract.
@@ -33,10 +37,10 @@ def images_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple
     waiting: dict[str, dict[int, np.ndarray]] = {topic: {} for topic in cameras}
     following = dict.fromkeys(cameras, 0)
     wanted_indices = {topic: list(rows) for topic, rows in last_row.items()}
-    for topic, index, pixels in reader.frames(wanted_indices):
+    for topic, index, pixels in reader.frames(wanted_indices, black_where_broken=any_image):
         view, camera = cameras[topic]
         height, width = pixels.shape[:2]
-        if (width, height) != (camera.width, camera.height):
+        if (width, height) != (camera.width, camera.height) and not any_image:
             expected = f"{camera.width}x{camera.height}"
             raise BagError(
                 f"{reader.path}: {topic}: image is {width}x{height}, the contract says {expected};"

@@ -11,6 +11,8 @@ from sf_training.data.clock_offsets import APART_NS
 from sf_training.data.stream import Stream
 from sf_training.recording.topics import absolute
 
+LATE_NS = 1_000_000_000  # a later first instruction of another recorder gets a note
+
 if TYPE_CHECKING:
     from sf_training.data.episode_reader import EpisodeReader
 
@@ -30,15 +32,20 @@ class Instructions:
 
     Attributes:
         texts: the instructions.
+        note: a sentence if the first instruction of another recorder came long after the first
+            image; else empty.
     """
 
     def __init__(self, reader: EpisodeReader, stream: Stream, start: int, shift: int = 0) -> None:
         self._times, self.texts = [np.iinfo(np.int64).min], [reader.instruction]
+        self.note = ""
         if reader.relabelled:
             for seconds, text in reader.label_segments[1:]:
                 self._times.append(reader.bag.start + shift + round(seconds * 1e9))
                 self.texts.append(text)
             return
+        if reader.foreign:
+            self.note = _note(stream, start)
         for stamp, message in zip(stream.stamps.tolist(), stream.messages, strict=True):
             text = message.data.strip()
             if text and text != self.texts[-1] and (reader.foreign or stamp > start):
@@ -69,3 +76,18 @@ class Instructions:
     def different(self) -> list[str]:
         """Each text once, in the order of its first use."""
         return list(dict.fromkeys(self.texts))
+
+
+def _note(stream: Stream, start: int) -> str:
+    stamps = [
+        stamp
+        for stamp, message in zip(stream.stamps.tolist(), stream.messages, strict=True)
+        if message.data.strip()
+    ]
+    late = min(stamps, default=start) - start
+    if late <= LATE_NS:
+        return ""
+    return (
+        f"the first instruction came {late * 1e-9:.2f} s after the first image and is used from the"
+        " beginning; choose others with `relabel --at`"
+    )

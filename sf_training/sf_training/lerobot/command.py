@@ -154,7 +154,7 @@ def export(settings: Export, console: Console) -> Path:
     given = load_contract(settings.contract) if settings.contract else None
     bags = [bag for root in settings.data for bag in find_episodes(root)]
     opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
-    contract, left_out = opened.contract, list(opened.left_out)
+    contract, left_out, notes = opened.contract, list(opened.left_out), []
     fps = frames_per_second(contract, settings.fps)
     unmeasured, without_effort = 0, Counter()
     filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
@@ -164,6 +164,7 @@ def export(settings: Export, console: Console) -> Path:
     ):
         for reader in bar.track(opened.readers):
             with reader.cached_in_memory():
+                found: list[str] = []
                 try:
                     pieces = stretches(
                         reader,
@@ -172,12 +173,14 @@ def export(settings: Export, console: Console) -> Path:
                         settings.hold,
                         settings.command_age_s,
                         **extras,
+                        notes=found,
                     )
                 except BagError as error:
                     if settings.strict or len(opened.readers) == 1:
                         raise
                     left_out.append(LeftOut(reader.path, str(error)))
                     continue
+                notes += [f"{reader.path}: {note}" for note in dict.fromkeys(found)]
                 for stretch in pieces:
                     if len(stretch.state) < settings.min_frames:
                         short += 1
@@ -211,7 +214,7 @@ def export(settings: Export, console: Console) -> Path:
             raise none_left(left_out, opened.count, opened.outcomes, settings.outcomes)
         write_sources(writer.root, contract, sources)
         path = writer.finish()
-    say_left_out(console, left_out, roots=settings.data)
+    say_left_out(console, left_out, notes, roots=settings.data)
     if unmeasured:
         console.print(
             f"warning: {unmeasured} depth images are missing in the bags and empty in the dataset",

@@ -83,6 +83,7 @@ def stretches(
     *,
     depth: bool = False,
     effort: bool = False,
+    notes: list[str] | None = None,
 ) -> list[Stretch]:
     """Return the frames of one bag, split at gaps of more than ``hold`` frames; shorter gaps are
     filled.
@@ -95,6 +96,7 @@ def stretches(
     Args:
         command_age_s: frames with an older command are left out.
         depth, effort: add them.
+        notes: sentences about anomalies and about what is left out are added to it.
 
     Raises:
         BagError: no usable observation, or no commands.
@@ -118,11 +120,13 @@ def stretches(
     start = min(int(read[topic].stamps.min()) for topic in cameras)
     texts = Instructions.of_recording(reader, read)
     found = []
+    notes = [] if notes is None else notes
+    notes += [texts.note] if texts.note else []
     try:
         check_one_source(reader, read[joints])
         check_one_source(reader, read[given])
         check_all_joints(reader, read[joints])
-        check_clocks(
+        notes += check_clocks(
             contract,
             read,
             {topic: reader.recorded_name(topic) for topic in (*cameras, joints, given)},
@@ -140,6 +144,7 @@ def stretches(
                     command_age_s,
                     texts,
                     start,
+                    notes,
                     depth=depth,
                     effort=effort,
                 )
@@ -167,12 +172,13 @@ def _stretches(
     command_age_s: float,
     texts: Instructions,
     start: int,
+    notes: list[str],
     *,
     depth: bool,
     effort: bool,
 ) -> list[Stretch]:
     """Return the stretches of one section between clock steps; without ``commands`` the action is
-    what was measured.
+    what was measured. Sentences about anomalies are added to ``notes``.
     """
     contract = _at_rate(reader.contract, fps)
     cameras = [absolute(camera.topic) for camera in contract.cameras]
@@ -185,8 +191,9 @@ def _stretches(
     if joints is None or not len(observations.stamps):
         return []
     states = reader.recorded_name(absolute(contract.topics.joint_states))
-    check_joints(reader, joints, states, start)
-    good, _ = usable_images(reader, section, observations, start)
+    notes += check_joints(reader, joints, states, start)
+    good, about_images = usable_images(reader, section, observations, start)
+    notes += about_images
     observations = Observations(
         *(getattr(observations, each.name)[good] for each in fields(observations))
     )
@@ -204,7 +211,9 @@ def _stretches(
             check_commands_are_near(
                 reader, held.held(observations.stamps), state, reader.recorded_name(given)
             )
-        action = _commands(reader, read, section, observations, fps, commands, command_age_s, start)
+        action = _commands(
+            reader, read, section, observations, fps, commands, command_age_s, start, notes
+        )
     else:
         action = np.concatenate([state[1:], np.full_like(state[:1], np.nan)])
         # Before a gap the joints of one frame later are unknown.
@@ -309,6 +318,7 @@ def _commands(
     commands: Commands,
     age_s: float,
     start: int,
+    notes: list[str],
 ) -> np.ndarray:
     """Return the command in force one frame after each observation (N, J) [rad, m].
 
@@ -324,7 +334,7 @@ def _commands(
     given = commands.stream(section[topic], section[states])
     if given is None:
         return np.full((len(observations.stamps), len(reader.contract.command_joints)), np.nan)
-    check_joints(reader, given, reader.recorded_name(topic), start)
+    notes += check_joints(reader, given, reader.recorded_name(topic), start)
     later = observations.stamps + round(1e9 / fps)
     usable = (observations.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
     usable &= later <= teleoperated_until(observations.stamps, read[control], section[control])

@@ -21,7 +21,9 @@ _INK, _CURSOR = (36, 36, 27), (179, 38, 30)
 
 
 def side_by_side(episode: Episode, width: int) -> Iterator[np.ndarray]:
-    """Yield video frames (H, width, 3) uint8 RGB: all cameras at one height, with names."""
+    """Yield video frames (H, width, 3) uint8 RGB: all cameras at one height, with names.
+    An image that cannot be decoded is black.
+    """
     cameras = episode.reader.contract.cameras
     height = int(width / sum(camera.width / camera.height for camera in cameras))
     edges = np.round(
@@ -30,7 +32,7 @@ def side_by_side(episode: Episode, width: int) -> Iterator[np.ndarray]:
     edges[-1] = width
     views = {camera.name: view for view, camera in enumerate(cameras)}
     waiting: list[list[np.ndarray]] = [[] for _ in cameras]  # cameras alternate irregularly
-    for name, pixels in images_in_rows(episode.reader, episode.indices):
+    for name, pixels in images_in_rows(episode.reader, episode.indices, any_image=True):
         view = views[name]
         size = (int(edges[view + 1] - edges[view]), height)
         narrower = size[0] < pixels.shape[1]
