@@ -10,7 +10,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 # Verb: module and one line. The module has main(argv) -> int, or the function named after a #
 # colon; it is imported only when its verb is called.
@@ -104,6 +106,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
 
+_SILENCE_S = 5.0  # a terminal shows a line when loading takes longer
 _USAGE = (
     "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells the options of a verb"
 )
@@ -113,9 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and (not words or {"-h", "--help", "help"} & set(words)):
-        signal.signal(
-            signal.SIGPIPE, signal.SIG_DFL
-        )  # the reader of a help text may stop early: `… --help | head`
+        # The reader of a help text may stop early: `… --help | head`.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if words else 2
@@ -127,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         name, _, function = VERBS[verb][0].partition(":")
-        run = getattr(importlib.import_module(name), function or "main")
+        with _line_when_loading_is_slow(verb):
+            run = getattr(importlib.import_module(name), function or "main")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sf_training"):
             raise
@@ -141,12 +144,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(arguments) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # so may the reader of a result
+    except BrokenPipeError:  # the reader of a result may stop early, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         print(f"{verb}: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _line_when_loading_is_slow(verb: str) -> Iterator[None]:
+    """Print one line to a terminal if the context takes longer than ``_SILENCE_S``.
+
+    The first import of PyTorch and transformers reads hundreds of megabytes from the disk.
+    """
+
+    def report() -> None:
+        print(f"{verb}: loading its Python packages", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(_SILENCE_S, report)
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def help_text() -> str:

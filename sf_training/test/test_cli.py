@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from rich.console import Console
 
 import sf_training
 from sf_policy_node.ros_testing import PATIENCE_S
+from sf_training import cli
 from sf_training.cli import VERBS, main
 from sf_training.config_file import ConfigFileError, parse, print_settings, to_yaml, with_config
 
@@ -231,3 +233,22 @@ def test_a_closed_pipe_is_no_error(words, unbuffered):
 def test_tyro_parses_the_settings_of_the_tests():
     assert tyro.cli(Chosen, args=["--data", "a"]) == Chosen(Path("a"))
     assert dataclasses.is_dataclass(Inner)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_shows_a_line_while_a_verb_loads_slowly(monkeypatch, capsys, is_terminal):
+    printed = []
+
+    def load(name):
+        end = time.monotonic() + (PATIENCE_S if is_terminal else 0.1)
+        while not printed and time.monotonic() < end:
+            printed.append(capsys.readouterr().err) if is_terminal else time.sleep(0.01)
+            printed[:] = filter(None, printed)
+        return type("Module", (), {"main": staticmethod(lambda arguments: 0)})
+
+    monkeypatch.setattr(cli, "_SILENCE_S", 0.02)
+    monkeypatch.setattr(cli.importlib, "import_module", load)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert main(["train"]) == 0
+    assert printed == (["train: loading its Python packages\n"] if is_terminal else [])
+    assert not capsys.readouterr().err
