@@ -173,8 +173,8 @@ def test_an_executor_with_a_rest_pose_ends_before_its_drivers(signals, log, tmp_
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
-        # A shell cannot trap what its parent ignores, as a job in the background does with SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell cannot trap what its parent ignores: SIGINT in the background, SIGHUP under nohup.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in signals],
     )
 
     def read_until(text):

@@ -3,6 +3,7 @@
 A second signal, a closed terminal and a stop end the motion.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -187,6 +188,8 @@ def test_the_process_finishes_the_motion_until_a_second_signal(
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ,
+        # Under `nohup` the tests ignore SIGHUP, and the node would inherit that.
+        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
     )
     try:
         assert process.stdout.readline() == "started\n"
