@@ -80,7 +80,7 @@ class NodeManager(Manager):
     """
 
     def __init__(self, output=sys.stdout) -> None:
-        self._printer_with_tails = _TailPrinter(output)
+        self._printer_with_tails = _TailPrinter(_Unbuffered(output))
         super().__init__(self._printer_with_tails)
         self._essential: list[str] = []
         self._finishing: list[str] = []
@@ -188,6 +188,27 @@ class NodeManager(Manager):
                     _signal_group(pid, number)
             hurry.wait(0.05)
             waited += 0.05
+
+
+class _Unbuffered:
+    """Writes to a stream past its buffer.
+
+    A signal handler may write while the program does, which a buffer refuses. What a closed
+    terminal refuses is dropped: the nodes must still be stopped.
+    """
+
+    def __init__(self, stream) -> None:
+        stream.flush()
+        self._descriptor, self.isatty = stream.fileno(), stream.isatty
+
+    def write(self, text: str) -> None:
+        left = text.encode()
+        with contextlib.suppress(OSError):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
 
 
 class _TailPrinter(Printer):
