@@ -4,12 +4,17 @@ The graph answers over ROS, ends in order, and names the process that failed. Tw
 ``test_arm_launch.py``.
 """
 
+import fcntl
+import mmap
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
+from array import array
 
 import psutil
 import pytest
@@ -195,3 +200,48 @@ def test_an_executor_with_a_rest_pose_ends_before_its_drivers(signals, log, tmp_
         watchdog.cancel()
         process.kill()
     assert (tmp_path / "log").read_text().splitlines() == log
+
+
+# `up` with a shell that writes without end until SIGINT.
+CHATTY = """
+import sys
+from sf_bringup import up
+from sf_bringup.graph import NodeSpec
+NODE = "trap 'echo INT >> log; exit 0' INT; while :; do echo many words; done"
+up.command_line = lambda spec: ["sh", "-c", NODE]
+manager = up.NodeManager()
+manager.add_node(NodeSpec("", "", "talker"), up.start_environment())
+sys.exit(manager.run())
+"""
+
+
+def wait_until_full(pipe):
+    """Wait until the writer of a pipe is blocked: as many bytes in it for half a second."""
+    filled, steady, end = array("i", [0]), 0, time.monotonic() + PATIENCE_S
+    while steady < 50:
+        assert time.monotonic() < end, "up does not fill the pipe"
+        before = filled[0]
+        fcntl.ioctl(pipe, termios.FIONREAD, filled)
+        steady = steady + 1 if filled[0] == before > mmap.PAGESIZE else 0
+        time.sleep(0.01)
+
+
+def test_a_signal_while_a_line_is_written_stops_the_nodes(tmp_path):
+    """Before, writing "SIGINT received" raised RuntimeError, and up ended without its nodes."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHATTY],
+        cwd=tmp_path,
+        env=buffered,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        wait_until_full(process.stdout.fileno())
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and b"SIGINT received" in output, errors.decode()
+    assert (tmp_path / "log").read_text() == "INT\n"
