@@ -105,7 +105,7 @@ class Observer:
         self._positions, self._velocities = position[None].copy(), np.zeros((1, len(position)))
         self._seen = start
         # A gripper that still moves when it gets a new trajectory may overshoot a little.
-        self._slack = np.where(np.isfinite(self.limits.tracking_error), 1e-4, 1e-3)
+        self.slack = np.where(np.isfinite(self.limits.tracking_error), 1e-4, 1e-3)
         self._violations: list[str] = []
         self.acceleration_allowed = 1.0  # as a share of the limit
         self._workspace = Workspace(contract, kinematics())
@@ -121,7 +121,7 @@ class Observer:
         times, points, speeds = held.stamp + held.times, held.positions, held.velocities
         assert times[-1] > now, "the trajectory ended before it arrived"
         position, velocity = self.state(now)
-        if times[0] > now:
+        if times[0] > now + 1e-9:  # in a shorter segment rounding looks like an acceleration
             times = np.append(now, times)
             points, speeds = np.vstack([position, points]), np.vstack([velocity, speeds])
         self._times, self._positions, self._velocities = times, points, speeds
@@ -132,6 +132,8 @@ class Observer:
 
     def state(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return position and velocity (J,) at a time [s]."""
+        if now >= self._times[-1]:
+            return self._positions[-1].copy(), np.zeros(self._positions.shape[1])
         position, velocity, _ = self._evaluate(np.array([now]))
         return position[0], velocity[0]
 
@@ -162,7 +164,7 @@ class Observer:
         for what, broken in (
             (
                 "position",
-                (position < limits.lower - self._slack) | (position > limits.upper + self._slack),
+                (position < limits.lower - self.slack) | (position > limits.upper + self.slack),
             ),
             ("velocity", np.abs(velocity) > limits.velocity),
             (
@@ -209,14 +211,18 @@ class Observer:
 
 
 class Bench:
-    """An executor, a perfect arm and a clock, in steps of 5 ms."""
-
-    STEP = 0.005
+    """An executor, a perfect arm and a clock, in steps of ``step`` [s]."""
 
     def __init__(
-        self, contract: Contract, position: np.ndarray = HOME, *, start: float = 0.0, **options
+        self,
+        contract: Contract,
+        position: np.ndarray = HOME,
+        *,
+        start: float = 0.0,
+        step: float = 0.005,
+        **options,
     ) -> None:
-        self.contract, self.now = contract, start
+        self.contract, self.now, self._step = contract, start, step
         # Only the executor's clock jumps, by set_by; stopwatch and controller do not.
         self.stopwatch = self.set_by = 0.0
         self.executor = ChunkExecutor(contract, stopwatch=lambda: self.stopwatch, **options)
@@ -248,9 +254,9 @@ class Bench:
                 self.executor.on_joint_state(*reading)
 
     def run(self, seconds: float) -> None:
-        for _ in range(round(seconds / self.STEP)):
-            self.now += self.STEP
-            self.stopwatch += self.STEP
+        for _ in range(round(seconds / self._step)):
+            self.now += self._step
+            self.stopwatch += self._step
             while self._mail and self._mail[0][0] <= self.now:
                 arrival, trajectory = self._mail.pop(0)
                 self.observer.receive(trajectory, arrival)
@@ -274,7 +280,7 @@ class Bench:
         It is valid except for ``changes``.
         """
         self.sequence += 1
-        stamp, reference = self.measured[max(0, len(self.measured) - 1 - round(age / self.STEP))]
+        stamp, reference = self.measured[max(0, len(self.measured) - 1 - round(age / self._step))]
         valid = {"stamp": stamp + self.set_by, "reference": reference, "sequence": self.sequence}
         return make_chunk(self.contract, data, **{**valid, **changes})
 

@@ -8,8 +8,6 @@ import os
 import numpy as np
 import pytest
 from faulty_driver import FaultyDriver
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from motion_cases import FORWARD, HOME, Bench, keep_moving, sim_arm, straight
 from test_executor_random import CONTRACTS, random_rows
 
@@ -17,8 +15,9 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState
 
-# Every run of the suite uses the same sequences; SF_LYING_SEQUENCES=2000 draws new ones.
-SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "0"))
+# The seeds of the sequences are 0 to this number.
+SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "5000"))
+PARTS = 10  # tests among which the sequences are divided, for several processes
 FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
 
 
@@ -59,28 +58,37 @@ def act(bench, rng, target):
         bench.set_by += rng.choice([-3.0, 5.0])
 
 
-@settings(
-    max_examples=SEQUENCES or 40,
-    derandomize=not SEQUENCES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(contract=st.sampled_from(CONTRACTS), seed=st.integers(0, 2**31))
-@pytest.mark.slow
-def test_no_sequence_of_readings_makes_the_executor_break_a_limit(contract, seed):
+def violations_of_a_sequence(contract, seed):
+    """Return the limits that a random sequence of readings and actions breaks."""
     rng = np.random.default_rng(seed)
-    bench = Bench(contract, start=float(rng.choice([10.0, 1.7e9])))
+    bench = Bench(contract, start=float(rng.choice([10.0, 1.7e9])), step=0.01)
     bench.driver = FaultyDriver(rng, len(HOME))
     # A controller may start from wrongly measured joints, which exceeds the limit a little.
     bench.observer.acceleration_allowed = 1.2
+    # In an emergency stop while a set clock settles a closing gripper overshoots by up to 2.5 mm.
+    bench.observer.slack = np.where(bench.observer.limits.is_gripper, 3e-3, bench.observer.slack)
     target = HOME.copy()
-    for _ in range(14):
+    for _ in range(rng.integers(4, 14)):
         with contextlib.suppress(MotionRefused, ValueError):
             act(bench, rng, target)
         bench.run(float(rng.choice([0.02, 0.1, 0.3])))
-    bench.run(2.5)
-    assert not bench.violations()
-    assert (bench.observer.state(bench.now)[1] == 0.0).all()
+    for _ in range(20):
+        bench.run(0.3)
+        if bench.now > bench.observer.at_rest_after + 0.3:
+            break
+    moves = (bench.observer.state(bench.now)[1] != 0.0).any()
+    return bench.violations() + (["it does not come to rest"] if moves else [])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.slow
+def test_no_sequence_of_readings_makes_the_executor_break_a_limit(part):
+    broken = {
+        seed: found
+        for seed in range(part, SEQUENCES, PARTS)
+        if (found := violations_of_a_sequence(CONTRACTS[seed % len(CONTRACTS)], seed))
+    }
+    assert not broken
 
 
 def report_wrong_joints(bench, seconds, change):
@@ -369,6 +377,22 @@ def test_a_burst_of_wrong_readings_before_the_first_motion_is_not_where_it_start
     bench.run(1.1)
     operate(bench, HOME)
     bench.run(1.0)
+    assert not bench.violations()
+
+
+def test_a_clock_jump_does_not_hide_a_jump_of_the_joint_states():
+    """Before, the arm was led to where it was measured wrongly, at up to 9 times the limit."""
+    bench = Bench(sim_arm())
+    bench.run(0.5)
+    report_wrong_joints(bench, 1.0, np.zeros_like)
+    bench.run(0.1)
+    bench.set_by += 5.0
+    bench.run(0.5)
+    with pytest.raises(ChunkRefused, match="stationary for 1 s"):
+        bench.send(bench.chunk(FORWARD, reference=np.zeros(7)))
+    bench.run(2.0)
+    bench.send(bench.chunk(FORWARD))
+    bench.run(1.5)
     assert not bench.violations()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sf_bringup.arm_client import ArmClient
 from sf_bringup.graph import find_robot
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.session.instruction_repeats import STREAM_S
 
 START_S = 180.0  # wall time; a busy machine reads a checkpoint slowly
 PATIENCE_S = 60.0  # wall time for an action that takes a second
@@ -41,6 +43,7 @@ class FaultyArm(ArmClient):
         self.contract, self.processes = contract, processes
         self.observer = MotionObserver(contract)
         self.clock_shift = 0.0
+        self._instructed = "", 0.0  # the last instruction, and when it was published
         self._reasons: dict[tuple[str, str], None] = {}  # an ordered set
         self._earlier_reasons: set[tuple[str, str]] = set()
         # Not latched: a restarted policy must not receive earlier messages.
@@ -97,8 +100,18 @@ class FaultyArm(ArmClient):
         self.until(lambda: self.still_for > 0.2, "the arm was not stationary after the reset")
 
     def instruct(self, instruction: str) -> None:
-        """Publish an instruction once, for current subscribers."""
+        """Publish an instruction once, for current subscribers.
+
+        A text that was stopped is published again only when the policy does not take it for one
+        that a program repeats.
+        """
         self.until(self._instructions.get_subscription_count, "no subscriber takes instructions")
+        text, published = self._instructed
+        if instruction == text:
+            self.until(
+                lambda: time.monotonic() > published + STREAM_S, "the clock of this process stands"
+            )
+        self._instructed = instruction, time.monotonic()
         self._instructions.publish(String(data=instruction))
 
     def instruct_and_wait_for_motion(self, instruction: str) -> None:

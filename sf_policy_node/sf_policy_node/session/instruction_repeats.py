@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-_STREAM_S = 3.0  # the same text within this time may come from a program that repeats it
+STREAM_S = 3.0
+"""The same text within this time [s] may come from a program that repeats it."""
 _SILENT_S = 10.0  # a program that repeats its text has ended if it sent nothing for this time
 
 
@@ -45,7 +46,7 @@ class InstructionRepeats:
             self._sent[publisher] = _Sent(text, now)
             return Kind.NEW
         silence, last.at = now - last.at, now
-        if silence > (_SILENT_S if last.is_stream and last.is_stopped else _STREAM_S):
+        if silence > (_SILENT_S if last.is_stream and last.is_stopped else STREAM_S):
             last.is_stream = last.is_stopped = False
             return Kind.AGAIN
         was_stream, last.is_stream = last.is_stream, True

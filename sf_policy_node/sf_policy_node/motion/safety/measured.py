@@ -40,6 +40,11 @@ class JointHistory:
         """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
         return self._samples[-1]
 
+    @property
+    def oldest(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """The oldest joint state that is kept, as :attr:`newest`."""
+        return self._samples[0]
+
     def last(self, count: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the newest ``count`` joint states, oldest first; fewer when there are fewer."""
         return [

@@ -71,6 +71,7 @@ class ArmMonitor:
             "" if column.kind is ColumnKind.GRIPPER else column.unit for column in commands
         ]
         self._history = JointHistory(max(contract.budgets.chunk_age_s, _STEADY_AFTER_JUMP_S) + 1.0)
+        self._has_forgotten = False  # whether joint states before the oldest one are forgotten
         self.references = ControllerReferences(self._limits, contract.budgets.joint_state_age_s)
 
     # ---- what is measured ----
@@ -97,11 +98,13 @@ class ArmMonitor:
         velocities = np.where(np.isfinite(velocities), velocities, 0.0)
         if self._history and stamp < self._history.newest[0] - _CLOCK_S:
             self._history.clear()
+            self._has_forgotten = True
         self._history.add(stamp, positions, velocities)
 
     def forget(self) -> None:
         """Forget all joint states and controller reports, as after a clock jump."""
         self._history.clear()
+        self._has_forgotten = True
         self.references.forget()
 
     @property
@@ -238,13 +241,10 @@ class ArmMonitor:
             MotionRefused: joint states may be wrong, something else moves the arm, or it is outside
                 its limits.
         """
-        stamp, measured, _ = self._history.newest
+        _, measured, _ = self._history.newest
         commanded, reported = self.references.held(path, now)
         if commanded is None:
-            jumped = any(
-                self._has_jumped(joint, stamp - _STEADY_AFTER_JUMP_S)
-                for joint in range(len(measured))
-            )
+            jumped = any(self._may_have_jumped(joint) for joint in range(len(measured)))
             needed = _STEADY_AFTER_JUMP_S if jumped else _STATIONARY_S
             if (position := self._steady_position(needed)) is None:
                 raise MotionRefused(
@@ -264,8 +264,7 @@ class ArmMonitor:
         reason = self._describe_error(worst, measured - commanded)
         if self._wraps(worst, (measured - commanded)[worst]):
             raise MotionRefused(f"{reason}: {_WRAPS}")
-        has_jumped = displaced or self._has_jumped(worst, stamp - _STEADY_AFTER_JUMP_S)
-        needed = _STEADY_AFTER_JUMP_S if has_jumped else _STEADY_S
+        needed = _STEADY_AFTER_JUMP_S if displaced or self._may_have_jumped(worst) else _STEADY_S
         # The controller is most likely where all joints are measured.
         if (position := self._steady_position(needed)) is None:
             raise MotionRefused(
@@ -383,6 +382,15 @@ class ArmMonitor:
             _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
         )
         return bool((moved > reach + AT_COMMAND * self._limits.tracking_error[joint]).any())
+
+    def _may_have_jumped(self, joint: int) -> bool:
+        """Return whether a joint was measured to jump in the last second, as far as is known.
+
+        After a clock jump older joint states are forgotten, and a jump with them.
+        """
+        since = self._history.newest[0] - _STEADY_AFTER_JUMP_S
+        is_unknown = self._has_forgotten and self._history.oldest[0] > since
+        return is_unknown or self._has_jumped(joint, since)
 
     def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
         """Return whether no joint of an arm moved for 0.05 s although its path did.
