@@ -84,8 +84,13 @@ def test_the_arm_stops_as_soon_as_the_policy_reports_its_end(executor):
     policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, epoch=1))
     policy.publish(PolicyStatus(state=PolicyStatus.IDLE, epoch=1, reason="cancelled by the client"))
     executor.until(lambda: len(executor.commands) >= 2, "the stop")
-    executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
-    assert "cancelled by the client" in executor.status.reason
+    executor.until(
+        lambda: (
+            executor.status.state == ExecutorStatus.HOLDING
+            and "cancelled by the client" in executor.status.reason
+        ),
+        "the hold, and its reason",
+    )
 
 
 def test_diagnostics_report_the_executor_in_one_sentence(executor):
