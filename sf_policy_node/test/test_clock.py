@@ -58,3 +58,10 @@ def test_a_slowed_simulation_is_no_delay_after_a_while():
     time.run(2.0, 1.0)
     time.run(3.0, 0.25)
     assert time.run(1.0, 0.25) < 0.02
+
+
+def test_a_simulation_of_unsteady_speed_is_no_delay():
+    """A busy machine slows it down again and again; before, joins were up to 0.3 s late."""
+    time = Time()
+    time.run(2.0, 1.0)
+    assert max(time.run(0.3, rate) for _ in range(10) for rate in (0.6, 1.0)) < 0.02

@@ -81,14 +81,17 @@ class ClockWatch:
     def possible_delay(self) -> float:
         """How far a simulated clock may be ahead of the last time received [s].
 
-        A process that was suspended has not received clock messages meanwhile, while the clock
-        advanced at its usual rate. 0 for a real clock.
+        It has advanced since that message. After a stall of this process, messages from before its
+        end may still arrive, so that the clock may be where it would be without the stall. 0 for a
+        real clock.
         """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
-        rate = self._usual_rate
-        stopwatch = self._stopwatch()
-        latest = max(clock + rate * (stopwatch - seen) for seen, clock in self._seen)
+        rate, stopwatch = self._usual_rate, self._stopwatch()
+        known = [self._seen[-1]]
+        if self._before_gap is not None and stopwatch - self._gap_ended < _OLD_NEWS_S:
+            known.append(self._before_gap)
+        latest = max(clock + rate * (stopwatch - seen) for seen, clock in known)
         return max(0.0, latest - self.now)
 
     def advance(self, now: float) -> float:
