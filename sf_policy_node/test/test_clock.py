@@ -44,13 +44,14 @@ def test_a_clock_that_stops_has_stalled(rate):
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
-def test_a_suspended_process_counts_the_missed_time(rate):
+@pytest.mark.parametrize("seconds", [0.6, 2.0])
+def test_a_suspended_process_counts_the_missed_time(rate, seconds):
     time = Time()
     time.run(3.0, rate)
-    time.stopwatch += 0.6
-    assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.02)
+    time.stopwatch += seconds
+    assert time.watch.possible_delay == pytest.approx(seconds * rate, abs=0.02)
     time.watch.advance(time.clock + 0.01)  # outdated messages
-    assert time.watch.possible_delay == pytest.approx(0.6 * rate, abs=0.03)
+    assert time.watch.possible_delay == pytest.approx(seconds * rate, abs=0.03)
 
 
 def test_a_slowed_simulation_is_no_delay_after_a_while():
