@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, keep_moving, sim_arm, straight
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, sim_arm, straight
 
 from sf_policy_node.contract import parse_contract
 from sf_policy_node.motion.refusals import ChunkRefused
@@ -76,7 +76,7 @@ def test_an_arm_with_trajectories_continues_after_a_stall_and_can_be_stopped():
 
 def test_streamed_commands_brake_after_a_clock_jump():
     bench = bench_with("forward_command")
-    keep_moving(bench, 0.9, straight(sim_arm(), (0.02, 0.0, 0.0)))
+    move(bench, chunks=3)
     before = bench.executor.setpoint(bench.clock)
     bench.set_by = 30.0
     bench.run(0.02)
@@ -180,3 +180,33 @@ def test_a_late_cycle_or_a_clock_that_goes_back_is_caught_up_inside_the_limits(l
     changes = np.abs(np.diff(speeds, axis=0)) / TICK
     assert (changes <= 1.2 * bench.observer.limits.acceleration).all()
     assert np.abs(speeds[-1]).max() < 0.01
+
+
+@pytest.mark.parametrize("rate", [50.0, 250.0])
+@pytest.mark.parametrize("suspended_s", [0.04, 0.1, 0.3, 2.0])
+@pytest.mark.parametrize("chunk_first", [False, True])
+def test_a_process_suspended_before_the_first_command_of_a_motion_starts_no_leap(
+    rate, suspended_s, chunk_first
+):
+    """Before, the first command was where the arm should be by then: 0.36 rad away after 0.3 s."""
+    bench = bench_with("forward_command", rate_hz=rate)
+    fast = straight(sim_arm(), (0.02, 0.01, 0.0))
+    bench.run(0.3)
+    bench.executor.on_chunk(bench.chunk(fast), bench.clock)
+    bench.now, bench.stopwatch = bench.now + suspended_s, bench.stopwatch + suspended_s
+    bench.measure()
+    if chunk_first:  # it was received before the cycle that is overdue
+        with contextlib.suppress(ChunkRefused):
+            bench.executor.on_chunk(bench.chunk(fast), bench.clock)
+    commands = [HOME]
+    for _ in range(round(0.2 * rate)):
+        if (setpoint := bench.executor.setpoint(bench.clock)) is not None:
+            commands.append(setpoint.positions)
+        bench.now, bench.stopwatch = bench.now + 1.0 / rate, bench.stopwatch + 1.0 / rate
+        bench.measure()
+        bench.executor.tick(bench.clock)
+    steps = np.abs(np.diff(commands, axis=0)) * rate
+    assert (steps <= 1.1 * bench.observer.limits.velocity).all()
+    assert (steps[0] <= 1.05 * bench.observer.limits.acceleration / rate).all()
+    if suspended_s > 0.2:
+        assert "was suspended" in bench.executor.status.reason

@@ -119,7 +119,8 @@ class ChunkExecutor:
         """
         now = self._guard.clock.begin(now)
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
-        self._guard.may_start_where_measured, self._guard.streamed = True, None
+        self._guard.may_start_where_measured = True
+        self._guard.streamed = self._guard.unstreamed = None
         self._supervisor.stream.forget()
         self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
@@ -451,9 +452,10 @@ class ChunkExecutor:
             return None
         if guard.path is None:
             self._supervisor.stream.forget()
-            guard.streamed = None
+            guard.streamed = guard.unstreamed = None
             return None
-        setpoint, lost = self._supervisor.stream.at(guard.path, now)
+        setpoint, lost = self._supervisor.stream.at(guard.path, now, guard.unstreamed)
+        guard.unstreamed = None
         guard.streamed = self._supervisor.stream.path_time if guard.streams else None
         if lost:
             guard.freeze(now, setpoint.positions)

@@ -52,14 +52,25 @@ class Stream:
         self.path_time: float | None = None
         """Time on the path of the newest command [s]; None while nothing is streamed."""
 
-    def at(self, path: CommandedPath, now: float) -> tuple[Setpoint | None, float]:
+    def at(
+        self, path: CommandedPath, now: float, rest: tuple[float, np.ndarray] | None = None
+    ) -> tuple[Setpoint | None, float]:
         """Return the command for ``now`` [s] and the length of a gap [s].
 
         The command is None when the arm holds position. The gap is 0 unless the motion is abandoned
         because of it; the command then repeats the last one, with velocities 0.
+
+        Args:
+            rest: when a motion of which nothing has been streamed begins [s], and where the arm
+                holds position until then (J,); None: there is no such motion.
         """
         last, before = self._last, self.path_time
-        if last is None:
+        if last is None and rest is not None:
+            begins, position = rest
+            if now - begins > self._gap:
+                return Setpoint(now, self._names, position, 0.0 * position), now - begins
+            path_time, step = min(now, begins), np.zeros(len(self._names))
+        elif last is None:
             if now >= path.end:
                 return None, 0.0
             path_time, step = now, np.zeros(len(self._names))

@@ -65,6 +65,9 @@ class Guard:
         """Whether commands are streamed one by one instead of sent as trajectories."""
         self.streamed: float | None = None
         """Time on the path of the newest streamed command [s]; None while nothing is streamed."""
+        self.unstreamed: tuple[float, np.ndarray] | None = None
+        """When a motion of which nothing has been streamed begins [s], and from where (J,)."""
+        self._unstreamed_before: tuple[float, np.ndarray] | None = None
         self.may_start_where_measured = False
         """Whether the next streamed motion may start where the arm is measured."""
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
@@ -192,6 +195,7 @@ class Guard:
     def withdraw(self) -> None:
         """Undo the last motion: its trajectory was not sent."""
         self.path, self._approach = self.before, self._approach_before
+        self.unstreamed = self._unstreamed_before
 
     # ---- stops ----
 
@@ -304,6 +308,7 @@ class Guard:
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,), because the stream stalled during a motion."""
         self._displacement.forget()
+        self.unstreamed = None
         self.before, self.path = self.path, CommandedPath.resting(now, self._period, position)
 
     # ---- every motion passes here ----
@@ -336,7 +341,9 @@ class Guard:
         violation = find_violation(candidate, self.limits, self._workspace if tool else None)
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
-        self._approach_before = self._approach
+        self._approach_before, self._unstreamed_before = self._approach, self.unstreamed
+        if self.streams and self.streamed is None and self.unstreamed is None:
+            self.unstreamed = base.time(join), position
         if base is not self.path:
             is_met = self.path is not None and len(base.positions) == 1 and base.begins > now
             self._approach = (
@@ -397,6 +404,8 @@ class Guard:
             self.path = self.path.shifted(jump)
             if self.streamed is not None:
                 self.streamed += jump
+            if self.unstreamed is not None:
+                self.unstreamed = self.unstreamed[0] + jump, self.unstreamed[1]
             return self.brake(now) if moving else None
         if moving:
             self._clock_path, self.path = self.path.shifted(jump), None
