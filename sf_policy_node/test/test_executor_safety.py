@@ -21,6 +21,7 @@ from motion_cases import (
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
+from sf_policy_node.motion.safety.leads import Leads
 from sf_policy_node.motion.status import ExecutorState
 
 # ---- nothing moves unless ----
@@ -434,3 +435,15 @@ def test_shadow_mode_plans_chunks_although_the_operator_moves_the_arm():
         bench.run(0.3)
     assert bench.executor.status.state is ExecutorState.SHADOW
     assert bench.executor.status.chunks_accepted == 4
+
+
+def test_a_process_suspended_for_long_does_not_delay_stops_longer_than_a_busy_one():
+    """Before, stops began 80 ms later for 14 s after a suspension of 10 s, 25 s after an hour."""
+    leads = {suspended_s: Leads(0.02, delivered=True) for suspended_s in (0.08, 10.0, 3600.0)}
+    for suspended_s, each in leads.items():
+        each.note_delay(suspended_s)
+    for _ in range(300):
+        for each in leads.values():
+            each.note_delay(0.0)
+        assert len({(each.stop, each.join) for each in leads.values()}) == 1
+    assert leads[10.0].stop == 2

@@ -46,7 +46,7 @@ class Leads:
 
     def note_delay(self, seconds: float) -> None:
         """Take by how much a regular call of this process was late [s]; negative: it was early."""
-        self._late_s = max(_LATENESS_DECAY * self._late_s, seconds)
+        self._late_s = max(_LATENESS_DECAY * self._late_s, min(seconds, _LATE_MOST_S))
 
     @property
     def join(self) -> int:
@@ -61,12 +61,12 @@ class Leads:
     @property
     def start_s(self) -> float:
         """Time after which an arm at rest can start [s]."""
-        return _START_S + min(self._planning_s, _PLANNING_MOST_S) + min(self._late_s, _LATE_MOST_S)
+        return _START_S + min(self._planning_s, _PLANNING_MOST_S) + self._late_s
 
     def _periods(self, seconds: float) -> int:
         # Delays shorter than half a period are covered already: leads are rounded up, and a motion
         # begins at a grid point after the present.
-        late = min(self._late_s, _LATE_MOST_S) if self._delivered else 0.0
+        late = self._late_s if self._delivered else 0.0
         return max(
             1, math.ceil((seconds + max(0.0, late - 0.5 * self._period)) / self._period - 1e-9)
         )
