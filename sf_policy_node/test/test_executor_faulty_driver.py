@@ -434,3 +434,20 @@ def test_a_stop_planned_with_a_late_simulated_clock_does_not_lead_the_arm_back(s
     assert "in the future" in bench.executor.status.reason
     bench.run(1.0)
     assert not bench.violations()
+
+
+def test_a_stop_of_one_point_is_not_sent_again_on_the_way_there(bench):
+    """Its controller would bridge again, from measured joints that lag: 80 times the limit."""
+    keep_moving(bench, 0.6, FAST)
+    bench.set_by += 5.0
+    bench.run(0.05)
+    stop = bench.executor.on_emergency_stop(True, bench.clock)
+    bench.post(stop)
+    begins, sent = stop.stamp + stop.times[0], len(bench.observer.sent)
+    assert begins > bench.clock + 0.15
+    while bench.clock < begins + 0.02:
+        bench.post(bench.executor.on_emergency_stop(True, bench.clock))
+        bench.run(0.01)
+        assert len(bench.observer.sent) == sent
+    bench.run(0.3)
+    assert (bench.observer.state(bench.now)[1] == 0.0).all() and not bench.violations()

@@ -44,6 +44,27 @@ def away():
     return Bench(changed(), AWAY)
 
 
+def test_an_arm_that_was_moved_by_hand_moves_home_from_there(bench):
+    """The controller needs time to get there: before, homing ended with its second command."""
+    bench.send(bench.chunk(FORWARD))
+    bench.run(2.5)
+    moved = bench.observer.state(bench.now)[0] + np.array([0.3, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+    def driver(stamp, position, velocity):
+        near = (np.abs(position - moved) < 1e-3).all()
+        bench.driver = (lambda *reading: [reading]) if near else driver
+        return [(stamp, position if near else moved, velocity)]
+
+    bench.driver = driver
+    bench.run(1.5)
+    bench.executor.go_home(bench.clock)
+    follow_homing(bench, 20.0)
+    assert "home pose" in bench.executor.status.reason
+    bench.run(0.3)
+    assert bench.observer.state(bench.now)[0][ARM] == pytest.approx(HOME[ARM], abs=2e-3)
+    assert not bench.violations()
+
+
 def test_the_arm_moves_home_within_limits_and_keeps_its_grasp(away):
     away.executor.go_home(away.clock)
     follow_homing(away, 1.0)

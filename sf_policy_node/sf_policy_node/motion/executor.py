@@ -20,7 +20,7 @@ from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.chunks.follower import ChunkFollower
 from sf_policy_node.motion.chunks.frames import FixedFrames
 from sf_policy_node.motion.homing import Homing, Pose
-from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.refusals import ChunkRefused, MotionDelayed, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.shadow import ShadowScore
@@ -103,12 +103,11 @@ class ChunkExecutor:
         self._pressed: set[str] = set()  # emergency stop buttons
         self._joins_at = -math.inf  # when the last planned motion replaces the one before it [s]
         self._from_rest = True  # whether the arm is stationary at that time
-
         self._ticked = math.inf  # when tick was called last, on the stopwatch [s]
         self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
         self._workspace = workspace
         self.homing: Homing | None = None
-        """The motion to the home or rest pose that is in progress; None: there is none."""
+        """The motion to the home or rest pose; None: there is none."""
 
     # ---- lifecycle, pause and emergency stop ----
 
@@ -236,8 +235,8 @@ class ChunkExecutor:
             joints: (N,) indices of the controller's joints in ``contract.command_joints``; None:
                 all, in order.
         """
-        positions, velocities = np.asarray(positions, float), np.asarray(velocities, float)
-        self._guard.monitor.references.add(stamp, positions, velocities, joints)
+        reference = np.asarray(positions, float), np.asarray(velocities, float)
+        self._guard.monitor.references.add(stamp, *reference, joints)
 
     def on_controller_lost(
         self, reason: str, now: float, joints: Sequence[int] | None = None
@@ -291,8 +290,7 @@ class ChunkExecutor:
         self, following: bool, epoch: int, reason: str, now: float
     ) -> Trajectory | None:
         """Take whether the policy still works on the instruction of ``epoch``; stop if not."""
-        last = self._policy.last
-        if following or (last is not None and epoch < last.epoch):
+        if following or (self._policy.last is not None and epoch < self._policy.last.epoch):
             return None
         # Also refuses a chunk of this instruction that is still being delivered.
         self._policy.block("its instruction has ended", epoch)
@@ -333,11 +331,17 @@ class ChunkExecutor:
         if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused("the executor is paused")
         self._supervisor.check_may_move(source)
-        start = self._guard.start(now)
+        until = now + self.contract.budgets.teleop_age_s
+        try:
+            start = self._guard.start(now)
+        except MotionDelayed:
+            if before is source:  # the source is not silent
+                self._supervisor.control_until = until
+            raise
         self._supervisor.leaders[source].check(target, start.position, now)
         if before is not source:
             self._teleoperation.take_over()
-        self._supervisor.control_until = now + self.contract.budgets.teleop_age_s
+        self._supervisor.control_until = until
         self._supervisor.apply(_EVENT_OF[source], now, CONTROLLED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         self._log.status.workspace_clips += self._teleoperation.shortened
@@ -389,9 +393,9 @@ class ChunkExecutor:
         Raises:
             MotionRefused: homing ended early; the current motion continues to its end.
         """
-        homing, source = self.homing, ControlSource.HOME
-        if homing is None:
+        if (homing := self.homing) is None:
             return None
+        source = ControlSource.HOME
         has_control = self._supervisor.situation.source is source
         try:
             if homing.has_started and not has_control:
@@ -401,6 +405,8 @@ class ChunkExecutor:
             if homing.is_overdue(now):
                 raise MotionRefused("the arm did not arrive in time; find out what slows it down")
             trajectory = self.on_teleoperation(now, *homing.target(now), now, source)
+        except MotionDelayed:
+            return None
         except MotionRefused:
             self.homing = None
             raise
@@ -462,8 +468,6 @@ class ChunkExecutor:
             reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
             self._supervisor.apply(Event.STREAM_STALLED, now, reason)
         return setpoint
-
-    # ---- state ----
 
     @property
     def path(self) -> CommandedPath | None:

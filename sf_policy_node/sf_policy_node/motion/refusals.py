@@ -9,3 +9,7 @@ class MotionRefused(ValueError):
 
 class ChunkRefused(MotionRefused):
     """A chunk is not executed; the message says why."""
+
+
+class MotionDelayed(MotionRefused):
+    """A motion is not possible yet; the same command can be followed shortly."""

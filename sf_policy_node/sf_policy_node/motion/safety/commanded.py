@@ -18,6 +18,7 @@ _PAST_S = 1.0  # of the path is kept before a join, to compare with joint states
 # joint_trajectory_controller: bridging from its own state instead costs up to 1227 times the
 # acceleration limit at 500 Hz with 50 ms of servo lag.
 _HISTORY_S = 0.05
+_CLOCK_BEHIND_S = 0.03  # how far the controller's clock may be behind
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,18 @@ class CommandedPath:
         if self.begins == -math.inf:
             return 0
         return max(0, math.ceil((self.begins - self.origin) / self.period - 1e-6))
+
+    def is_reached(self, now: float) -> bool:
+        """Return whether the controller is on this path at ``now`` [s].
+
+        Before that a message would make it bridge again, from measured joints that lag.
+        """
+        return now >= self.begins + _CLOCK_BEHIND_S
+
+    @property
+    def ends_at_begin(self) -> bool:
+        """Whether the arm is at rest from :attr:`begins` on."""
+        return len(self.positions) - 1 <= self.first_known
 
     def at(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return position and velocity (J,) at a grid point.

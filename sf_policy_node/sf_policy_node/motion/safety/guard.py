@@ -15,7 +15,7 @@ import numpy as np
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits, require_limits
 from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
-from sf_policy_node.motion.refusals import MotionRefused
+from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
 from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
@@ -27,7 +27,6 @@ from sf_policy_node.motion.safety.verification import Motion, find_violation
 from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.types import Trajectory
 
-_CLOCK_BEHIND_S = 0.03  # how far the controller's clock may be behind
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
 _UNSURE = 0.1  # share of the tracking error by which the arm may differ from its estimated state
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at an unknown position
@@ -117,11 +116,10 @@ class Guard:
         if self.clock.is_stalled:  # the true time is unknown
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
         if moving := self.moving(now):
-            # A message would make the controller bridge again, from measured joints that lag.
-            known_at = self.path.begins + _CLOCK_BEHIND_S
-            if self._approach is not None and now < known_at:
-                raise MotionRefused(
-                    f"the arm moves to where it was measured, for {known_at - now:.2f} s more"
+            if self._approach is not None and not self.path.is_reached(now):
+                wait = self.path.begins - now
+                raise MotionDelayed(
+                    f"the arm moves to where it was measured, for {wait:.2f} s more"
                 )
             path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:
@@ -222,6 +220,8 @@ class Guard:
             return None
         if now < self.path.begins and (early := self._stop_approach(now)):
             return early
+        if not self.path.is_reached(now) and self.path.ends_at_begin:
+            return None  # the motion in progress is a stop already
         # Newer joint states show that the clock message is late, and not the clock.
         delay = min(self.clock.possible_delay, max(STALLED_S, -self.monitor.age(now)))
         join = self._join(now + delay, self.leads.stop)
@@ -248,8 +248,10 @@ class Guard:
         return self._brake_from(now, approach.state(now), [])
 
     def repeat(self, now: float) -> Trajectory | None:
-        """Return the rest of the commanded path, to send again; None while no path is known."""
-        if self.path is None:
+        """Return the rest of the commanded path, to send again; None while no path is known, or
+        the controller is still on its way to it.
+        """
+        if self.path is None or not self.path.is_reached(now):
             return None
         return self.path.trajectory(now, self.limits.names, valid_until=now + _VALID_S)
 

@@ -66,7 +66,7 @@ class StopWatch:
         failed = now > self._path.end + _NOT_STOPPED_S
         if failed:
             self.complaint = self._complain(now, monitor)
-        if now < self._next or self._sent >= _REPEATS:
+        if now < self._next or not self._path.is_reached(now) or self._sent >= _REPEATS:
             return Act.NOTHING
         self._sent += 1
         self._next = now + _REPEAT_S
