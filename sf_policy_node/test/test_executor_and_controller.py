@@ -189,6 +189,23 @@ def test_a_stop_that_is_lost_is_repeated_until_the_arm_stops():
     assert arm.executor.status.state is ExecutorState.STOPPED
 
 
+def test_an_emergency_stop_works_after_a_wrong_report_of_the_controller():
+    """Before, one wrong report made the executor forget the path, and the stop sent nothing."""
+    arm = Arm(update_rate_hz=250.0)
+    for _ in range(3):
+        arm.chunk()
+        arm.run(0.25)
+    wrong = arm.loop.position + [0.2, 0, 0, 0, 0, 0, 0]
+    arm.executor.on_controller_reference(arm.now, wrong, np.zeros(7))
+    arm.run(0.02)
+    assert np.abs(arm.loop.velocity).max() > 0.5
+    arm.send(arm.executor.emergency_stop(arm.now))
+    arm.run(0.25)
+    assert np.abs(arm.loop.velocity).max() < 1e-3
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+
+
 def test_an_arm_that_does_not_stop_is_reported():
     arm = Arm()
     arm.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)))

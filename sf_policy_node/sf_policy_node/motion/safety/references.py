@@ -36,6 +36,7 @@ class ControllerReferences:
     def __init__(self, limits: JointLimits, age_s: float) -> None:
         self._limits, self._age = limits, age_s
         self._last: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
+        self._away_at: dict[tuple[int, ...], float] = {}  # first report away from the path [s]
 
     def add(
         self,
@@ -61,6 +62,7 @@ class ControllerReferences:
     def forget(self) -> None:
         """Forget all reports, as after a clock jump."""
         self._last.clear()
+        self._away_at.clear()
 
     def held(self, path: CommandedPath | None, now: float) -> tuple[np.ndarray | None, np.ndarray]:
         """Return the position that the controllers hold (J,), and which joints they report (J,).
@@ -95,17 +97,19 @@ class ControllerReferences:
         """Return how far the reference of a controller is from ``path``, and its joints.
 
         The distance is given as a sentence. None when all controllers follow the path or have not
-        reported recently.
+        reported recently. Two reports must agree: a single wrong one stops nothing.
         """
-        for each in self._fresh(now):
-            if each.stamp < path.begins:
+        for key, each in self._last.items():
+            if abs(now - each.stamp) > self._age or each.stamp < path.begins:
                 continue
             wanted, speed = (part[each.joints] for part in path.state(each.stamp))
             error = self._limits.tracking_error[each.joints]
             distance = np.abs(each.positions - wanted)
             over = distance / (AT_COMMAND * error + np.abs(speed) * _SPEED_S)
             worst = int(over.argmax())
-            if over[worst] > 1.0:
+            if over[worst] <= 1.0:
+                self._away_at.pop(key, None)
+            elif each.stamp > self._away_at.setdefault(key, each.stamp):
                 sentence = (
                     f"the controller commands {self._limits.names[each.joints[worst]]}"
                     f" {distance[worst]:.2f} from the path"
