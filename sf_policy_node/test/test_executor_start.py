@@ -6,9 +6,7 @@ import pytest
 import yaml
 from motion_cases import CONTRACT_PATH
 from node_cases import CONTRACT_PARAMETER
-from rcl_interfaces.msg import Log
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
@@ -20,13 +18,31 @@ pytestmark = pytest.mark.ros
 STARTS_S, WAITS_S = 1.0, 2.5  # of a slow controller; as long as the executor waits for one
 
 
+class RecordingLogger:
+    """Takes the place of a node's logger. /rosout has no messages of a node whose name another node
+    of this process had before.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.info = self.warning = self.error = self._log
+
+    def get_child(self, name: str) -> "RecordingLogger":
+        return self
+
+    def _log(self, message: str, **options) -> None:
+        self.messages.append(message)
+
+
 class Start:
     """An executor that was just activated, without a controller and joint states."""
 
     def __init__(self, graph, contract=CONTRACT_PARAMETER) -> None:
-        self.graph, latched = graph, DurabilityPolicy.TRANSIENT_LOCAL
-        self._logs = graph.listen(Log, "/rosout", QoSProfile(depth=1000, durability=latched))
-        self.node = graph.add(ChunkExecutorNode(parameter_overrides=[contract]))
+        self.graph, logger = graph, RecordingLogger()
+        self._logs = logger.messages
+        self.node = ChunkExecutorNode(parameter_overrides=[contract])
+        self.node.get_logger = lambda: logger
+        graph.add(self.node)
         self._statuses = graph.listen(ExecutorStatus, self.node._contract.topics.executor_status)
         self._at = graph.now()
 
@@ -42,7 +58,7 @@ class Start:
         return [each.reason for each in self._statuses if text in each.reason]
 
     def logs(self, text: str) -> list[str]:
-        return [each.msg for each in self._logs if text in each.msg]
+        return [each for each in self._logs if text in each]
 
 
 @pytest.fixture
