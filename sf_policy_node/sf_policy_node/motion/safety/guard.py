@@ -117,10 +117,8 @@ class Guard:
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
         if moving := self.moving(now):
             if self._approach is not None and not self.path.is_reached(now):
-                wait = self.path.begins - now
-                raise MotionDelayed(
-                    f"the arm moves to where it was measured, for {wait:.2f} s more"
-                )
+                wait = f"{self.path.begins - now:.2f} s more"
+                raise MotionDelayed(f"the arm moves to where it was measured, for {wait}")
             path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:
             path, join = self._from_rest(now), 0
