@@ -88,7 +88,7 @@ def test_a_killed_recorder_ends_everything_and_names_the_cure(start, tmp_path):
     os.kill(recorder, signal.SIGKILL)
     terminal.wait_for("recorder was ended by SIGKILL, so everything was stopped", PATIENCE_S)
     terminal.wait_for(r"interrupted recordings: \S+\.partial; recover with")
-    assert terminal.ended() == 1
+    assert terminal.wait_for_exit() == 1
 
 
 def test_without_a_terminal_the_message_names_the_error_and_the_cure():

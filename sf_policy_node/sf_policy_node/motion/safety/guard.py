@@ -117,8 +117,10 @@ class Guard:
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
         if moving := self.moving(now):
             if self._approach is not None and not self.path.is_reached(now):
-                wait = f"{self.path.begins - now:.2f} s more"
-                raise MotionDelayed(f"the arm moves to where it was measured, for {wait}")
+                wait = self.path.begins - now
+                raise MotionDelayed(
+                    f"the arm moves to where it was measured, for {wait:.2f} s more"
+                )
             path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:
             path, join = self._from_rest(now), 0
@@ -301,9 +303,8 @@ class Guard:
     def _meeting_time(
         self, starts: list[State], target: np.ndarray, *, bounded: bool = True
     ) -> float | None:
-        return meeting_time(
-            starts, target, self.limits, self._period, self._workspace, bounded=bounded
-        )
+        arm = self.limits, self._period, self._workspace
+        return meeting_time(starts, target, *arm, bounded=bounded)
 
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,), because the stream stalled during a motion."""
