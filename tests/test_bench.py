@@ -12,6 +12,7 @@ from bench.peers import LatestChunk, OnePoint, StepTargets
 from bench.recording import Recording, record
 from bench.replay import border_jerk, border_jump, replay
 from bench.stops import compare_stop
+from bench.two_arms import twice
 
 from sf_bringup.graph import find_policy, find_robot
 from sf_msgs.msg import ExecutorStatus
@@ -19,6 +20,7 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.controller.control_loop import Commands
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.vla.policy import Policy
@@ -210,6 +212,12 @@ def test_every_method_replays_the_same_chunks():
     )
     assert ours < theirs / 5
     sim.close()
+
+
+def test_two_arms_are_checked_for_collision_like_one():
+    """Before, the links of collision.allowed kept the names of one arm, and the check refused."""
+    executor = ChunkExecutor(twice(CONTRACT))
+    assert len(executor.contract.collision.allowed) == 2 * len(CONTRACT.collision.allowed) > 0
 
 
 def test_recordings_keep_stamps_relative_to_the_reset():

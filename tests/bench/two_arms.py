@@ -25,6 +25,11 @@ def twice(contract: Contract) -> Contract:
         for arm in _ARMS
         for column in contract.columns.action
     ]
+    collision = data.get("collision") or {}
+    if pairs := collision.get("allowed"):
+        collision["allowed"] = [
+            [f"{arm}_{link}" for link in pair] for arm in _ARMS for pair in pairs
+        ]
     data["base_frame"] = "world"
     return parse_contract(yaml.safe_dump(data), _urdf(contract.urdf_xml))
 
