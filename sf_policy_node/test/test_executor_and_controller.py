@@ -206,6 +206,21 @@ def test_an_emergency_stop_works_after_a_wrong_report_of_the_controller():
     assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
 
 
+def test_wrong_reports_of_the_controller_in_two_motions_do_not_add_up():
+    arm = Arm(update_rate_hz=250.0)
+    for direction in (1, -1):
+        arm.chunk(FAST * [direction, direction, direction, 1])
+        arm.run(0.25)
+        wrong = arm.loop.position + [0.2, 0, 0, 0, 0, 0, 0]
+        arm.executor.on_controller_reference(arm.now, wrong, np.zeros(7))
+        arm.run(0.02)
+        assert arm.executor.situation.moves
+        arm.run(1.7)
+        arm.executor.on_controller_reference(arm.now, arm.loop.position, np.zeros(7))
+        arm.run(0.3)
+    assert "controller" not in arm.executor.status.reason
+
+
 def test_an_arm_that_does_not_stop_is_reported():
     arm = Arm()
     arm.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)))

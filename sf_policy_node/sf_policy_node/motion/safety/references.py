@@ -36,7 +36,7 @@ class ControllerReferences:
     def __init__(self, limits: JointLimits, age_s: float) -> None:
         self._limits, self._age = limits, age_s
         self._last: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
-        self._away_at: dict[tuple[int, ...], float] = {}  # first report away from the path [s]
+        self._before: dict[tuple[int, ...], _Reference] = {}  # the report before the last one
 
     def add(
         self,
@@ -55,14 +55,17 @@ class ControllerReferences:
         joints = np.arange(len(self._limits.names)) if joints is None else np.asarray(joints)
         key = tuple(joints.tolist())
         if np.isfinite(positions).all() and np.isfinite(velocities).all():
+            if key in self._last and self._last[key].stamp < stamp:
+                self._before[key] = self._last[key]
             self._last[key] = _Reference(stamp, joints, positions, velocities)
         else:
             self._last.pop(key, None)
+            self._before.pop(key, None)
 
     def forget(self) -> None:
         """Forget all reports, as after a clock jump."""
         self._last.clear()
-        self._away_at.clear()
+        self._before.clear()
 
     def held(self, path: CommandedPath | None, now: float) -> tuple[np.ndarray | None, np.ndarray]:
         """Return the position that the controllers hold (J,), and which joints they report (J,).
@@ -99,23 +102,28 @@ class ControllerReferences:
         The distance is given as a sentence. None when all controllers follow the path or have not
         reported recently. Two reports must agree: a single wrong one stops nothing.
         """
-        for key, each in self._last.items():
-            if abs(now - each.stamp) > self._age or each.stamp < path.begins:
+        for each in self._fresh(now):
+            before = self._before.get(tuple(each.joints.tolist()))
+            if before is None or before.stamp < path.begins:
                 continue
-            wanted, speed = (part[each.joints] for part in path.state(each.stamp))
-            error = self._limits.tracking_error[each.joints]
-            distance = np.abs(each.positions - wanted)
-            over = distance / (AT_COMMAND * error + np.abs(speed) * _SPEED_S)
+            over, distance = self._excess(each, path)
             worst = int(over.argmax())
-            if over[worst] <= 1.0:
-                self._away_at.pop(key, None)
-            elif each.stamp > self._away_at.setdefault(key, each.stamp):
+            if over[worst] > 1.0 and self._excess(before, path)[0].max() > 1.0:
                 sentence = (
                     f"the controller commands {self._limits.names[each.joints[worst]]}"
                     f" {distance[worst]:.2f} from the path"
                 )
                 return sentence, tuple(each.joints.tolist())
         return None
+
+    def _excess(self, report: _Reference, path: CommandedPath) -> tuple[np.ndarray, np.ndarray]:
+        """Return how far a report is from ``path`` (N,): as a share of what is allowed, and as a
+        distance [rad or m].
+        """
+        wanted, speed = (part[report.joints] for part in path.state(report.stamp))
+        error = self._limits.tracking_error[report.joints]
+        distance = np.abs(report.positions - wanted)
+        return distance / (AT_COMMAND * error + np.abs(speed) * _SPEED_S), distance
 
     def _fresh(self, now: float) -> list[_Reference]:
         return [each for each in self._last.values() if abs(now - each.stamp) <= self._age]
