@@ -76,6 +76,16 @@ class Terminal:
             self.press(key)
             self._read(0.03)
 
+    def hold_until(self, key, text, seconds):
+        """Hold a key until the screen shows a text from now on; return whether it did in time."""
+        self._read(0.0)
+        self._shown = ""
+        end = time.monotonic() + seconds
+        while text not in self._shown and time.monotonic() < end:
+            self.press(key)
+            self._read(0.03)
+        return text in self._shown
+
     def close(self):
         if self.code is None:
             os.kill(self._pid, signal.SIGTERM)

@@ -7,7 +7,7 @@ switch of another device.
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 import time
 
@@ -76,7 +76,8 @@ def main(args: list[str] | None = None) -> int:
                 line = f"speed {node.keys.speed:.0%}   {state}"
                 if line != shown:
                     shown = line
-                    print(f"\r\x1b[K{line[: _width()]}", end="", flush=True)
+                    width = shutil.get_terminal_size().columns - 1
+                    print(f"\r\x1b[K{line[:width]}", end="", flush=True)
     except KeyboardInterrupt:
         pass
     finally:
@@ -85,13 +86,6 @@ def main(args: list[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _width() -> int:
-    try:
-        return os.get_terminal_size().columns - 1
-    except OSError:
-        return 79
 
 
 if __name__ == "__main__":
