@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from sf_policy_node.vla.remote.server import ServeError
 from sf_training.evaluation.libero_server import Arguments, LiberoPolicy, LiberoServer
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,12 @@ def test_a_missing_or_wrong_server_gives_one_sentence(libero, served, tmp_path):
     server.close()
     with pytest.raises(client.ServerGone, match="finished episodes are kept"):
         link.actions(asked)
+
+
+def test_an_address_that_others_can_reach_is_refused_without_naming_a_missing_option():
+    with pytest.raises(ServeError, match="--host 0.0.0.0: .*; serve on 127.0.0.1") as refused:
+        LiberoServer(Recorder(), "policy", "0.0.0.0", 0)
+    assert "--token-file" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", ["openvla_oft", "pi05"])

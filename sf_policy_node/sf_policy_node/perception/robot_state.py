@@ -21,7 +21,7 @@ def robot_state(
     joint_positions: np.ndarray,
 ) -> np.ndarray:
     """Return the state vector: for each arm its joints [rad or m], the gripper opening (0 to 1) if
-    it has one, and the tool position (3,) in the arm's base frame [m].
+    it has one, and the tool position (3,) [m] in the common ``base_frame`` of the contract.
 
     Args:
         kinematics: of each arm by name, or that of the only arm.

@@ -26,7 +26,7 @@ from sf_policy_node.vla.backbones.words import WordsError
 from sf_policy_node.vla.normalisation import Normalisation
 from sf_policy_node.vla.preprocessing import prepare
 from sf_policy_node.vla.real_time_chunking import sample
-from sf_policy_node.vla.remote.server import OpenpiServer, ServeError
+from sf_policy_node.vla.remote.server import OpenpiServer, ServeError, is_loopback
 from sf_training.config_file import parse, print_settings
 from sf_training.training.published_statistics import StatisticsError, read_statistics
 
@@ -115,9 +115,18 @@ class LiberoPolicy:
 
 
 class LiberoServer(OpenpiServer):
-    """Answer openpi's LIBERO observations with chunks of a policy."""
+    """Answer openpi's LIBERO observations with chunks of a policy.
+
+    Raises:
+        ServeError: other machines can reach the address, or it is in use.
+    """
 
     def __init__(self, policy: LiberoPolicy, name: str, host: str, port: int) -> None:
+        if not is_loopback(host):
+            raise ServeError(
+                f"--host {host}: others can reach it, and libero-serve checks no token; serve on"
+                " 127.0.0.1"
+            )
         self._policy, self._lock = policy, threading.Lock()
         super().__init__({"policy_id": name, "environment": "libero"}, host, port)
 

@@ -50,7 +50,7 @@ class OpenpiServer:
         port: int = 8000,
         token: str = "",
     ) -> None:
-        if not token and not _is_loopback(host):
+        if not token and not is_loopback(host):
             raise ServeError(
                 f"--host {host}: others can reach it, so a token is needed; give --token-file FILE,"
                 " or serve on 127.0.0.1"
@@ -223,7 +223,8 @@ class PolicyServer(OpenpiServer):
         return {"continuation": Continuation(rows.astype(float), delay)}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that listens on the address."""
     if host == "localhost":
         return True
     try:

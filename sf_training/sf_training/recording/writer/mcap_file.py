@@ -1,8 +1,8 @@
 """Write an MCAP file chunk by chunk, so that complete chunks survive a crash or a power failure.
 
-``mcap.writer.Writer`` compresses at a fixed zstd level, which costs 2.5 times the time of level 1
-on camera images. It can neither continue an interrupted file nor compute a checksum. This class
-assembles the file from the records of the same library. Format: https://mcap.dev/spec
+``mcap.writer.Writer`` compresses at zstd's default level, which takes longer than level 1 on camera
+images. It can neither continue an interrupted file nor compute a SHA-256. This class assembles the
+file from the records of the same library. Format: https://mcap.dev/spec
 """
 
 from __future__ import annotations
