@@ -118,9 +118,7 @@ class ChunkExecutor:
         """
         now = self._guard.clock.begin(now)
         self._supervisor.apply(Event.ACTIVATED, now, "waiting for the first chunk")
-        self._guard.may_start_where_measured = True
-        self._guard.streamed = self._guard.unstreamed = None
-        self._supervisor.stream.forget()
+        self._guard.activate()
         self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
@@ -217,8 +215,7 @@ class ChunkExecutor:
 
         It is ignored if a position is not finite. A velocity that is not finite counts as 0.
         """
-        self._guard.monitor.add(stamp, positions, velocities)
-        self._guard.notice_joint_state(stamp)
+        self._guard.on_joint_state(stamp, positions, velocities)
         if self._score is not None:
             self._score.measured(stamp, np.asarray(positions, dtype=float))
 
@@ -453,21 +450,7 @@ class ChunkExecutor:
 
     def setpoint(self, now: float) -> Setpoint | None:
         """Return the command to stream at ``now`` [s]; None when the arm is to hold position."""
-        guard = self._guard
-        if self._score is not None or guard.clock.jump(now):
-            return None
-        if guard.path is None:
-            self._supervisor.stream.forget()
-            guard.streamed = guard.unstreamed = None
-            return None
-        setpoint, lost = self._supervisor.stream.at(guard.path, now, guard.unstreamed)
-        guard.unstreamed = None
-        guard.streamed = self._supervisor.stream.path_time if guard.streams else None
-        if lost:
-            guard.freeze(now, setpoint.positions)
-            reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
-            self._supervisor.apply(Event.STREAM_STALLED, now, reason)
-        return setpoint
+        return self._supervisor.setpoint(now)
 
     @property
     def path(self) -> CommandedPath | None:

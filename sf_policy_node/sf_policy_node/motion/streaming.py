@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -43,30 +44,55 @@ class Stream:
     ) -> None:
         self._period = 1.0 / rate_hz
         self._gap = max(_GAP_S, 3.0 / rate_hz) if alone else math.inf
+        self._alone = alone
         self._names = joint_names
         self._limits = limits
         # Average time between commands [s]: the loop may be slower than planned.
         self._interval = self._period
         self._last: Setpoint | None = None  # the last command of a motion that has not ended
         self._step = np.zeros(0)  # (J,) change from the command before it to the last one
-        self.path_time: float | None = None
-        """Time on the path of the newest command [s]; None while nothing is streamed."""
+        # Time on the path of the newest command [s]; None while nothing is streamed.
+        self._path_time: float | None = None
+        # When a motion that waits for its first command begins [s], and from where (J,).
+        self._waiting: tuple[float, np.ndarray] | None = None
+        self._waiting_before: tuple[float, np.ndarray] | None = None  # before the last `begin`
 
-    def at(
-        self, path: CommandedPath, now: float, rest: tuple[float, np.ndarray] | None = None
-    ) -> tuple[Setpoint | None, float]:
+    def time(self, now: float) -> float:
+        """Return the time on the path up to which the arm has been commanded at ``now`` [s].
+
+        It is ``now`` while nothing is streamed, or a controller follows trajectories.
+        """
+        return now if self._path_time is None or not self._alone else self._path_time
+
+    def begin(self, begins: float, position: np.ndarray) -> None:
+        """Take that a motion from standstill begins at ``begins`` [s] and ``position`` (J,).
+
+        Until its first command the arm holds that position. While a motion is streamed, or waits
+        for its first command, nothing changes.
+        """
+        self._waiting_before = self._waiting
+        if self._alone and self._path_time is None and self._waiting is None:
+            self._waiting = begins, position
+
+    def withdraw(self) -> None:
+        """Undo the last :meth:`begin`, because the motion was not sent."""
+        self._waiting = self._waiting_before
+
+    def next(self, path: CommandedPath | None, now: float) -> tuple[Setpoint | None, float]:
         """Return the command for ``now`` [s] and the length of a gap [s].
 
         The command is None when the arm holds position. The gap is 0 unless the motion is abandoned
         because of it; the command then repeats the last one, with velocities 0.
 
         Args:
-            rest: when a motion of which nothing has been streamed begins [s], and where the arm
-                holds position until then (J,); None: there is no such motion.
+            path: the commanded path; None: there is none to follow.
         """
-        last, before = self._last, self.path_time
-        if last is None and rest is not None:
-            begins, position = rest
+        last, before, waiting, self._waiting = self._last, self._path_time, self._waiting, None
+        if path is None:
+            self.forget()
+            return None, 0.0
+        if last is None and waiting is not None:
+            begins, position = waiting
             if now - begins > self._gap:
                 return Setpoint(now, self._names, position, 0.0 * position), now - begins
             path_time, step = min(now, begins), np.zeros(len(self._names))
@@ -86,33 +112,33 @@ class Stream:
             path_time = now if self._limits is None else self._next_time(path, now)
             step = path.state(path_time)[0] - path.state(before)[0]
         setpoint = Setpoint(now, self._names, *path.state(path_time))
-        self._last, self.path_time, self._step = setpoint, path_time, step
+        self._last, self._path_time, self._step = setpoint, path_time, step
         if path_time >= path.end:
             self.forget()
         return setpoint, 0.0
 
     def forget(self) -> None:
         """Forget the current motion: the next one starts from standstill."""
-        self._last = self.path_time = None
+        self._last = self._path_time = self._waiting = None
 
     def shift_clock(self, jump: float) -> None:
         """Adapt to a clock jump by ``jump`` [s]; the path is shifted as well."""
+        if self._waiting is not None:
+            self._waiting = self._waiting[0] + jump, self._waiting[1]
         if self._last is not None:
-            self._last = Setpoint(
-                self._last.stamp + jump, self._names, self._last.positions, self._last.velocities
-            )
-            self.path_time += jump
+            self._last = dataclasses.replace(self._last, stamp=self._last.stamp + jump)
+            self._path_time += jump
 
     def _next_time(self, path: CommandedPath, now: float) -> float:
         """Return the time on the path of the next command [s]: the one nearest to ``now`` that the
         limits allow.
         """
-        furthest = self.path_time + _FASTEST * self._interval
-        due = min(max(now, self.path_time), furthest)
-        here = path.state(self.path_time)[0]
+        furthest = self._path_time + _FASTEST * self._interval
+        due = min(max(now, self._path_time), furthest)
+        here = path.state(self._path_time)[0]
         if self._excess(path, due, here) <= 1.0:
             return due
-        times = np.linspace(self.path_time, furthest, _CANDIDATES)
+        times = np.linspace(self._path_time, furthest, _CANDIDATES)
         excess = np.array([self._excess(path, time, here) for time in times])
         allowed = np.flatnonzero(excess <= 1.0)
         if not len(allowed):

@@ -26,8 +26,7 @@ from sf_policy_node.motion.state_machine import (
     transition,
 )
 from sf_policy_node.motion.status import REPLAY_SILENT, StatusLog
-from sf_policy_node.motion.streaming import Stream
-from sf_policy_node.motion.types import ControlSource, Trajectory
+from sf_policy_node.motion.types import ControlSource, Setpoint, Trajectory
 
 CONTROLLED_BY = {
     ControlSource.TELEOPERATION: "an operator teleoperates the arm",
@@ -79,9 +78,6 @@ class Supervisor:
         self.control_until = -math.inf
         """When an operator, a replay or homing loses control without a new command [s]."""
         self.stop_watch = StopWatch(limits)
-        holds_commands = guard.streams and contract.output != "servo_twist"
-        rate, bounds = contract.rate_hz, limits if holds_commands else None
-        self.stream = Stream(rate, limits.names, bounds, alone=guard.streams)
         self._log.report(STATE_REASONS[State.INACTIVE])
 
     def apply(
@@ -98,8 +94,7 @@ class Supervisor:
         trajectory = self._end_motion(step.stop, now, deviation)
         if Memory.PATH in step.forget:
             self._guard.path = None
-            self.stream.forget()
-            self._guard.streamed = None
+            self._guard.stream.forget()
         if Memory.MOTION in step.forget:
             self._policy.forget_motion()
         if Memory.ORDER in step.forget:
@@ -195,6 +190,18 @@ class Supervisor:
             )
         return self._watch_arm(now)
 
+    def setpoint(self, now: float) -> Setpoint | None:
+        """Return the command to stream at ``now`` [s]; None when the arm is to hold position."""
+        guard = self._guard
+        if self._shadow or guard.clock.jump(now):
+            return None
+        setpoint, lost = guard.stream.next(guard.path, now)
+        if lost:
+            guard.freeze(now, setpoint.positions)
+            reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
+            self.apply(Event.STREAM_STALLED, now, reason)
+        return setpoint
+
     def lose_controller(
         self, reason: str, now: float, joints: Sequence[int] | None = None
     ) -> Trajectory | None:
@@ -272,9 +279,7 @@ class Supervisor:
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         guard = self._guard
         moving = guard.moving(guard.clock.now) and not guard.streams
-        self.stream.shift_clock(jump)
         trajectory = guard.after_clock_jump(now, jump)
-        guard.streamed = self.stream.path_time if guard.streams else None
         self.control_until = -math.inf
         self.stop_watch.end()
         event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST

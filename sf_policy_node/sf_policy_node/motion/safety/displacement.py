@@ -11,6 +11,8 @@ from collections import deque
 
 import numpy as np
 
+from sf_policy_node.motion.safety.commanded import CommandedPath
+
 _KEPT = 40  # errors kept; the error before a jump is the median of those before it
 _CONFIRMED = 2  # joint states after a jump that must agree, because single readings may be wrong
 _LAG_S = 0.1  # the largest lag of a servo behind its path
@@ -34,6 +36,20 @@ class DisplacementWatch:
         self._errors: deque[tuple[float, np.ndarray]] = deque(maxlen=_KEPT)
         self._before: np.ndarray | None = None  # the error (J,) before the jump; None: no jump
         self._since = 0  # number of joint states since the jump
+        self._path_begins = -np.inf  # the ``begins`` of the path that is compared
+
+    def compare(
+        self, path: CommandedPath | None, stamp: float, measured: np.ndarray, due: float
+    ) -> None:
+        """Compare joints (J,) measured at ``stamp`` [s] with the commanded path at ``due`` [s].
+
+        A motion that starts from a known position, or an unknown path (None), forgets the errors.
+        """
+        if path is None or (stamp >= path.begins != self._path_begins):
+            self.forget()
+            self._path_begins = -np.inf if path is None else path.begins
+        if path is not None and stamp >= path.begins:
+            self.add(stamp, measured - path.state(due)[0])
 
     def add(self, stamp: float, error: np.ndarray) -> None:
         """Take ``error`` (J,), measured minus commanded joints, at ``stamp`` [s].

@@ -25,6 +25,7 @@ from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, retreat_candidates, stop_candidates
 from sf_policy_node.motion.safety.verification import Motion, find_violation
 from sf_policy_node.motion.shaping import brake
+from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.types import Trajectory
 
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
@@ -62,15 +63,11 @@ class Guard:
         self.refusals = 0
         self.streams = contract.output != "joint_trajectory"
         """Whether commands are streamed one by one instead of sent as trajectories."""
-        self.streamed: float | None = None
-        """Time on the path of the newest streamed command [s]; None while nothing is streamed."""
-        self.unstreamed: tuple[float, np.ndarray] | None = None
-        """When a motion of which nothing has been streamed begins [s], and from where (J,)."""
-        self._unstreamed_before: tuple[float, np.ndarray] | None = None
+        steps = self.limits if self.streams and contract.output != "servo_twist" else None
+        self.stream = Stream(contract.rate_hz, self.limits.names, steps, alone=self.streams)
         self.may_start_where_measured = False
         """Whether the next streamed motion may start where the arm is measured."""
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
-        self._watched_from = -math.inf  # the ``begins`` of the path whose displacement is watched
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
         self._is_gripper = self.limits.is_gripper
@@ -84,25 +81,23 @@ class Guard:
         self._settled_at = -math.inf
         self._clock_path: CommandedPath | None = None  # at the last clock jump, on the new time
 
+    def activate(self) -> None:
+        """Prepare the first motion after an activation."""
+        self.may_start_where_measured = True
+        self.stream.forget()
+
     # ---- starts ----
 
     def moving(self, now: float) -> bool:
         """Return whether the controller has been commanded to move at ``now`` [s]."""
-        if self.path is None:
-            return False
-        return (now if self.streamed is None else min(now, self.streamed)) < self.path.end
+        return self.path is not None and self.stream.time(now) < self.path.end
 
-    def notice_joint_state(self, stamp: float) -> None:
-        """Compare the joint state with this stamp [s] with the commanded path."""
-        path = self.path
-        if path is None or (stamp >= path.begins != self._watched_from):
-            self._displacement.forget()
-            self._watched_from = -math.inf if path is None else path.begins
-        newest, positions, _ = self.monitor.newest
-        if path is not None and newest == stamp >= path.begins:
+    def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Take a joint state (J,) and compare it with the commanded path."""
+        if self.monitor.add(stamp, positions, velocities):
             # With streamed commands the arm is at most at the newest command.
-            due = stamp if self.streamed is None else min(stamp, self.streamed)
-            self._displacement.add(stamp, positions - path.state(due)[0])
+            due = min(stamp, self.stream.time(stamp))
+            self._displacement.compare(self.path, stamp, self.monitor.newest[1], due)
 
     def start(self, now: float) -> Start:
         """Return the state from which a new motion may start.
@@ -128,7 +123,7 @@ class Guard:
 
     def _join(self, now: float, lead: int) -> int:
         """Return the grid point, ``lead`` periods ahead, from which a motion can continue."""
-        ahead = now if self.streamed is None else max(now, self.streamed)
+        ahead = max(now, self.stream.time(now))
         return max(self.path.index(ahead) + 1 + lead, self.path.first_known)
 
     def _from_rest(self, now: float) -> CommandedPath:
@@ -193,7 +188,7 @@ class Guard:
     def withdraw(self) -> None:
         """Undo the last motion: its trajectory was not sent."""
         self.path, self._approach = self.before, self._approach_before
-        self.unstreamed = self._unstreamed_before
+        self.stream.withdraw()
 
     # ---- stops ----
 
@@ -309,7 +304,7 @@ class Guard:
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,), because the stream stalled during a motion."""
         self._displacement.forget()
-        self.unstreamed = None
+        self.stream.forget()
         self.before, self.path = self.path, CommandedPath.resting(now, self._period, position)
 
     # ---- every motion passes here ----
@@ -342,9 +337,8 @@ class Guard:
         violation = find_violation(candidate, self.limits, self._workspace if tool else None)
         if violation or (violation := self._leap(base, now)):
             raise MotionRefused(violation)
-        self._approach_before, self._unstreamed_before = self._approach, self.unstreamed
-        if self.streams and self.streamed is None and self.unstreamed is None:
-            self.unstreamed = base.time(join), position
+        self._approach_before = self._approach
+        self.stream.begin(base.time(join), position)
         if base is not self.path:
             is_met = self.path is not None and len(base.positions) == 1 and base.begins > now
             self._approach = (
@@ -376,7 +370,7 @@ class Guard:
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now`` [s]; the measured joints if none is known."""
         if self.path is not None:
-            due = now if self.streamed is None else self.streamed
+            due = self.stream.time(now)
             if self._approach is not None and due < self.path.begins:
                 return self._approach.state(due)
             return self.path.state(due)
@@ -394,6 +388,7 @@ class Guard:
         are timed by this process, so these brake.
         """
         moving = self.moving(self.clock.now)
+        self.stream.shift_clock(jump)
         self.clock.reset(now)
         self.monitor.forget()
         self._displacement.forget()
@@ -403,10 +398,6 @@ class Guard:
             return None
         if self.streams:
             self.path = self.path.shifted(jump)
-            if self.streamed is not None:
-                self.streamed += jump
-            if self.unstreamed is not None:
-                self.unstreamed = self.unstreamed[0] + jump, self.unstreamed[1]
             return self.brake(now) if moving else None
         if moving:
             self._clock_path, self.path = self.path.shifted(jump), None

@@ -76,11 +76,11 @@ class ArmMonitor:
 
     # ---- what is measured ----
 
-    def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Take a joint state (J,), stamped at ``stamp`` [s].
+    def add(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> bool:
+        """Take a joint state (J,), stamped at ``stamp`` [s], and return whether it is used.
 
-        It is ignored when its stamp or a position is not finite. A velocity that is not finite
-        counts as 0.
+        It is ignored when its stamp or a position is not finite, or when it is not newer than the
+        last one. A velocity that is not finite counts as 0.
 
         Raises:
             ValueError: the number of joints is wrong.
@@ -94,12 +94,12 @@ class ArmMonitor:
                 f"got {positions.shape}"
             )
         if not (np.isfinite(stamp) and np.isfinite(positions).all()):
-            return
+            return False
         velocities = np.where(np.isfinite(velocities), velocities, 0.0)
         if self._history and stamp < self._history.newest[0] - _CLOCK_S:
             self._history.clear()
             self._has_forgotten = True
-        self._history.add(stamp, positions, velocities)
+        return self._history.add(stamp, positions, velocities)
 
     def forget(self) -> None:
         """Forget all joint states and controller reports, as after a clock jump."""
