@@ -40,6 +40,9 @@ def test_nothing_moves_without_joint_states():
     executor.activate()
     with pytest.raises(ChunkRefused, match="no joint states on joint_states"):
         executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.01)
+    executor.on_joint_state(0.01, np.full(7, np.nan), np.zeros(7))
+    with pytest.raises(ChunkRefused, match="no joint states on joint_states"):
+        executor.on_chunk(make_chunk(sim_arm(), FORWARD), 0.02)
 
 
 def test_nothing_moves_on_old_or_invalid_joint_states(bench):

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from motion_cases import CONTRACT_PATH, FORWARD, HOME, Bench, sim_arm, straight
+from streamed_arm import StreamedArm
 
 from sf_policy_node.contract import parse_contract
 from sf_policy_node.motion.refusals import ChunkRefused
@@ -210,3 +211,71 @@ def test_a_process_suspended_before_the_first_command_of_a_motion_starts_no_leap
     assert (steps[0] <= 1.05 * bench.observer.limits.acceleration / rate).all()
     if suspended_s > 0.2:
         assert "was suspended" in bench.executor.status.reason
+
+
+STOPS = {
+    "deactivated": lambda arm: arm.deactivate(),
+    "paused": lambda arm: arm.executor.pause(True, arm.now),
+    "emergency stop": lambda arm: arm.executor.emergency_stop(arm.now),
+    "policy ended": lambda arm: arm.executor.on_policy_state(False, 1, "ended", arm.now),
+    "shut down": lambda arm: arm.executor.shut_down(arm.now),
+    "paused, then deactivated": lambda arm: (
+        arm.executor.pause(True, arm.now),
+        arm.run(0.02),
+        arm.deactivate(),
+    ),
+}
+
+
+@pytest.mark.parametrize("rate", [50.0, 250.0])
+@pytest.mark.parametrize("suspended_s", [0.0, 0.05, 0.08, 0.3])
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stop_after_a_stall_begins_at_the_last_command(rate, suspended_s, stop):
+    """Before, a deactivation 0.3 s late made the arm jump by 0.35 rad in one cycle."""
+    arm = StreamedArm(rate)
+    arm.follow()
+    arm.run(0.3)
+    arm.follow()
+    arm.run(0.2)
+    if suspended_s:
+        arm.wait(suspended_s)
+    count = len(arm.commands)
+    STOPS[stop](arm)
+    arm.run(0.6)
+    limits = arm.executor._guard.limits
+    if suspended_s > 0.06:  # the arm has stopped there
+        assert all((command == arm.commands[count - 1]).all() for command in arm.commands[count:])
+        return
+    # The arm's first command is where it was measured. A late command moves on by one period.
+    periods = np.minimum(np.diff(arm.times[1:]), arm.period)[:, None]
+    speeds = np.diff(arm.commands[1:], axis=0) / periods
+    assert (np.abs(speeds) <= 1.1 * limits.velocity).all()
+    if rate * suspended_s < 2.0:  # at 50 Hz, the cycle after it is too late
+        changes = np.abs(np.diff(speeds, axis=0)) / arm.period
+        assert (changes <= 1.3 * limits.acceleration).all()
+        assert (np.abs(speeds[-1]) <= 1.1 * limits.acceleration * arm.period).all()
+    assert not arm.executor._guard.moving(arm.now)
+
+
+@pytest.mark.parametrize("rate", [50.0, 250.0])
+@pytest.mark.parametrize("suspended_s", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("moved_s", [0.1, 0.2, 0.4])
+def test_after_a_deactivation_in_motion_the_next_motion_starts_at_the_last_command(
+    rate, suspended_s, moved_s
+):
+    """Before, it started where servos that droop were measured: a step by the droop."""
+    arm = StreamedArm(rate)
+    arm.follow()
+    arm.run(0.3)
+    arm.follow()
+    arm.run(moved_s)
+    if suspended_s:
+        arm.wait(suspended_s)
+    arm.deactivate()
+    arm.run(1.5)
+    last = len(arm.commands) - 1
+    arm.activate()
+    arm.run(0.3)
+    arm.follow(straight(sim_arm(), (0.0, 0.01, 0.0)), epoch=2)
+    arm.run(0.1)
+    assert np.abs(arm.commands[last + 1] - arm.commands[last]).max() < 1e-3

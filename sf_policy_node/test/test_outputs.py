@@ -175,6 +175,16 @@ def test_the_last_stop_is_streamed_to_its_end_before_the_node_ends(graph, grippe
         assert list(rig.wait_for_messages("/gripper/commands")[-1].data) == [HOME[-1]]
 
 
+def test_a_stop_that_is_flushed_late_starts_where_it_was_handed_over(graph):
+    rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
+    stop = motion(rig.node.now())
+    rig.output.send(stop)
+    time.sleep(0.1)  # without the cure, the first ten points are left out
+    rig.output.flush()
+    first = rig.wait_for_messages(count=30)[0]
+    np.testing.assert_array_equal(first.data, stop.positions[0])
+
+
 def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):
     rig = Rig(graph, variant("forward_command"), arm=Float64MultiArray)
     stop = motion(rig.node.now())

@@ -122,9 +122,17 @@ class ChunkExecutor:
         self._policy.block(f"the executor was activated after its instruction began; {AGAIN}")
 
     def deactivate(self, now: float | None = None) -> Trajectory | None:
-        """Forbid motion and return a stop to send; a latched emergency stop remains latched."""
+        """Forbid motion and return a stop to send; a latched emergency stop remains latched.
+
+        With streamed commands the caller sends the stop point by point until it ends, from ``now``
+        on: :meth:`setpoint` returns nothing more.
+        """
+        was_active = self._supervisor.situation.active
         now, sent = (self._guard.clock.now, None) if now is None else self._supervisor.advance(now)
-        return self._supervisor.apply(Event.DEACTIVATED, now) or sent
+        stop = self._supervisor.apply(Event.DEACTIVATED, now) or sent
+        if was_active and self._guard.streams and self._score is None:
+            return self._guard.end_stream(now)
+        return stop
 
     def shut_down(self, now: float) -> Trajectory | None:
         """Forbid every motion but that to the rest pose, and return a stop to send.

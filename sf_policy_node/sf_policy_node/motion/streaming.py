@@ -64,6 +64,12 @@ class Stream:
         """
         return now if self._path_time is None or not self._alone else self._path_time
 
+    def lag(self, now: float) -> float:
+        """Return how far the commands are behind the path at ``now`` [s]; negative: ahead of it."""
+        if self._path_time is None and self._waiting is not None:
+            return max(0.0, now - self._waiting[0])
+        return now - self.time(now)
+
     def begin(self, begins: float, position: np.ndarray) -> None:
         """Take that a motion from standstill begins at ``begins`` [s] and ``position`` (J,).
 
@@ -78,11 +84,27 @@ class Stream:
         """Undo the last :meth:`begin`, because the motion was not sent."""
         self._waiting = self._waiting_before
 
-    def next(self, path: CommandedPath | None, now: float) -> tuple[Setpoint | None, float]:
-        """Return the command for ``now`` [s] and the length of a gap [s].
+    def stall(self, now: float) -> float:
+        """Return for how long no command was sent during a motion [s], if that abandons the motion.
 
-        The command is None when the arm holds position. The gap is 0 unless the motion is abandoned
-        because of it; the command then repeats the last one, with velocities 0.
+        0 otherwise.
+        """
+        if self._last is not None:
+            late, lag = now - self._last.stamp, now - self._path_time
+            if late > self._gap or lag > 2.0 * self._gap:
+                return max(late, lag)
+        elif self._waiting is not None and now - self._waiting[0] > self._gap:
+            return now - self._waiting[0]
+        return 0.0
+
+    def abandon(self, now: float) -> Setpoint:
+        """Abandon the motion that stalled and return its last command, with velocities 0."""
+        position = self._waiting[1] if self._last is None else self._last.positions
+        self.forget()
+        return Setpoint(now, self._names, position, 0.0 * position)
+
+    def next(self, path: CommandedPath | None, now: float) -> Setpoint | None:
+        """Return the command for ``now`` [s]; None when the arm holds position.
 
         Args:
             path: the commanded path; None: there is none to follow.
@@ -90,22 +112,13 @@ class Stream:
         last, before, waiting, self._waiting = self._last, self._path_time, self._waiting, None
         if path is None:
             self.forget()
-            return None, 0.0
+            return None
         if last is None and waiting is not None:
-            begins, position = waiting
-            if now - begins > self._gap:
-                return Setpoint(now, self._names, position, 0.0 * position), now - begins
-            path_time, step = min(now, begins), np.zeros(len(self._names))
+            path_time, step = min(now, waiting[0]), np.zeros(len(self._names))
         elif last is None:
             if now >= path.end:
-                return None, 0.0
+                return None
             path_time, step = now, np.zeros(len(self._names))
-        elif now - last.stamp > self._gap or now - before > 2.0 * self._gap:
-            self.forget()
-            return (
-                Setpoint(now, self._names, last.positions, 0.0 * last.velocities),
-                now - last.stamp,
-            )
         else:
             late = min(max(now - last.stamp, self._period), _SLOWEST * self._period)
             self._interval += _SMOOTHING * (late - self._interval)
@@ -115,7 +128,7 @@ class Stream:
         self._last, self._path_time, self._step = setpoint, path_time, step
         if path_time >= path.end:
             self.forget()
-        return setpoint, 0.0
+        return setpoint
 
     def forget(self) -> None:
         """Forget the current motion: the next one starts from standstill."""

@@ -165,10 +165,15 @@ class Supervisor:
         self._log.report(STATE_REASONS.get(self.situation.state, reason))
 
     def advance(self, now: float) -> tuple[float, Trajectory | None]:
-        """Advance the clock to ``now`` [s]; return the time and what to send after a clock jump."""
+        """Advance the clock to ``now`` [s]; return the time and what to send after a clock jump.
+
+        A streamed motion that stalled is abandoned before the caller plans a stop.
+        """
         if jump := self._guard.clock.jump(now):
             return now, self._after_clock_jump(now, jump)
-        return self._guard.clock.advance(now), None
+        now = self._guard.clock.advance(now)
+        self._notice_stall(now)
+        return now, None
 
     def tick(self, now: float) -> Trajectory | None:
         """Monitor the arm and return a trajectory to send when something is wrong, else None."""
@@ -195,11 +200,21 @@ class Supervisor:
         guard = self._guard
         if self._shadow or guard.clock.jump(now):
             return None
-        setpoint, lost = guard.stream.next(guard.path, now)
-        if lost:
-            guard.freeze(now, setpoint.positions)
-            reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
-            self.apply(Event.STREAM_STALLED, now, reason)
+        return self._notice_stall(now) or guard.stream.next(guard.path, now)
+
+    def _notice_stall(self, now: float) -> Setpoint | None:
+        """Abandon a streamed motion that stalled and return the command to repeat.
+
+        None: there is no such motion. The arm has stopped at the last command, so a stop that
+        begins where the path is at ``now`` would make it jump there.
+        """
+        stream = self._guard.stream
+        if self._shadow or self._guard.path is None or not (lost := stream.stall(now)):
+            return None
+        setpoint = stream.abandon(now)
+        self._guard.freeze(now, setpoint.positions)
+        reason = f"stopped: this process was suspended for {lost:.2f} s during a motion"
+        self.apply(Event.STREAM_STALLED, now, reason)
         return setpoint
 
     def lose_controller(

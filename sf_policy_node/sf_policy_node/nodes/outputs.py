@@ -124,10 +124,11 @@ class StreamingOutput:
     def __init__(self, node: ManagedNode) -> None:
         self._now = node.now
         self._motion: Trajectory | None = None
+        self._sent = -math.inf  # when the motion was taken [s]
         self._quiet = False
 
     def send(self, trajectory: Trajectory) -> None:
-        self._motion, self._quiet = trajectory, False
+        self._motion, self._sent, self._quiet = trajectory, self._now(), False
 
     def publish(self, setpoint: Setpoint | None) -> None:
         """Publish a command; None: the motion has ended."""
@@ -145,13 +146,14 @@ class StreamingOutput:
     def flush(self) -> None:
         """Stream the rest of the last motion, because no other process would stop the arm.
 
+        It continues where it was when :meth:`send` took it, however late this call is.
         Afterwards :meth:`stream` sends no commands until the next :meth:`send`: its caller does not
         know which commands were sent here.
         """
         motion, self._motion, self._quiet = self._motion, None, True
         if motion is not None:
             # In real time: a simulated clock does not advance while its node is busy here.
-            begin, started = max(self._now(), motion.stamp), time.monotonic()
+            begin, started = max(self._sent, motion.stamp), time.monotonic()
             due = motion.stamp + motion.times
             ahead = due > begin
             # The last point is also sent if it was due less than one period ago.

@@ -20,10 +20,10 @@ from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.leads import Leads
-from sf_policy_node.motion.safety.meeting import Approach, State, fits, meeting_time, samples
+from sf_policy_node.motion.safety.meeting import Approach, State, meeting_time, samples
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, retreat_candidates, stop_candidates
-from sf_policy_node.motion.safety.verification import Motion, find_violation
+from sf_policy_node.motion.safety.verification import Motion, find_leap, find_violation
 from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.types import Trajectory
@@ -31,7 +31,6 @@ from sf_policy_node.motion.types import Trajectory
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
 _UNSURE = 0.1  # share of the tracking error by which the arm may differ from its estimated state
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at an unknown position
-_SAME_STATE = 1e-6  # rad, m or per s: rounding
 
 
 class Guard:
@@ -65,8 +64,7 @@ class Guard:
         """Whether commands are streamed one by one instead of sent as trajectories."""
         steps = self.limits if self.streams and contract.output != "servo_twist" else None
         self.stream = Stream(contract.rate_hz, self.limits.names, steps, alone=self.streams)
-        self.may_start_where_measured = False
-        """Whether the next streamed motion may start where the arm is measured."""
+        self._may_start_where_measured = False  # whether the next streamed motion may
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
@@ -82,8 +80,15 @@ class Guard:
         self._clock_path: CommandedPath | None = None  # at the last clock jump, on the new time
 
     def activate(self) -> None:
-        """Prepare the first motion after an activation."""
-        self.may_start_where_measured = True
+        """Prepare the first motion after an activation.
+
+        A streamed motion starts at the last command where that is known and the arm is near it:
+        the controller still holds it, and servos that droop make the measured joints a step. While
+        this executor was inactive, something else may have moved the arm, or the controller may
+        have been restarted. If a joint is further than its tracking error from the last command, or
+        jumped away from it, the motion starts where the arm is measured.
+        """
+        self._may_start_where_measured = True
         self.stream.forget()
 
     # ---- starts ----
@@ -133,9 +138,9 @@ class Guard:
         """
         lead = self.leads.start_s + self.clock.possible_delay
         start = self.monitor.start_position(self.path, now, self._displacement)
-        if self.streams and self.may_start_where_measured and not start.is_commanded:
+        if self.streams and self._may_start_where_measured and not start.is_commanded:
             self.path = None
-        self.may_start_where_measured = False
+        self._may_start_where_measured = False
         if start.is_commanded or (self.streams and self.path is None):
             if self.path is not None and not np.array_equal(
                 self.path.positions[-1], start.position
@@ -281,11 +286,7 @@ class Guard:
         position, velocity = starts[0]
         origin = CommandedPath(now, self._period, position[None], velocity[None], begins)
         motion = samples(position, velocity, target, duration, self._period)
-        try:
-            return self._release(origin, 0, motion, now, stop=True, tool=False)
-        except MotionRefused:
-            self.refusals += 1
-            return None
+        return self._release_stop(origin, motion, now)
 
     def _leaves_workspace(self, position: np.ndarray) -> bool:
         """Return whether ``position`` (J,) is further outside the workspace than the last command,
@@ -306,6 +307,18 @@ class Guard:
         self._displacement.forget()
         self.stream.forget()
         self.before, self.path = self.path, CommandedPath.resting(now, self._period, position)
+
+    def end_stream(self, now: float) -> Trajectory | None:
+        """Return the rest of the motion for the output to stream on its own; None: there is none.
+
+        It continues from the newest command, which may lag behind the path. The path is shifted by
+        that lag, so that it is where the arm is commanded to be.
+        """
+        lag = self.stream.lag(now)
+        self.stream.forget()
+        if self.path is not None:
+            self.path = self.path.shifted(lag)
+        return self.repeat(now) if self.moving(now) else None
 
     # ---- every motion passes here ----
 
@@ -335,7 +348,9 @@ class Guard:
             self._period, np.vstack([position, motion[0]]), np.vstack([velocity, motion[1]])
         )
         violation = find_violation(candidate, self.limits, self._workspace if tool else None)
-        if violation or (violation := self._leap(base, now)):
+        if not violation and base is not self.path is not None:
+            violation = find_leap(self._last_command(now), base, now, self.limits)
+        if violation:
             raise MotionRefused(violation)
         self._approach_before = self._approach
         self.stream.begin(base.time(join), position)
@@ -351,21 +366,13 @@ class Guard:
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
         )
 
-    def _leap(self, base: CommandedPath, now: float) -> str:
-        """Return why a path does not start at the last command; empty when it does."""
-        if self.path is None or base is self.path:
-            return ""
-        (position, velocity), (first, speed) = self._last_command(now), base.at(0)
-        if base.begins > now:
-            reached = fits(
-                position, velocity, base.at(base.first_known)[0], base.begins - now, self.limits
-            )
-        else:
-            reached = (
-                np.abs(first - position).max() <= _SAME_STATE
-                and np.abs(speed - velocity).max() <= _SAME_STATE
-            )
-        return "" if reached else "it does not start at the last command"
+    def _release_stop(self, base: CommandedPath, motion: Samples, now: float) -> Trajectory | None:
+        """Release a stop that begins with ``base``; None if it breaks a limit."""
+        try:
+            return self._release(base, 0, motion, now, stop=True, tool=False)
+        except MotionRefused:
+            self.refusals += 1
+            return None
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now`` [s]; the measured joints if none is known."""
@@ -441,11 +448,7 @@ class Guard:
         """
         base = CommandedPath.resting(now - self._period, self._period, position)
         motion = position[None], np.zeros((1, len(position)))
-        try:
-            return self._release(base, 0, motion, now, stop=True, tool=False)
-        except MotionRefused:
-            self.refusals += 1
-            return None
+        return self._release_stop(base, motion, now)
 
     def brake_after_clock_jump(self, now: float) -> Trajectory | None:
         """Stop an arm whose time on its path is unknown after a clock jump.

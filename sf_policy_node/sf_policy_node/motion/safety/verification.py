@@ -8,8 +8,11 @@ import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.meeting import fits
 
 _ROUNDING = 1e-3  # share of a limit
+_SAME_STATE = 1e-6  # rad, m or per s: rounding
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,26 @@ def find_violation(motion: Motion, limits: JointLimits, workspace: Workspace | N
 
 def _worst(values: np.ndarray, limits: JointLimits) -> str:
     return limits.names[int(values.argmax())]
+
+
+def find_leap(
+    last_command: tuple[np.ndarray, np.ndarray],
+    path: CommandedPath,
+    now: float,
+    limits: JointLimits,
+) -> str:
+    """Return why a path does not start at the last command; empty when it does.
+
+    Args:
+        last_command: position and velocity (J,) that the controller was commanded at ``now`` [s].
+    """
+    (position, velocity), (first, speed) = last_command, path.at(0)
+    if path.begins > now:
+        target = path.at(path.first_known)[0]
+        reached = fits(position, velocity, target, path.begins - now, limits)
+    else:
+        reached = (
+            np.abs(first - position).max() <= _SAME_STATE
+            and np.abs(speed - velocity).max() <= _SAME_STATE
+        )
+    return "" if reached else "it does not start at the last command"
