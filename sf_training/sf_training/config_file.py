@@ -200,7 +200,8 @@ def _flags(settings: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _dataclass_of(hint: Any) -> type | None:
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
+    found = (each for each in choices if isinstance(each, type) and dataclasses.is_dataclass(each))
+    return next(found, None)
 
 
 def _rows(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

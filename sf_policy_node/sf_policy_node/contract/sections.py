@@ -285,6 +285,13 @@ class Arm(Section):
         return self.gripper.joints if self.gripper else []
 
     @property
+    def fitted_gripper(self) -> Gripper:
+        """Its gripper, of an arm that has one."""
+        if self.gripper is None:
+            raise ValueError("the arm has no gripper")
+        return self.gripper
+
+    @property
     def command_joints(self) -> list[str]:
         """Names of its joints, then of its gripper's."""
         return self.joint_names + self.gripper_joints

@@ -35,6 +35,12 @@ class Stream:
     channels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     sizes: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
+    @property
+    def joint_messages(self) -> JointMessages:
+        """Messages of a topic with joint states."""
+        assert isinstance(self.messages, JointMessages)
+        return self.messages
+
     def take(self, rows: np.ndarray) -> Stream:
         """Return some of the messages."""
         contents = self.messages

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from sf_policy_node.vla.backbones.pretrained import BackboneError
 from sf_policy_node.vla.backbones.words import WordsError
-from sf_policy_node.vla.normalisation import Normalisation
+from sf_policy_node.vla.normalisation import Normalisation, Spread
 from sf_policy_node.vla.preprocessing import prepare
 from sf_policy_node.vla.real_time_chunking import sample
 from sf_policy_node.vla.remote.server import OpenpiServer, ServeError, is_loopback
@@ -70,7 +70,7 @@ class LiberoPolicy:
 
     def __init__(self, arguments: Arguments, **sizes: Any) -> None:
         oft = arguments.kind == "openvla_oft"
-        spread = "deviation" if arguments.kind == "pi0" else "quantiles"
+        spread: Spread = "deviation" if arguments.kind == "pi0" else "quantiles"
         self._statistics: Normalisation = read_statistics(
             arguments.statistics or arguments.weights, spread, STATE, ACTION, arguments.dataset
         )[0]
@@ -132,10 +132,12 @@ class LiberoServer(OpenpiServer):
 
     def reply(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Return ``actions`` (H, 7); see :class:`OpenpiServer`."""
-        images = {name: observation.get(key) for name, key in _CAMERAS.items()}
-        for name, image in images.items():
+        images: dict[str, np.ndarray] = {}
+        for name, key in _CAMERAS.items():
+            image = observation.get(key)
             if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-                raise ValueError(f"{_CAMERAS[name]}: needs an array (H, W, 3) uint8 RGB")
+                raise ValueError(f"{key}: needs an array (H, W, 3) uint8 RGB")
+            images[name] = image
         state, prompt = observation.get("observation/state"), observation.get("prompt")
         state = state if isinstance(state, np.ndarray) else np.zeros(0)
         if state.shape != (STATE,) or not np.isfinite(state).all():

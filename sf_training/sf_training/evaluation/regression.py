@@ -115,15 +115,16 @@ def regress(arguments: Arguments, console: Console) -> int:
     """
     policy = _load(arguments, arguments.checkpoint)
     earlier = saved = None
-    if arguments.baseline is not None and arguments.baseline.is_dir():
-        earlier = _load(arguments, arguments.baseline)
-    elif arguments.baseline is not None:
-        saved = _read(arguments.baseline)
+    file = arguments.baseline
+    if file is not None and file.is_dir():
+        earlier = _load(arguments, file)
+    elif file is not None:
+        saved = _read(file)
     readers = open_episodes(arguments.bags, policy.contract, arguments.outcomes)
     now, before, apart = _evaluate(policy, earlier, readers, arguments.batch, console)
     baseline = earlier.policy_id if earlier else None
-    if saved is not None:
-        baseline, before = saved[0], _matching(arguments.baseline, saved[1], now)
+    if file is not None and saved is not None:
+        baseline, before = saved[0], _matching(file, saved[1], now)
     found = compare(policy.contract, now, before, arguments.tolerances)
     picture = arguments.out.with_suffix(".png")
     _write(arguments, policy.policy_id, baseline, now, found)

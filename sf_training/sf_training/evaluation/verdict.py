@@ -146,8 +146,8 @@ def _beside_no_model(
     episodes = []
     for each in now:
         tables = [mean_by_unit(contract, each.errors[name]) for name in BASELINES]
-        best = {unit: min(table[unit] for table in tables) for unit in tables[0]}
-        entry = _episode(contract, each, best, tolerances)
+        least = {unit: min(table[unit] for table in tables) for unit in tables[0]}
+        entry = _episode(contract, each, least, tolerances)
         episodes.append(
             EpisodeChange(entry.name, entry.instruction, entry.labels, entry.now, entry.before, ())
         )

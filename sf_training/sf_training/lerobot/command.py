@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -156,8 +156,10 @@ def export(settings: Export, console: Console) -> Path:
     opened = open_bags(bags, given, settings.outcomes, settings.verdicts, settings.strict)
     contract, left_out, notes = opened.contract, list(opened.left_out), []
     fps = frames_per_second(contract, settings.fps)
-    unmeasured, without_effort = 0, Counter()
-    filled, short, sources, extras = 0, 0, [], {"depth": settings.depth, "effort": settings.effort}
+    unmeasured, filled, short = 0, 0, 0
+    without_effort: Counter[str] = Counter()
+    sources: list[dict[str, Any]] = []
+    extras = {"depth": settings.depth, "effort": settings.effort}
     with (
         open_dataset(settings.out, contract, fps, settings.codec, **extras) as writer,
         ProgressBar("writing episodes", console=console) as bar,

@@ -109,7 +109,7 @@ class DatasetWriter:
         different = list(dict.fromkeys(texts))
         self._tasks += [text for text in different if text not in self._tasks]
         numbers = {text: self._tasks.index(text) for text in different}
-        columns = {
+        columns: dict[str, np.ndarray] = {
             STATE: np.asarray(state, np.float32),
             ACTION: np.asarray(action, np.float32),
             "timestamp": (np.arange(count) / self._fps).astype(np.float32),

@@ -30,6 +30,7 @@ from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
 from sf_training.lerobot.export_depth import depth_cameras, depth_indices
 from sf_training.lerobot.layout import LeRobotError
+from sf_training.lerobot.video import Codec
 from sf_training.recording.topics import absolute
 
 ActionSource = Literal["commanded", "measured"]
@@ -109,7 +110,11 @@ def stretches(
         absolute(contract.topics.control_source),
     )
     instruction = absolute(contract.topics.instruction)
-    depths = [absolute(camera.depth_topic) for camera in depth_cameras(contract)] if depth else []
+    depths = [
+        absolute(camera.depth_topic)
+        for camera in (depth_cameras(contract) if depth else ())
+        if camera.depth_topic
+    ]
     read = with_one_clock(
         reader.read({*cameras, *depths, joints, given, control, instruction}), [*cameras, joints]
     )
@@ -157,7 +162,8 @@ def stretches(
             f"{reader.path}: no frame has all cameras, joints and a command; find what is missing"
             " with `python3 -m sf_training lint`"
         )
-    if effort and not any(np.isfinite(stretch.effort).any() for stretch in found):
+    efforts = [stretch.effort for stretch in found if stretch.effort is not None]
+    if effort and not any(np.isfinite(each).any() for each in efforts):
         raise BagError(f"{reader.path}: {joints} holds no efforts; export without --effort")
     return found
 
@@ -273,7 +279,7 @@ def open_dataset(
     directory: Path,
     contract: Contract,
     fps: int,
-    codec: str,
+    codec: Codec,
     *,
     depth: bool = False,
     effort: bool = False,

@@ -58,6 +58,7 @@ def depth_in_rows(reader: EpisodeReader, indices: np.ndarray) -> Iterator[tuple[
         BagError: an image cannot be decoded.
     """
     for column, camera in zip(indices.T, depth_cameras(reader.contract), strict=True):
+        assert camera.depth_topic is not None  # of depth_cameras
         topic = absolute(camera.depth_topic)
         nothing = np.zeros((camera.height, camera.width), np.float32)
         # Message index to the last row that needs it; then the image is released.

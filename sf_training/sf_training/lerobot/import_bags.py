@@ -91,18 +91,16 @@ def mapping(
         (reader.state_names, reader.state_width, "state"),
         (reader.action_names, reader.action_width, "action"),
     )
-    columns = [
+    state, action = (
         _columns(reader, names, width, what, contract, joints) for names, width, what in sides
-    ]
-    lowest, highest = _extremes(reader, *columns)
-    names = [
-        reader.state_names[column] if reader.state_names else str(column) for column in columns[0]
-    ]
+    )
+    lowest, highest = _extremes(reader, state, action)
+    names = [reader.state_names[column] if reader.state_names else str(column) for column in state]
     try:
         values = conversion(contract, units, gripper, names, lowest, highest)
     except LeRobotError as error:
         raise LeRobotError(f"{reader.directory}: {error}") from None
-    return Mapped(views, _depths(reader, contract, views), *columns, values)
+    return Mapped(views, _depths(reader, contract, views), state, action, values)
 
 
 def write_episode(
@@ -131,11 +129,13 @@ def write_episode(
         )
         for camera in contract.cameras:
             writer.add_topic(absolute(camera.topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
-        measured = [camera for camera in contract.cameras if camera.name in mapped.depths]
-        for camera in measured:
-            writer.add_topic(
-                absolute(camera.depth_topic), messages.IMAGE, offered_qos(Delivery.SENSOR)
-            )
+        measured = [
+            (camera, camera.depth_topic)
+            for camera in contract.cameras
+            if camera.name in mapped.depths and camera.depth_topic
+        ]
+        for _, topic in measured:
+            writer.add_topic(absolute(topic), messages.IMAGE, offered_qos(Delivery.SENSOR))
         writer.add_topic(
             absolute(topics.joint_states), messages.JOINT_STATE, offered_qos(Delivery.SENSOR)
         )
@@ -151,20 +151,15 @@ def write_episode(
         )
         depths = [
             _images(reader, position, camera, mapped.depths[camera.name], depth=True)
-            for camera in measured
+            for camera, _ in measured
         ]
         for frame, (stamp, colour, *metres) in enumerate(zip(stamps, frames, *depths, strict=True)):
             if frame in texts:
                 _write(writer, topics.instruction, messages.string(texts[frame]), stamp)
             for camera, pixels in zip(contract.cameras, colour, strict=True):
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
-            for camera, pixels in zip(measured, metres, strict=True):
-                _write(
-                    writer,
-                    camera.depth_topic,
-                    messages.depth_image(stamp, camera.frame, pixels),
-                    stamp,
-                )
+            for (camera, topic), pixels in zip(measured, metres, strict=True):
+                _write(writer, topic, messages.depth_image(stamp, camera.frame, pixels), stamp)
             effort = None if episode.effort is None else episode.effort[frame, mapped.state_columns]
             _write(
                 writer,
@@ -202,7 +197,12 @@ def _checked(reader: Reader, episode: DatasetEpisode) -> list[tuple[int, str]]:
 def _images(
     reader: Reader, position: int, camera: Camera, theirs: str, *, depth: bool = False
 ) -> Iterator[np.ndarray]:
-    for pixels in (reader.depth_images if depth else reader.images)(position, theirs):
+    if depth:
+        assert isinstance(reader, DatasetReader)  # RLDS names no depths
+        frames = reader.depth_images(position, theirs)
+    else:
+        frames = reader.images(position, theirs)
+    for pixels in frames:
         height, width = pixels.shape[:2]
         if (width, height) != (camera.width, camera.height):
             raise LeRobotError(

@@ -166,10 +166,17 @@ def _shards(directory: Path) -> list[Path]:
     return found or [path for path in sorted(directory.glob("*.*.*/*")) if _SHARD.search(path.name)]
 
 
+def _number_and_count(shard: Path) -> tuple[int, int]:
+    """Return the number of a shard and the number of all shards, from its name."""
+    match = _SHARD.search(shard.name)
+    assert match is not None  # of _shards
+    return int(match[1]), int(match[2])
+
+
 def _records(directory: Path) -> list[Record]:
     shards = _shards(directory)
-    found = {int(_SHARD.search(path.name)[1]) for path in shards}
-    count = int(_SHARD.search(shards[0].name)[2])
+    numbers = [_number_and_count(path) for path in shards]
+    found, count = {number for number, _ in numbers}, numbers[0][1]
     missing = sorted(set(range(count)) - found)
     if missing or len(shards) != count:
         raise LeRobotError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,8 +108,11 @@ def _messages(buffer: memoryview, wanted: int) -> Iterator[memoryview]:
             yield value
 
 
-def _fields(buffer: memoryview) -> Iterator[tuple[int, int, memoryview | int]]:
-    """Yield number, wire type and value of each field of a protobuf message."""
+def _fields(buffer: memoryview) -> Iterator[tuple[int, int, Any]]:
+    """Yield number, wire type and value of each field of a protobuf message.
+
+    The value of a varint is an int, of other wire types a memoryview.
+    """
     position = 0
     while position < len(buffer):
         tag, position = _varint(buffer, position)

@@ -38,9 +38,9 @@ class VideoFile:
         self.frames = 0
         self.bytes = 0
         self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream(
-            _ENCODERS[codec], rate=fps, options=_OPTIONS[codec]
-        )
+        stream = self._container.add_stream(_ENCODERS[codec], rate=fps, options=_OPTIONS[codec])
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt, self._format = (
             ("gray12le", "gray12le") if codec == DEPTH else ("yuv420p", "rgb24")
@@ -103,10 +103,12 @@ def read_frames(
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            container.seek(max(0, int((start_s - half) / stream.time_base)), stream=stream)
+            time_base = stream.time_base
+            assert time_base is not None  # known once the file is open
+            container.seek(max(0, int((start_s - half) / time_base)), stream=stream)
             before: tuple[float, av.VideoFrame] | None = None
             for frame in container.decode(stream):
-                now = (float((frame.pts or 0) * stream.time_base) - start_s, frame)
+                now = (float((frame.pts or 0) * time_base) - start_s, frame)
                 while done < count and now[0] >= done / fps - _SAME_S:
                     nearest = min(
                         (each for each in (before, now) if each),

@@ -90,7 +90,7 @@ def measure_cameras(
                 int(read[topic].stamps[index]),
                 float(grey.mean()),
                 sharpness,
-                zlib.crc32(np.ascontiguousarray(pixels)),
+                zlib.crc32(np.ascontiguousarray(pixels).data),
             )
         )
         first.setdefault(topic, cv2.resize(grey, (16, 12), interpolation=cv2.INTER_AREA))

@@ -68,7 +68,7 @@ def _graded(value: float, warn: float, fail: float) -> Verdict:
 
 
 def _rate(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
-    policy_hz = 1.0 / measure.contract.action.step_s
+    policy_hz = 1.0 / measure.robot.action.step_s
     for stream in measure.streams:
         if not stream.expected_hz or stream.count < 2:
             continue
@@ -138,7 +138,7 @@ def _stamps(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _age(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
-    budgets = measure.contract.budgets
+    budgets = measure.robot.budgets
     for stream in measure.streams:
         budget = (
             budgets.joint_state_age_s
@@ -175,7 +175,7 @@ def _age(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
 def _skew(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
     level = _graded(measure.skew_beyond, limits.skew_warn, limits.skew_fail)
     if level:
-        budget = measure.contract.budgets.camera_skew_s
+        budget = measure.robot.budgets.camera_skew_s
         text = (
             f"{measure.skew_beyond:.0%} of images are further apart than {budget} s (99 %:"
             f" {measure.skew_p99_s:.3f} s)"
@@ -238,7 +238,7 @@ def _lost(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _labels(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
-    topics = measure.contract.topics
+    topics = measure.robot.topics
     if not measure.labels:
         text = (
             f"no actions: no message on {absolute(topics.teleop_command)} or"
@@ -258,7 +258,7 @@ def _labels(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
 
 
 def _joints(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
-    motion, contract = measure.motion, measure.contract
+    motion, contract = measure.motion, measure.robot
     if motion is None:
         return
     if motion.not_finite:
@@ -359,7 +359,7 @@ def _images(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
             )
 
 
-def _training(measure: EpisodeMeasure, _: Thresholds) -> Iterator[Finding]:
+def _training(measure: EpisodeMeasure, limits: Thresholds) -> Iterator[Finding]:
     """Report the faults for which training leaves the episode out, and its notes."""
     for level, check, sentences in (
         (FAIL, "refused by training", measure.faults),

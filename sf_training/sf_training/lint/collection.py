@@ -118,17 +118,15 @@ def _outcomes(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Finding
 
 
 def _contracts(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Finding]:
-    hashes = Counter(measure.contract.hash for measure in measures)
+    hashes = Counter(measure.robot.hash for measure in measures)
     if len(hashes) < 2:
         return
     most = next(
-        measure.contract
-        for measure in measures
-        if measure.contract.hash == hashes.most_common(1)[0][0]
+        measure.robot for measure in measures if measure.robot.hash == hashes.most_common(1)[0][0]
     )
     for measure in measures:
-        if measure.contract.hash != most.hash:
-            text = f"another contract than most: {'; '.join(most.difference(measure.contract)[:3])}"
+        if measure.robot.hash != most.hash:
+            text = f"another contract than most: {'; '.join(most.difference(measure.robot)[:3])}"
             yield Finding(
                 "contract",
                 "",
@@ -143,11 +141,11 @@ def _duplicates(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[
     moving = [
         measure
         for measure in measures
-        if measure.motion is not None and len(measure.cameras) == len(measure.contract.cameras)
+        if measure.motion is not None and len(measure.cameras) == len(measure.robot.cameras)
     ]
     groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
     for measure in moving:  # only episodes of the same contract and length can be duplicates
-        groups[measure.contract.hash, measure.usable].append(measure)
+        groups[measure.robot.hash, measure.usable].append(measure)
     for group in groups.values():
         paths = np.stack([_resampled(measure) for measure in group])
         views = np.stack(
@@ -179,7 +177,7 @@ def _duplicates(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[
 
 def _resampled(measure: EpisodeMeasure) -> np.ndarray:
     """Return the joints (24, J) at evenly spaced times."""
-    motion = measure.motion
+    motion = measure.joints
     times = np.linspace(motion.times[0], motion.times[-1], _RESAMPLED)
     return np.stack(
         [np.interp(times, motion.times, column) for column in motion.positions.T], axis=1
@@ -241,9 +239,9 @@ def _never_moves(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator
 
 def _gripper(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
     openings = [
-        measure.motion.opening
+        measure.joints.opening
         for measure in measures
-        if measure.motion is not None and len(measure.motion.opening)
+        if measure.motion is not None and len(measure.joints.opening)
     ]
     if not openings:
         return
@@ -305,16 +303,16 @@ def _end_poses(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[F
     groups: dict[tuple, list[EpisodeMeasure]] = defaultdict(list)
     for measure in measures:
         if measure.motion is not None and measure.outcome == "success":
-            groups[measure.instruction, tuple(measure.motion.names)].append(measure)
+            groups[measure.instruction, tuple(measure.joints.names)].append(measure)
     for (_, names), group in groups.items():
         if len(group) < _EPISODES_MIN:
             continue
         scores, median = _robust_z(
-            np.stack([measure.motion.end for measure in group]), limits.commanded_range
+            np.stack([measure.joints.end for measure in group]), limits.commanded_range
         )
         for measure, row in zip(group, np.abs(scores), strict=True):
             for name, score, value, usual in zip(
-                names, row.tolist(), measure.motion.end, median, strict=True
+                names, row.tolist(), measure.joints.end, median, strict=True
             ):
                 if score > limits.end_pose_z:
                     text = (
@@ -326,37 +324,37 @@ def _end_poses(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[F
 
 def _jerks(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
     moving = [
-        measure for measure in measures if measure.motion is not None and measure.motion.jerk > 0
+        measure for measure in measures if measure.motion is not None and measure.joints.jerk > 0
     ]  # NaN: too short
     if len(moving) < _EPISODES_MIN:
         return
-    scores, median = _robust_z(np.log([measure.motion.jerk for measure in moving]), _JERK_SPREAD)
+    scores, median = _robust_z(np.log([measure.joints.jerk for measure in moving]), _JERK_SPREAD)
     for measure, score in zip(moving, scores.tolist(), strict=True):
         if score > limits.jerk_z:
-            text = f"{measure.motion.jerk / np.exp(median):.1f} times the median jerk"
+            text = f"{measure.joints.jerk / np.exp(median):.1f} times the median jerk"
             cure = "check for a shaking arm, a loose leader arm or dropped commands"
             yield Finding("jerk", "", WARN, text, cure, (measure.name,), score)
 
 
 def _outliers(measures: list[EpisodeMeasure], limits: Thresholds) -> Iterator[Finding]:
     moving = [measure for measure in measures if measure.motion is not None]
-    if len(moving) < _EPISODES_MIN or len({tuple(measure.motion.names) for measure in moving}) > 1:
+    if len(moving) < _EPISODES_MIN or len({tuple(measure.joints.names) for measure in moving}) > 1:
         return
     lowest, highest = (
-        np.array([getattr(measure.motion, end) for measure in moving]) for end in ("lower", "upper")
+        np.array([getattr(measure.joints, end) for measure in moving]) for end in ("lower", "upper")
     )
     fence_low, fence_high = _fence(-lowest, limits), _fence(highest, limits)
     for measure, low, high in zip(moving, lowest, highest, strict=True):
         for name, value, beyond, usual in (
             *zip(
-                measure.motion.names,
+                measure.joints.names,
                 low,
                 -low - fence_low,
                 -np.median(-lowest, axis=0),
                 strict=True,
             ),
             *zip(
-                measure.motion.names,
+                measure.joints.names,
                 high,
                 high - fence_high,
                 np.median(highest, axis=0),

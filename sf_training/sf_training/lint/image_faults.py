@@ -52,12 +52,12 @@ def image_faults(
         for camera in reader.recorded_cameras:
             topic = absolute(camera.topic)
             stream = streams[topic]
-            readable = (stream.sizes > 0).all(axis=1)
+            readable = np.all(stream.sizes > 0, axis=1)
             if reader.topics[topic] != messages.IMAGE:
                 for row in np.flatnonzero(readable).tolist():
                     data = access.read(*stream.locations[row].tolist())
                     readable[row] = reader.image_is_readable(topic, data)
-            fits = (stream.sizes == (camera.width, camera.height)).all(axis=1)
+            fits = np.all(stream.sizes == (camera.width, camera.height), axis=1)
             times = (stream.stamps - start) * 1e-9
             size = (camera.width, camera.height)
             found.append(

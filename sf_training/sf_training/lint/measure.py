@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from sf_training.recording.topics import absolute
 
 # Stamps that far from their receipt are on another clock, such as simulated time.
 _OTHER_CLOCK_S = 3600.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,18 @@ class EpisodeMeasure:
     images: list[ImageFaults] = field(default_factory=list)
     messages: int = 0
     commands: int = 0
+
+    @property
+    def robot(self) -> Contract:
+        """Contract of an episode that is not ``broken``."""
+        assert self.contract is not None
+        return self.contract
+
+    @property
+    def joints(self) -> Motion:
+        """Motion of an episode that has a usable step."""
+        assert self.motion is not None
+        return self.motion
 
 
 def measure_episode(
@@ -232,9 +246,11 @@ def _commands(
     """
     contract, topic = reader.contract, command_topic(reader)
     states = absolute(contract.topics.joint_states)
-    given, faults, notes = None, [], []
+    given: JointStream | None = None
+    faults: list[str] = []
+    notes: list[str] = []
 
-    def attempt(check):
+    def attempt(check: Callable[[], Result]) -> Result | None:
         try:
             return check()
         except ValueError as error:
@@ -261,8 +277,8 @@ def _commands(
             name = recorded_names[topic]
             notes += attempt(lambda: check_joints(reader, given, name, first)) or []
             if joints is not None:
-                at = [stream.held(observations.stamps) for stream in (given, joints)]
-                attempt(lambda: check_commands_are_near(reader, *at, name))
+                near, far = (stream.held(observations.stamps) for stream in (given, joints))
+                attempt(lambda: check_commands_are_near(reader, near, far, name))
             if not len(read[absolute(contract.topics.expert_chunk)].stamps):
                 notes += no_labels(is_commanded(contract, observations.stamps, given))
     return given, faults, notes
@@ -309,7 +325,7 @@ def _skew(cameras: list[np.ndarray]) -> np.ndarray:
     )
 
 
-def _json(text: str | None, value_type: type):
+def _json(text: str | None, value_type: type[Result]) -> Result:
     """Return a value of one type from JSON text; an empty one if there is none."""
     try:
         value = json.loads(text or "null")

@@ -125,7 +125,7 @@ def measure_motion(
 
 def _not_finite(stream: Stream, names: Sequence[str]) -> int:
     """Return how many joint states hold NaN or Inf for one of the joints ``names``."""
-    columns = [stream.messages.column(name) for name in names]
+    columns = [stream.joint_messages.column(name) for name in names]
     rows = [found[~np.isfinite(values)] for found, values in columns]
     return len(np.unique(np.concatenate(rows)))
 
@@ -141,7 +141,7 @@ def _opening(contract: Contract, positions: np.ndarray) -> np.ndarray:
     named = {column.arm for column in contract.columns.action if column.kind is ColumnKind.GRIPPER}
     commands = contract.columns.commands
     openings = [
-        [contract.arms[name].gripper.mean_opening(row) for row in positions[:, fingers]]
+        [contract.arms[name].fitted_gripper.mean_opening(row) for row in positions[:, fingers]]
         for name in named
         if len(fingers := commands.indices(ColumnKind.GRIPPER, arm=name))
     ]
@@ -161,7 +161,7 @@ def _idle(
         [limits.idle_rad_s if unit == "rad" else limits.idle_m_s for unit in _units(contract)]
     )
     seconds = np.maximum(np.diff(stamps) * 1e-9, 1e-6)
-    return (np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= thresholds).all(axis=1)
+    return np.all(np.abs(np.diff(positions, axis=0)) / seconds[:, None] <= thresholds, axis=1)
 
 
 def _run(flags: np.ndarray) -> int:

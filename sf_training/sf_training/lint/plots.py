@@ -6,6 +6,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,7 @@ from sf_training.lint.collection import Lint
 from sf_training.lint.measure import EpisodeMeasure
 from sf_training.view.page import COLOURS
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, and it can be searched
     "font.size": 10,
     "font.family": "sans-serif",
@@ -72,7 +73,7 @@ def figures(result: Lint) -> list[tuple[str, str]]:
                 " wait.",
             ),
         ]
-        if any(len(measure.motion.opening) for measure in moving):
+        if any(len(measure.joints.opening) for measure in moving):
             drawn.append(
                 _figure(
                     _gripper, moving, "Opening of the gripper over all steps: 0 closed, 1 open."
@@ -98,7 +99,7 @@ def _durations(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     for measure in measures:
         by_outcome[measure.outcome].append(measure.duration_s)
     longest = max(measure.duration_s for measure in measures)
-    bins = np.linspace(0, max(longest * 1.02, 0.1), 25)
+    bins = np.linspace(0, max(longest * 1.02, 0.1), 25).tolist()
     axes.hist(
         list(by_outcome.values()),
         bins,
@@ -195,13 +196,13 @@ def _sharpness(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 
 def _ranges(axes: Axes, measures: list[EpisodeMeasure]) -> None:
-    contract = measures[0].contract
-    same = [measure for measure in measures if measure.contract.hash == contract.hash]
+    contract = measures[0].robot
+    same = [measure for measure in measures if measure.robot.hash == contract.hash]
     low, width = limits_of(same[0])
-    positions = (np.concatenate([measure.motion.positions for measure in same]) - low) / width
+    positions = (np.concatenate([measure.joints.positions for measure in same]) - low) / width
     extremes = (
-        (np.min([measure.motion.lower for measure in same], axis=0) - low) / width,
-        (np.max([measure.motion.upper for measure in same], axis=0) - low) / width,
+        (np.min([measure.joints.lower for measure in same], axis=0) - low) / width,
+        (np.max([measure.joints.upper for measure in same], axis=0) - low) / width,
     )
     inner = np.quantile(positions, [0.01, 0.99], axis=0)
     names = contract.command_joints
@@ -222,17 +223,21 @@ def _ranges(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 def _idle(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     axes.hist(
-        [measure.motion.idle_share for measure in measures], np.linspace(0, 1, 21), color=COLOURS[0]
+        [measure.joints.idle_share for measure in measures],
+        np.linspace(0, 1, 21).tolist(),
+        color=COLOURS[0],
     )
     axes.set(xlabel="idle share of an episode", ylabel="episodes", xlim=(0, 1))
 
 
 def _gripper(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     values = np.concatenate(
-        [measure.motion.opening for measure in measures if len(measure.motion.opening)]
+        [measure.joints.opening for measure in measures if len(measure.joints.opening)]
     )
     axes.hist(
-        values, np.linspace(min(0.0, values.min()), max(1.0, values.max()), 31), color=COLOURS[2]
+        values,
+        np.linspace(min(0.0, values.min()), max(1.0, values.max()), 31).tolist(),
+        color=COLOURS[2],
     )
     axes.set(xlabel="opening", ylabel="steps")
 
@@ -246,5 +251,5 @@ def _plain_numbers(axes: Axes) -> None:
 
 def limits_of(measure: EpisodeMeasure) -> tuple[np.ndarray, np.ndarray]:
     """Return lower limit and range (J,) of every joint; of a gripper from closed to open."""
-    limits = JointLimits.of(measure.contract)
+    limits = JointLimits.of(measure.robot)
     return limits.lower, limits.upper - limits.lower

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -20,7 +22,7 @@ CONTROL = {
     "teleoperation": "#d55e00",
     "replay": "#009e73",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "font.family": "sans-serif",
@@ -74,11 +76,13 @@ def to_pixels(figure: Figure, width: int) -> np.ndarray:
     """Return the figure as (H, width, 3) uint8 RGB."""
     figure.set_dpi(width / figure.get_size_inches()[0])
     figure.set_facecolor("white")
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # set by draw
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _joint(axes, episode: Episode, row: int) -> None:
+def _joint(axes: Axes, episode: Episode, row: int) -> None:
     colour = COLOURS[row % len(COLOURS)]
     axes.plot(episode.measured.times, episode.measured.positions[:, row], color=colour, lw=1.3)
     if episode.commanded is not None:
@@ -106,7 +110,7 @@ def _joint(axes, episode: Episode, row: int) -> None:
     axes.tick_params(labelbottom=False, labelsize=7, length=2)
 
 
-def _timeline(axes, episode: Episode, tracks: list[str]) -> None:
+def _timeline(axes: Axes, episode: Episode, tracks: list[str]) -> None:
     names = list(tracks)
     for track, name in enumerate(tracks):
         axes.vlines(episode.arrivals[name], track - 0.36, track + 0.36, color="#5d6878", lw=0.6)

@@ -179,7 +179,7 @@ def _events(
     for column in contract.columns.action:
         if column.kind is not ColumnKind.GRIPPER:
             continue
-        gripper = contract.arms[column.arm].gripper
+        gripper = contract.arms[column.arm].fitted_gripper
         fingers = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=column.arm)
         openings = [gripper.mean_opening(row) for row in measured.positions[:, fingers]]
         opened = np.array(openings) > 0.8

@@ -141,11 +141,11 @@ def _plot(title: str, paths: list[tuple[str, str, int, float]]) -> dict:
     }
 
 
-def _split(direction: str, first, second, percentage: int) -> dict:
+def _split(direction: str, first: str | dict, second: str | dict, percentage: int) -> dict:
     return {"direction": direction, "first": first, "second": second, "splitPercentage": percentage}
 
 
-def _column(names: list[str]):
+def _column(names: list[str]) -> str | dict:
     """Stack panels of equal height."""
     if len(names) == 1:
         return names[0]
