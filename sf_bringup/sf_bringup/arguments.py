@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 Value = Union[bool, int, float, str]  # noqa: UP007 - evaluated at run time, also by Python 3.10
 
@@ -194,14 +194,14 @@ TELEOP_ARGUMENTS = (
 
 def parse_arguments(
     words: Sequence[str], arguments: Sequence[Argument] = ARM_ARGUMENTS
-) -> dict[str, Value]:
+) -> dict[str, Any]:
     """Return a value for every argument from words such as ``robot:=sim_arm``.
 
     Raises:
         GraphError: an unknown name, or a value of another type.
     """
     known = {argument.name: argument for argument in arguments}
-    values: dict[str, Value] = {argument.name: argument.default for argument in arguments}
+    values: dict[str, Any] = {argument.name: argument.default for argument in arguments}
     for word in words:
         name, assigned, text = word.partition(":=")
         if not assigned or name not in known:

@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import rclpy
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
 from sf_msgs.action import RunInstruction
-from sf_msgs.msg import ExecutorStatus, PolicyStatus, TaskState
+from sf_msgs.msg import ExecutorStatus, ObjectState, PolicyStatus, TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.images import decode_image
@@ -80,10 +83,15 @@ class ArmClient:
                     lambda message, name=camera.name: self._on_image(name, message),
                     qos_profile_sensor_data,
                 )
-        self._reset = self._node.create_client(ResetScene, "sim_arm/reset")
-        self._pause = self._node.create_client(SetBool, "policy_node/pause")
-        self._run = ActionClient(self._node, RunInstruction, "run_instruction")
+        self._reset: Client = self._node.create_client(ResetScene, "sim_arm/reset")
+        self._pause: Client = self._node.create_client(SetBool, "policy_node/pause")
+        self._run: ActionClient = ActionClient(self._node, RunInstruction, "run_instruction")
         self.feedback: RunInstruction.Feedback | None = None
+
+    @property
+    def objects(self) -> list[ObjectState]:
+        """Objects of the newest task state; empty before the first."""
+        return list(self.task.objects) if self.task is not None else []
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
         """Process messages until ``condition`` is true.
@@ -131,7 +139,11 @@ class ArmClient:
         if not answer.success:
             raise ArmClientError(f"sim_arm/reset: {answer.message}")
         self.wait_until(
-            lambda: self.task.seed == seed and not any(each.lifted for each in self.task.objects),
+            lambda: (
+                self.task is not None
+                and self.task.seed == seed
+                and not any(each.lifted for each in self.objects)
+            ),
             ANSWER_S,
             "no new scene",
         )
@@ -225,7 +237,7 @@ class ArmClient:
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def _answer(self, future, what: str):
+    def _answer(self, future: Future, what: str) -> Any:
         self.wait_until(future.done, ANSWER_S, f"{what} did not answer")
         return future.result()
 
@@ -252,5 +264,5 @@ class ArmClient:
     def _on_image(self, name: str, message: Image) -> None:
         self._images[name] = message
 
-    def _on_feedback(self, message) -> None:
+    def _on_feedback(self, message: Any) -> None:
         self.feedback = message.feedback

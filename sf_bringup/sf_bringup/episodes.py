@@ -89,11 +89,11 @@ def carry_out(
     # The timeout is wall time: a busy machine may simulate slower than real time.
     client.wait_until(over, 10 * EPISODE_SECONDS, "the episode did not end")
     success, seconds = _lifted(client, targets), client.simulated_time - begin
-    wrong = any(each.touched for each in client.task.objects if each.name not in targets)
+    wrong = any(each.touched for each in client.objects if each.name not in targets)
     result = client.finish(handle)
     # The arm must stop by itself before the next reset sets its position.
     client.wait_until(
-        lambda: client.executor.state != ExecutorStatus.EXECUTING,
+        lambda: client.executor is not None and client.executor.state != ExecutorStatus.EXECUTING,
         STOP_S,
         "the arm did not stop after the instruction ended",
     )
@@ -139,4 +139,4 @@ def seeds_of(outcomes: Iterable[Outcome]) -> list[int]:
 
 
 def _lifted(client: ArmClient, colours: Sequence[str]) -> bool:
-    return all(each.lifted for each in client.task.objects if each.name in colours)
+    return all(each.lifted for each in client.objects if each.name in colours)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ament_index_python.packages import (
@@ -104,7 +105,7 @@ def arm_graph(
     real_time_factor: float = 1.0,
     device: str = "auto",
     replan_steps: int = 0,
-    **common: Value,
+    **common: Any,
 ) -> list[NodeSpec]:
     """Return the nodes of the run journey: executor, policy, recorder and the simulated arm, each
     if wanted.
@@ -145,7 +146,7 @@ def record_graph(
     real_time_factor: float = 1.0,
     device: str = "auto",
     replan_steps: int = 0,
-    **common: Value,
+    **common: Any,
 ) -> list[NodeSpec]:
     """Return the nodes of the record journey: those of the arm, the recorder and their controls.
 
@@ -177,7 +178,7 @@ def teleop_graph(
     sim: bool = False,
     seed: int = 0,
     real_time_factor: float = 1.0,
-    **common: Value,
+    **common: Any,
 ) -> list[NodeSpec]:
     """Return the nodes of the teleoperation journey: arm, executor and device.
 
@@ -237,7 +238,7 @@ def _moving_nodes(
     spec = make_spec(journeys.CHUNK_EXECUTOR, {**robot.common, **executor})
     nodes = [replace(spec, finishes=any(arm.rest for arm in robot.contract.arms.values()))]
     if robot.is_simulated:
-        arm = {
+        arm: dict[str, Value] = {
             "contract": str(robot.contract_path),
             "seed": seed,
             "real_time_factor": float(real_time_factor),
@@ -344,7 +345,10 @@ def _robot_state(robot: _Robot) -> NodeSpec:
         get_package_prefix(journeys.ROBOT_STATE_PUBLISHER.package)
     except PackageNotFoundError:
         return make_spec(journeys.ROBOT_STATE, robot.common)
-    parameters = {"robot_description": robot.contract.urdf_xml, "use_sim_time": robot.use_sim_time}
+    parameters: dict[str, Value] = {
+        "robot_description": robot.contract.urdf_xml,
+        "use_sim_time": robot.use_sim_time,
+    }
     return make_spec(journeys.ROBOT_STATE_PUBLISHER, parameters)
 
 
@@ -444,7 +448,7 @@ def _find(
     what: str,
     folder: Path,
     shipped: dict[str, Path],
-    exists,
+    exists: Callable[[Path], bool],
     also: tuple[str, ...] = (),
 ) -> Path:
     if given in shipped:

@@ -48,13 +48,19 @@ class GraphProcess:
             )
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def _started(self) -> subprocess.Popen:
+        """Return the process, inside the context."""
+        assert self._process is not None
+        return self._process
 
     @property
     def pid(self) -> int:
         """Return the process id of ``up``."""
-        return self._process.pid
+        return self._started.pid
 
     def check(self) -> None:
         """Check that the graph runs.
@@ -62,7 +68,7 @@ class GraphProcess:
         Raises:
             ArmClientError: it has ended; the message has the last lines of its log.
         """
-        code = self._process.poll()
+        code = self._started.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()[-_TAIL:]
             raise ArmClientError(
@@ -76,14 +82,14 @@ class GraphProcess:
         Raises:
             subprocess.TimeoutExpired: it still runs after ``timeout_s``.
         """
-        return self._process.wait(timeout_s)
+        return self._started.wait(timeout_s)
 
     def stop(self) -> int:
         """Stop all nodes and return the exit code of ``up``."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        if self._started.poll() is None:
+            self._started.send_signal(signal.SIGINT)
         try:
-            return self._process.wait(_STOP_S)
+            return self._started.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            self._started.kill()
+            return self._started.wait()

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
@@ -59,7 +61,7 @@ class _GripperServer:
         )
         node.create_timer(_CHECK_S, self._check)
 
-    def _on_goal(self, request) -> GoalResponse:
+    def _on_goal(self, request: Any) -> GoalResponse:
         try:
             self._controller.accept(request.command.position, self._sim.time)
         except CommandRejected as error:
@@ -77,10 +79,12 @@ class _GripperServer:
             self._end("cancelled")
         return CancelResponse.ACCEPT
 
-    async def _follow(self, handle: ServerGoalHandle):
+    async def _follow(self, handle: ServerGoalHandle) -> Any:
         self._end("replaced")
-        self._goal, self._done, self._moved_at = handle, Future(), self._sim.time
-        how = await self._done
+        done: Future = Future()
+        self._goal, self._done, self._moved_at = handle, done, self._sim.time
+        how = await done
+        assert how is not None
         {"cancelled": handle.canceled, "replaced": handle.abort}.get(how, handle.succeed)()
         position, speed = (
             float(self._sim.joint_positions()[self._column]),

@@ -92,7 +92,8 @@ def processes_of(graph: str) -> list[int]:
 def stop(graph: str) -> None:
     """Stop all processes of a graph with the signals of :data:`STOPPING`."""
     for number, patience in STOPPING:
-        until, signalled = time.monotonic() + patience, set()
+        until = time.monotonic() + patience
+        signalled: set[int] = set()
         while left := processes_of(graph):
             for pid in set(left) - signalled:
                 signalled.add(pid)

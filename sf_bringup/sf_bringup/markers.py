@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from itertools import product
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -85,7 +86,7 @@ class Markers(Node):
         ContractError: the contract does not load.
     """
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("markers", **options)
         description = ParameterDescriptor(
             description="path of the robot's contract (YAML)", read_only=True

@@ -40,14 +40,15 @@ class MotionTruthPublisher:
             return
         if self._sim.trace is None:
             self._sim.trace = MotionTrace()
-        if len(self._sim.trace) >= (1 if moved_by_reset else _STEPS):
-            self._publisher.publish(self._message())
+        trace = self._sim.trace
+        if len(trace) >= (1 if moved_by_reset else _STEPS):
+            self._publisher.publish(self._message(trace))
             self._controlled = True
         if moved_by_reset:
             self._controlled = False
 
-    def _message(self) -> MotionTruth:
-        motion = self._sim.trace.take()
+    def _message(self, trace: MotionTrace) -> MotionTruth:
+        motion = trace.take()
         message = MotionTruth(
             names=self._names,
             step_s=ArmSim.TIMESTEP,

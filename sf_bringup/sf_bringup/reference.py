@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from ament_index_python.packages import get_package_share_directory
@@ -105,7 +106,7 @@ def _describe(name: str) -> Iterator[str]:
         node.close() if isinstance(node, SimArm) else node.destroy_node()
 
 
-def _succeeds(result) -> bool:
+def _succeeds(result: Any) -> bool:
     return result.name == "SUCCESS"
 
 
@@ -133,7 +134,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _topics(title: str, node: Node, ends) -> Iterator[str]:
+def _topics(title: str, node: Node, ends: Iterable[Any]) -> Iterator[str]:
     rows = {
         (_short(end.topic_name, node), _type(end.msg_type), _qos(end.qos_profile))
         for end in ends

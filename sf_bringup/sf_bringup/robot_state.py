@@ -8,7 +8,9 @@ the node warns and publishes only the description.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
@@ -37,7 +39,7 @@ class RobotState(Node):
         ContractError: the contract does not load.
     """
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("robot_state", **options)
         contract = load_contract(
             self._declare("contract", "", "path of the robot's contract (YAML)")
@@ -66,7 +68,7 @@ class RobotState(Node):
             JointState, contract.topics.joint_states, self._on_joint_state, qos_profile_sensor_data
         )
 
-    def _declare(self, name: str, default, description: str, **constraints):
+    def _declare(self, name: str, default: Any, description: str, **constraints: Any) -> Any:
         descriptor = ParameterDescriptor(description=description, read_only=True, **constraints)
         return self.declare_parameter(name, default, descriptor).value
 
@@ -81,7 +83,7 @@ class RobotState(Node):
         )
 
 
-def _message(pose: LinkPose, stamp) -> TransformStamped:
+def _message(pose: LinkPose, stamp: Time) -> TransformStamped:
     message = TransformStamped(child_frame_id=pose.link)
     message.header.stamp, message.header.frame_id = stamp, pose.parent
     translation, rotation = message.transform.translation, message.transform.rotation

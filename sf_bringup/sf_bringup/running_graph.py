@@ -16,7 +16,7 @@ from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.graph_process import GraphProcess
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import Contract, load_contract
 
 START_S = 180.0  # until the checkpoint is loaded, on a busy machine
 _LOOK_AROUND_S = 3.0  # until a simulated arm that already runs has been heard
@@ -53,9 +53,11 @@ def running_graph(
                 client.wait_for_arm(START_S)
             with console.status("loading the policy"):
                 client.wait_for_policy(START_S)
+            policy_status = client.policy
+            assert policy_status is not None  # received by wait_for_policy
             console.print(
-                f"ready after {time.monotonic() - begin:.1f} s: {client.policy.policy_id} on"
-                f" {client.policy.device}"
+                f"ready after {time.monotonic() - begin:.1f} s: {policy_status.policy_id} on"
+                f" {policy_status.device}"
             )
             yield client
         finally:
@@ -84,7 +86,7 @@ def ros_words(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _refuse_second_arm(contract) -> None:
+def _refuse_second_arm(contract: Contract) -> None:
     client = ArmClient(contract)
     try:
         client.wait_until(lambda: client.task is not None, _LOOK_AROUND_S, "nobody")

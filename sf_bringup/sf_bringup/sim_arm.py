@@ -13,8 +13,10 @@ import signal
 import sys
 import threading
 from functools import partial
+from typing import Any
 
 import rclpy
+from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
@@ -178,7 +180,13 @@ class SimArm(Node):
             controller.destroy_node()
         self.destroy_node()
 
-    def _declare(self, name: str, default, description: str, span=None):
+    def _declare(
+        self,
+        name: str,
+        default: Any,
+        description: str,
+        span: IntegerRange | FloatingPointRange | None = None,
+    ) -> Any:
         descriptor = ParameterDescriptor(description=description, read_only=True)
         if isinstance(span, IntegerRange):
             descriptor.integer_range = [span]
@@ -284,7 +292,7 @@ class _CameraPublishers:
             for publisher in (self._image, self._info, self._depth)
         )
 
-    def publish(self, sim: ArmSim, stamp) -> None:
+    def publish(self, sim: ArmSim, stamp: Time) -> None:
         """Render and publish the topics that have subscribers."""
         name, frame = self._camera.name, self._camera.frame
         if self._image.get_subscription_count():
@@ -321,7 +329,7 @@ def main(args: list[str] | None = None) -> int:
     node: SimArm | None = None
     interrupted = False
 
-    def on_signal(*_) -> None:
+    def on_signal(*_: object) -> None:
         nonlocal interrupted
         if node is None:
             interrupted = True

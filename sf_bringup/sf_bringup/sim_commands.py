@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -72,7 +73,7 @@ def _listen(
 ) -> None:
     what = "trajectory" if message_type is JointTrajectory else "command"
 
-    def accept(message) -> None:
+    def accept(message: Any) -> None:
         try:
             controller.accept(convert(message), sim.time)
         except CommandRejected as error:

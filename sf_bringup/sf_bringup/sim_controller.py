@@ -20,6 +20,7 @@ from sf_bringup import sim_messages
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.controller_base import CommandRejected
 from sf_training.simulation.controllers import ControllerPart
+from sf_training.simulation.trajectory_controller import JointTrajectoryController
 
 try:  # comes with ROS 2, or from source
     from control_msgs.msg import JointTrajectoryControllerState
@@ -101,6 +102,7 @@ class SimController(Node):
         super().__init__(name, namespace=namespace or "/", use_global_arguments=False)
         for key, value in values.items():
             self.declare_parameter(key, value, ParameterDescriptor(read_only=True))
+        assert isinstance(part.controller, JointTrajectoryController)
         self._controller, self._columns, self._sim = part.controller, part.columns, sim
         self.create_subscription(JointTrajectory, topic, self._on_trajectory, 10)
         self.create_service(SetBool, "~/set_active", self._on_set_active)

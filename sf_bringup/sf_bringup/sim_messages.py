@@ -85,7 +85,7 @@ def image(stamp: Time, frame: str, encoding: str, pixels: np.ndarray) -> Image:
     )
     message.header.stamp, message.header.frame_id = stamp, frame
     data = array("B")
-    data.frombytes(memoryview(pixels).cast("B"))
+    data.frombytes(pixels.data.cast("B"))
     # rclpy assigns an array.array directly, but copies an ndarray value by value in 100 ms.
     message.data = data
     return message

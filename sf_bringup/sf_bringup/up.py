@@ -19,6 +19,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from honcho.manager import Manager
@@ -79,7 +80,9 @@ class NodeManager(Manager):
         output: stream for the nodes' output, each line with its node's name.
     """
 
-    def __init__(self, output=sys.stdout) -> None:
+    _terminating: bool  # of honcho's Manager
+
+    def __init__(self, output: TextIO = sys.stdout) -> None:
         self._printer_with_tails = _TailPrinter(_Unbuffered(output))
         super().__init__(self._printer_with_tails)
         self._essential: list[str] = []
@@ -170,7 +173,8 @@ class NodeManager(Manager):
         """Signal nodes and wait until they have ended, ``patience`` [s] is over or ``hurry`` is
         set.
         """
-        waited, signalled = 0.0, set()
+        waited = 0.0
+        signalled: set[str] = set()
         while waited < patience and not hurry.is_set():
             left = [
                 (name, self._processes[name].get("pid"))
@@ -197,7 +201,7 @@ class _Unbuffered:
     terminal refuses is dropped: the nodes must still be stopped.
     """
 
-    def __init__(self, stream) -> None:
+    def __init__(self, stream: TextIO) -> None:
         stream.flush()
         self._descriptor, self.isatty = stream.fileno(), stream.isatty
 
@@ -214,7 +218,7 @@ class _Unbuffered:
 class _TailPrinter(Printer):
     """Extend the printer of honcho: store the last lines of each node."""
 
-    def __init__(self, output) -> None:
+    def __init__(self, output: _Unbuffered) -> None:
         super().__init__(output)
         self.tails: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
 

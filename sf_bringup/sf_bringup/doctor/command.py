@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
@@ -15,7 +16,6 @@ from sf_bringup.arguments import (
     SIM_ROBOT,
     Argument,
     GraphError,
-    Value,
     check_namespace,
     parse_arguments,
 )
@@ -79,9 +79,9 @@ def main(words: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def _examine_graph(node: Node, values: dict[str, Value]) -> int:
-    robot = node.declare_parameter("contract", str(values["robot"])).value
-    patience = node.declare_parameter("patience_s", float(values["patience"])).value
+def _examine_graph(node: Node, values: dict[str, Any]) -> int:
+    robot: str = node.declare_parameter("contract", str(values["robot"])).value
+    patience: float = node.declare_parameter("patience_s", float(values["patience"])).value
     path = find_robot(robot)
     contract = load_contract(path)
     if values["sim"]:

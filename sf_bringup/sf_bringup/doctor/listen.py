@@ -8,8 +8,10 @@ import time
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -113,7 +115,7 @@ class Listener:
         if kind is None:
             return
 
-        def take(message) -> None:
+        def take(message: Any) -> None:
             stamp = message.header.stamp
             stream.received.append(self._node.get_clock().now().nanoseconds * 1e-9)
             stream.stamps.append(stamp.sec + 1e-9 * stamp.nanosec)
@@ -142,7 +144,8 @@ class Listener:
         """Request the parameters of trajectory controllers, as the executor does."""
         if self._contract.output != "joint_trajectory":
             return []
-        self._node.resources = resources
+        # ControllerWatch expects it, as on a lifecycle node.
+        self._node.resources = resources  # type: ignore[attr-defined]
         watches = [
             ControllerWatch(
                 self._node,
@@ -166,15 +169,16 @@ class Listener:
         except ImportError:
             self.seen.controllers_unread = "controller_manager_msgs is not installed"
             return
-        client = self._node.create_client(ListControllers, service)
+        client: Client = self._node.create_client(ListControllers, service)
         future = client.call_async(ListControllers.Request())
         self._executor.spin_until_future_complete(future, timeout_sec=3.0)
-        if not future.done():
+        result = future.result() if future.done() else None
+        if result is None:
             self.seen.controllers_unread = f"{service} does not answer within 3 s"
             return
         self.seen.controllers = [
             Controller(each.name, each.type, each.state, _joints_of(each.claimed_interfaces, each))
-            for each in future.result().controller
+            for each in result.controller
         ]
 
     def _spin(self, seconds: float) -> None:
@@ -201,7 +205,7 @@ def look_at_machine(seen: Seen, folder: Path) -> None:
         seen.gpu = torch.cuda.get_device_name()
 
 
-def _joints_of(claimed: list[str], controller) -> tuple[str, ...]:
+def _joints_of(claimed: list[str], controller: Any) -> tuple[str, ...]:
     """Return the joints of interfaces such as ``joint1/position``; an inactive controller claims
     none yet.
     """

@@ -168,7 +168,8 @@ def _cameras(cameras: Sequence[CameraSeen], decide: list[str]) -> list[str]:
         ]
     else:
         decide.append("cameras: order and names")
-    lines, used = [], set()
+    lines: list[str] = []
+    used: set[str] = set()
     for camera in cameras:
         name = _camera_name(camera.topic, used)
         lines += [
