@@ -18,7 +18,7 @@ from sf_training.recording.labels import OUTCOMES, LabelError, read_labels
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
 _METADATA = "metadata.yaml"
 _PARTIAL = ".partial"
-_STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
+_STORAGES: dict[str, Storage] = {".mcap": "mcap", ".db3": "sqlite3"}
 _PACKED = {
     ".gz": "gunzip",
     ".zst": "unzstd",
@@ -264,7 +264,7 @@ def _named_files(path: Path, information: dict) -> tuple[Path, ...]:
 def _storage(file: Path, information: dict) -> Storage:
     inner = file.with_suffix("") if file.suffix == ".zstd" else file
     storage = _STORAGES.get(inner.suffix, information.get("storage_identifier"))
-    if storage not in _STORAGES.values():
+    if storage != "mcap" and storage != "sqlite3":
         raise BagError(
             f"{file}: storage {storage!r} is not read; convert it with `ros2 bag convert` to mcap"
         )
@@ -331,10 +331,9 @@ def _series(folder: Path) -> list[int]:
     folder has another name.
     """
     stems = [stem_of(each) for each in folder.iterdir() if each.name.endswith(_ENDINGS)]
-    found = [_SERIES.fullmatch(stem) for stem in stems]
-    if not all(match and match[1] == folder.name for match in found):
-        return []
-    return sorted(int(match[2]) for match in found)
+    matches = [_SERIES.fullmatch(stem) for stem in stems]
+    found = [int(match[2]) for match in matches if match and match[1] == folder.name]
+    return sorted(found) if len(found) == len(stems) else []
 
 
 def _check_is_fetched(file: Path) -> None:

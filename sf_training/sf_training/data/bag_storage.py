@@ -57,7 +57,7 @@ class Channel(NamedTuple):
     type_name: str
     encoding: str
     definition: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 class RandomAccess(Protocol):
@@ -176,8 +176,7 @@ class Bag:
         found = {}
         for number, channel in summary.channels.items():
             schema = summary.schemas.get(channel.schema_id)
-            is_text = schema is not None and schema.encoding == "ros2msg"
-            text = schema.data.decode() if is_text else ""
+            text = schema.data.decode() if schema and schema.encoding == "ros2msg" else ""
             count = summary.counts.get(number, 0)
             found[number] = Channel(
                 channel.topic, schema.name if schema else "", channel.message_encoding, text, count
@@ -189,7 +188,7 @@ class Bag:
         with _opened(file) as reader:
             self._begin(reader.metadata.start_time if reader.metadata.message_count else 0)
             with suppress(apsw.Error):  # older files have no such table
-                for (text,) in reader.dbconn.execute(
+                for (text,) in _connection(reader).execute(
                     "SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1"
                 ):
                     self.custom = {
@@ -200,7 +199,7 @@ class Bag:
                 each.id: Channel(
                     each.topic,
                     each.msgtype,
-                    str(each.ext.serialization_format),
+                    str(getattr(each.ext, "serialization_format", "")),
                     str(each.msgdef.data) if each.msgdef.format.name == "MSG" else "",
                     each.msgcount,
                 )
@@ -223,7 +222,7 @@ class Bag:
         blocks.append(Block(0, 0, 0, _ROWS, file_number))
         marks = ",".join("?" * len(wanted))
         with _opened(file) as reader:
-            rows = reader.dbconn.execute(
+            rows = _connection(reader).execute(
                 f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks})"
                 " ORDER BY timestamp, id",
                 tuple(wanted),
@@ -236,6 +235,11 @@ class Bag:
                 )
 
 
+def _connection(reader: Sqlite3Reader) -> apsw.Connection:
+    assert reader.dbconn is not None  # _opened opens it
+    return reader.dbconn
+
+
 class _RowReader:
     """Read messages of sqlite3 files by their row."""
 
@@ -245,7 +249,7 @@ class _RowReader:
 
     def read(self, block: int, offset: int, length: int) -> bytes:
         """Return the bytes of one message."""
-        rows = self._readers[int(self._blocks[block, 4])].dbconn.execute(
+        rows = _connection(self._readers[int(self._blocks[block, 4])]).execute(
             "SELECT data FROM messages WHERE id = ?", (offset,)
         )
         found = rows.fetchone()

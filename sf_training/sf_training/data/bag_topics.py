@@ -171,6 +171,7 @@ def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, for
 def _topic_names(contract: Contract) -> dict[str, str]:
     """Return topic of another recorder to topic of the contract, as ``bags`` maps them."""
     bags = contract.bags
+    assert bags is not None  # of a contract for bags of other recorders
     names = {absolute(theirs): absolute(ours) for theirs, ours in bags.topics.items()}
     commands = bags.commands and absolute(bags.commands)
     if commands and names.get(commands, commands) != absolute(contract.topics.joint_states):

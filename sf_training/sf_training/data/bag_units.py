@@ -23,7 +23,9 @@ def unit_conversions(contract: Contract, topic: str) -> Conversions:
     Raises:
         BagError: the closed and open values of a gripper are equal.
     """
-    bags, found = contract.bags, {}
+    bags = contract.bags
+    assert bags is not None  # of a contract for bags of other recorders
+    found: dict[str, tuple[float, float]] = {}
     if absolute(topic) in map(absolute, bags.units):
         found = {
             joint.name: (math.pi / 180.0, 0.0)

@@ -82,7 +82,7 @@ def check_clocks(
     }
     if len(delays) < 2:
         return []
-    early, late = min(delays, key=delays.get), max(delays, key=delays.get)
+    early, late = min(delays, key=delays.__getitem__), max(delays, key=delays.__getitem__)
     ahead = delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS
     if delays[late] - delays[early] > (FUTURE_APART_NS if ahead else APART_NS):
         raise ClocksDiffer(

@@ -33,7 +33,7 @@ def _reduced(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)] or [ast.Pass()]
+            body[:] = [line for line in body if not _is_text(line)] or [ast.Pass()]
     return ast.unparse(tree)
 
 

@@ -4,6 +4,8 @@ control.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sf_training.data.bag_topics import COMMANDS, NUMBERS, TOOL
@@ -81,7 +83,7 @@ class Commands:
     def _commanded(self) -> set[str]:
         """Return the joints that are commanded at least once in the whole recording."""
         if self._is_joint_states:
-            joints = self._recording.messages
+            joints = self._recording.joint_messages
             return {name for name in joints.names() if len(joints.column(name)[0])}
         found: set[str] = set().union(*self._columns.values())
         for channel, message in zip(
@@ -90,7 +92,7 @@ class Commands:
             found |= self._named(channel, message)
         return found
 
-    def _named(self, channel: int, message: object) -> set[str]:
+    def _named(self, channel: int, message: Any) -> set[str]:
         """Return the joints that a message names; empty for messages without joint names."""
         type_name = self._reader.channel(channel).type_name
         if type_name in TOOL:
@@ -103,8 +105,9 @@ class Commands:
 
     def _knots(self, section: Stream, states: Stream) -> dict[str, Knots]:
         if self._is_joint_states:
-            names = section.messages.names() & set(self._contract.command_joints)
-            columns = {name: section.messages.column(name) for name in names}
+            joints = section.joint_messages
+            names = joints.names() & set(self._contract.command_joints)
+            columns = {name: joints.column(name) for name in names}
             found = {
                 name: Knots(section.stamps[rows], values, np.zeros(len(rows), bool))
                 for name, (rows, values) in columns.items()
@@ -154,7 +157,7 @@ class Commands:
                 if type_name == messages.JOINT_STATE:
                     builder.add(message.name, message.position)
                 else:
-                    builder.add(self._columns[channel], numbers_of(message))
+                    builder.add(self._columns[channel], numbers_of(message).tolist())
             joints = builder.built()
             self._check_named_once(channel, joints)
             columns = {
@@ -185,7 +188,8 @@ class Commands:
         self, channel: int, stamps: np.ndarray, contents: list, states: Stream
     ) -> dict[str, Knots]:
         arms = np.array([self._arm_of(channel, message) for message in contents])
-        recorded, found = self._reader.channel(channel), {}
+        recorded = self._reader.channel(channel)
+        found: dict[str, Knots] = {}
         try:
             joints = JointStream(states.stamps, states.messages, self._contract.command_joints)
             for arm in np.unique(arms).tolist():
@@ -198,7 +202,7 @@ class Commands:
             raise BagError(f"{self._reader.path}: {recorded.topic}: {error}") from None
         return found
 
-    def _arm_of(self, channel: int, message: object) -> str:
+    def _arm_of(self, channel: int, message: Any) -> str:
         """Return the arm whose tool a message commands."""
         topic = self._reader.channel(channel).topic
         try:
@@ -251,17 +255,18 @@ class Commands:
                 " same number in every message"
             )
         (count,) = counts
-        columns = contract.bags.columns if contract.bags and self._reader.foreign else {}
+        bags = contract.bags if self._reader.foreign else None
+        columns = bags.columns if bags else {}
         given = next(
             (names for name, names in columns.items() if absolute(name) == absolute(topic)), None
         )
-        if given is not None:
+        if bags is not None and given is not None:
             if len(given) != count:
                 raise BagError(
                     f"{self._reader.path}: {topic}: {count} values, but bags.columns has"
                     f" {len(given)} names; correct bags.columns"
                 )
-            renamed = contract.bags.joints
+            renamed = bags.joints
             return [renamed.get(name, name) for name in given]
         if count == len(free):
             return free
@@ -274,10 +279,10 @@ class Commands:
         )
 
 
-def numbers_of(message: object) -> np.ndarray:
+def numbers_of(message: Any) -> np.ndarray:
     """Return the values (n,) of a command without joint names."""
     return np.atleast_1d(
-        np.asarray(message.data if hasattr(message, "data") else message.position, float)
+        np.asarray(message.data if hasattr(message, "data") else message.position, np.float64)
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -172,20 +173,23 @@ def load_dataset(
         allow_missing_cameras=True,
         progress=progress,
     )
-    image_size = (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    image_size = (height, width)
     with ProgressBar("hashing episodes", disable=not progress, transient=True) as bar:
         all_keys = [index_key(reader) for reader in bar.track(opened.readers)]
     folder = None if cache is None else Path(cache) / "episodes"
     results = index_episodes(opened.readers, cache, workers, progress)
-    used = [number for number, result in enumerate(results) if isinstance(result, EpisodeIndex)]
     left_out = [
         LeftOut(opened.readers[number].path, result)
         for number, result in enumerate(results)
         if isinstance(result, str)
     ]
-    readers, keys, indices = (
-        [each[number] for number in used] for each in (opened.readers, all_keys, results)
-    )
+    readers, keys, indices = [], [], []
+    for reader, key, result in zip(opened.readers, all_keys, results, strict=True):
+        if isinstance(result, EpisodeIndex):
+            readers.append(reader)
+            keys.append(key)
+            indices.append(result)
     notes = [
         f"{reader.path}: {note}"
         for reader, index in zip(readers, indices, strict=True)
@@ -248,7 +252,7 @@ def _information(reader: EpisodeReader, index: EpisodeIndex, prepared: str) -> E
     )
 
 
-def _joined(indices: list[EpisodeIndex], matrices: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _joined(indices: list[EpisodeIndex], matrices: list[np.ndarray]) -> dict[str, Any]:
     counts = [len(index.stamps) for index in indices]
     return {
         "present": np.concatenate([index.colour[..., 0] >= 0 for index in indices]),
@@ -313,9 +317,10 @@ def index_episodes(
         made = _indexed([readers[number] for number in missing], workers)
         for number, index in zip(missing, bar.track(made, total=len(missing)), strict=True):
             indices[number] = index
-            if paths[number] is not None and isinstance(index, EpisodeIndex):
-                _save(index, paths[number])
-    return indices
+            path = paths[number]
+            if path is not None and isinstance(index, EpisodeIndex):
+                _save(index, path)
+    return [index for index in indices if index is not None]
 
 
 def _index_or_sentence(reader: EpisodeReader) -> EpisodeIndex | str:

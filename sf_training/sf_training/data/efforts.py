@@ -32,7 +32,9 @@ def measured_efforts(
     ages = [round(seconds * 1e9) for seconds in contract.joint_ages_s]
     found = np.full((len(times), len(contract.command_joints)), np.nan)
     for column, (name, age) in enumerate(zip(contract.command_joints, ages, strict=True)):
-        rows, values = states.messages.efforts(name) if len(states.stamps) else ((), ())
+        if not len(states.stamps):
+            continue
+        rows, values = states.joint_messages.efforts(name)
         if len(rows):
             knots = Knots(states.stamps[rows], values, np.zeros(len(rows), bool))
             stream = JointStream.of_knots([name], {name: knots})

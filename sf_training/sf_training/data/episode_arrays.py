@@ -37,7 +37,8 @@ def load_episode(
     Raises:
         BagError: the episode cannot be indexed, or an image cannot be decoded.
     """
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    size = (height, width)
     index = index_episode(reader)
     sources = [Source(reader, index, "")]
     return EpisodeArrays(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def check_first_images(
                 (camera.depth_topic, depth[:, view]),
             ):
                 there = rows[rows[:, 0] >= 0]
-                if len(there):
+                if topic is not None and len(there):
                     checked_size(
                         reader,
                         camera,
@@ -206,7 +207,7 @@ def camera_poses(
     return poses
 
 
-def _matrix(pose) -> np.ndarray:
+def _matrix(pose: Any) -> np.ndarray:
     """Return the matrix (4, 4) of a ``geometry_msgs/Pose``; its quaternion may have any length.
 
     With q = (x, y, z, w) and s = 2 / |q|^2 the rotation is I + s [v]x (w I + [v]x), v = (x, y, z).

@@ -140,8 +140,7 @@ def _code_hash() -> str:
         tool_commands,
         trajectories,
     )
-    modules = (*modules, inspect.getmodule(index_episode))
-    return code_hash(*modules)
+    return code_hash(*modules, inspect.getmodule(index_episode))
 
 
 def index_key(reader: EpisodeReader) -> str:

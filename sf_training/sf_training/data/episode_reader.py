@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rosbags.serde import SerdeError
@@ -162,7 +163,9 @@ class EpisodeReader:
             if text:
                 return text
         custom = (self.bag.custom.get(key, "").strip() for key in _INSTRUCTION_KEYS)
-        return next(filter(None, custom), self.contract.bags.instruction)
+        bags = self.contract.bags
+        assert bags is not None  # of a contract for bags of other recorders
+        return next(filter(None, custom), bags.instruction)
 
     @property
     def recorded_cameras(self) -> list[Camera]:
@@ -353,7 +356,7 @@ class EpisodeReader:
             raise self._unreadable(number, error) from None
         return seconds * 1_000_000_000 + nanosec or log_time
 
-    def _deserialize(self, number: int, data: bytes | memoryview) -> object:
+    def _deserialize(self, number: int, data: bytes | memoryview) -> Any:
         channel = self.bag.channels[number]
         try:
             message = messages.deserialize(data, channel.type_name, channel.definition or None)

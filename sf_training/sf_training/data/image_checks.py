@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ _RAW_ENCODINGS = frozenset(name.encode() for name in RAW_ENCODINGS)
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
-def decoded_image(message: object, is_depth: bool, topic: str) -> np.ndarray:
+def decoded_image(message: Any, is_depth: bool, topic: str) -> np.ndarray:
     """Return the pixels of an ``Image``, ``CompressedImage`` or ``FFMPEGPacket``: (H, W, 3) uint8
     RGB, or depth (H, W) float32 [m].
 

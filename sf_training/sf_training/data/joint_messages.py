@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class JointMessages(Sequence):
     def __len__(self) -> int:
         return len(self._layout)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         row = range(len(self))[index]
@@ -222,7 +223,7 @@ class JointMessageBuilder:
             [list(names) for names, _ in self._numbers], layout, positions, efforts
         )
 
-    def _add(self, number: int, positions: bytes, efforts: bytes) -> None:
+    def _add(self, number: int, positions: bytes | memoryview, efforts: bytes | memoryview) -> None:
         """Add a message with bytes of doubles. Positions without a name are cut off; efforts count
         only if there is one for each name, because shorter lists do not say whose they are.
         """

@@ -199,6 +199,7 @@ class BlockReader:
 def _unpack(data: bytes | memoryview, block: Block) -> memoryview:
     if block.size > _CHUNK_BYTES_MAX:
         raise McapError(f"a chunk claims to hold {block.size} bytes")
+    content: bytes | memoryview
     if block.codec == 1:
         content = zstandard.ZstdDecompressor().decompress(data, max_output_size=block.size)
     elif block.codec == 2:

@@ -65,10 +65,10 @@ def _read(path: Path, _size: int, _changed: int) -> FileSummary:
         summary = reader.get_summary()
         if summary is None or not _is_complete(summary):
             return _rebuilt(file)
+        statistics = summary.statistics
+        assert statistics is not None  # of a complete summary
         counts = {
-            channel: count
-            for channel, count in summary.statistics.channel_message_counts.items()
-            if count
+            channel: count for channel, count in statistics.channel_message_counts.items() if count
         }
         return FileSummary(
             schemas=summary.schemas,
@@ -78,7 +78,7 @@ def _read(path: Path, _size: int, _changed: int) -> FileSummary:
             attachments={each.name: each.data for each in reader.iter_attachments()},
             records=[(each.name, each.metadata) for each in reader.iter_metadata()],
             loose=not summary.chunk_indexes,
-            start=summary.statistics.message_start_time,
+            start=statistics.message_start_time,
         )
 
 

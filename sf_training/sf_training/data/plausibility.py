@@ -41,9 +41,11 @@ def check_one_source(reader: EpisodeReader, stream: Stream) -> None:
         return
     twice = stream.messages.repeated()
     if twice and twice in reader.contract.command_joints:
-        topics = {reader.channel(number).topic for number in np.unique(stream.channels).tolist()}
+        everywhere = {
+            reader.channel(number).topic for number in np.unique(stream.channels).tolist()
+        }
         raise BagError(
-            f"{reader.path}: {', '.join(sorted(topics))}: joint {twice} is named twice in one"
+            f"{reader.path}: {', '.join(sorted(everywhere))}: joint {twice} is named twice in one"
             " message; give the joints of two arms different names in their drivers"
         )
     if len(np.unique(stream.channels)) < 2:
@@ -70,11 +72,11 @@ def check_all_joints(reader: EpisodeReader, stream: Stream) -> None:
     if not len(stream.stamps):
         return
     names = reader.contract.command_joints
-    missing = [name for name in names if not len(stream.messages.column(name)[0])]
+    missing = [name for name in names if not len(stream.joint_messages.column(name)[0])]
     if not missing:
         return
     topic = reader.recorded_name(absolute(reader.contract.topics.joint_states))
-    named = stream.messages.names()
+    named = stream.joint_messages.names()
     if named >= set(missing):
         problem = "named, but no message holds its position; correct the driver"
     else:

@@ -89,7 +89,7 @@ class RecordFile:
         try:
             os.truncate(file, (self.size + 4) * self.count)
             for number, record in zip(numbers.tolist(), records, strict=True):
-                content = memoryview(np.ascontiguousarray(record)).cast("B")
+                content = np.ascontiguousarray(record).data.cast("B")
                 if os.pwrite(file, content, self.size * number) != self.size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 checksum = zlib.adler32(content).to_bytes(4, "little")

@@ -76,8 +76,14 @@ def stats(arguments: Arguments, console: Console) -> dict:
     from sf_training.training.training_set import load_training_set
 
     given = load_contract(arguments.contract) if arguments.contract else None
-    options = {"contract": given, "verdicts": arguments.verdicts, "strict": arguments.strict}
-    contract, data = load_training_set(arguments.data, _IMAGE_SIZE, console, **options)
+    contract, data = load_training_set(
+        arguments.data,
+        _IMAGE_SIZE,
+        console,
+        contract=given,
+        verdicts=arguments.verdicts,
+        strict=arguments.strict,
+    )
     columns = {
         "state": (state_names(contract), data.states),
         "action": (contract.action.names, data.label_chunk),

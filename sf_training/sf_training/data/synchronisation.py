@@ -64,7 +64,7 @@ def align_cameras(
     """
     if missing is not None and any(missing):
         there = np.flatnonzero(~np.asarray(missing))
-        found = align_cameras([cameras[view] for view in there], contract, only_stamps)
+        found = align_cameras([cameras[view] for view in there.tolist()], contract, only_stamps)
         indices = np.full((len(found.stamps), len(cameras)), -1)
         indices[:, there] = found.indices
         return replace(found, indices=indices)

@@ -71,7 +71,7 @@ def expert_pairs(
         np.abs(stamps[frame] - chunk_stamps) <= SAME_STAMP_NS if len(stamps) else np.empty(0, bool)
     )
     matching = np.flatnonzero(same)
-    for index in matching:
+    for index in matching.tolist():
         chunk = chunks[index]
         fits = len(chunk.data) >= action.horizon and abs(chunk.step_s - action.step_s) < 1e-6
         if chunk.space != action.space or list(chunk.names) != action.names or not fits:
@@ -88,10 +88,10 @@ def expert_pairs(
                 " episode out"
             )
     targets = np.array(
-        [chunks[index].data[: action.horizon] for index in matching], np.float32
+        [chunks[index].data[: action.horizon] for index in matching.tolist()], np.float32
     ).reshape(-1, action.horizon, len(action.names))
     idle = np.zeros(len(matching), np.float32)  # an expert that waits does so on purpose
-    instructions = [chunks[index].instruction for index in matching]
+    instructions = [chunks[index].instruction for index in matching.tolist()]
     return Pairs(frame[matching].astype(np.int32), instructions, targets, idle)
 
 
@@ -215,7 +215,7 @@ def in_action_space(
             origin = measured[joints] if space == ActionSpace.JOINT_DELTA else 0.0
             result[:, own] = commanded[:, joints] - origin
         if len(gripper := action.indices(ColumnKind.GRIPPER, arm=name)):
-            openings = [arm.gripper.mean_opening(row) for row in commanded[:, fingers]]
+            openings = [arm.fitted_gripper.mean_opening(row) for row in commanded[:, fingers]]
             result[:, gripper[0]] = np.clip(openings, 0.0, 1.0)
     return result
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pinocchio
@@ -107,7 +108,7 @@ class ToolCommands:
             for name, column in zip(self._arm.joint_names, positions.T, strict=True)
         }
 
-    def _pose(self, message) -> ToolPose:
+    def _pose(self, message: Any) -> ToolPose:
         """Return a commanded pose in the base frame."""
         position, orientation = message.pose.position, message.pose.orientation
         quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
@@ -141,7 +142,7 @@ class ToolCommands:
         self._check_distance((speeds * seconds[:, None]).sum(axis=0), starts)
         return goals
 
-    def _in_base_frame(self, message, start: ToolPose, vector: np.ndarray) -> np.ndarray:
+    def _in_base_frame(self, message: Any, start: ToolPose, vector: np.ndarray) -> np.ndarray:
         """Return a vector of a twist in the base frame."""
         if not np.isfinite(vector).all():
             raise ValueError(f"a twist is {vector.tolist()}; correct its publisher")
@@ -149,7 +150,7 @@ class ToolCommands:
             return start.rotation @ vector
         return self._frame(message).rotation @ vector
 
-    def _frame(self, message) -> pinocchio.SE3:
+    def _frame(self, message: Any) -> pinocchio.SE3:
         frame = message.header.frame_id
         if frame not in self._frames:
             raise ValueError(

@@ -5,6 +5,7 @@ until the next one replaces it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,5 +91,5 @@ def _replace(knots: list[list], start: int, times: list[int], values: list[float
     ]
 
 
-def _nanoseconds(duration) -> int:
+def _nanoseconds(duration: Any) -> int:
     return duration.sec * 1_000_000_000 + duration.nanosec

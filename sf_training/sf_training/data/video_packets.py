@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sf_policy_node.perception.images import ImageError
@@ -13,7 +15,7 @@ _KEY_FRAME = 1  # AV_PKT_FLAG_KEY
 _DECODERS = {"libx264": "h264", "h264_nvenc": "h264", "libx265": "hevc", "hevc_nvenc": "hevc"}
 
 
-def decode_packet(message, source: str) -> np.ndarray:
+def decode_packet(message: Any, source: str) -> np.ndarray:
     """Decode one packet to (H, W, 3) uint8 RGB, without the packets before it.
 
     Args:
