@@ -39,11 +39,20 @@ class TrajectoryLike(Protocol):
     ``accelerations`` (N, J) [per s^2] may be absent or None.
     """
 
-    stamp: float
-    joint_names: Sequence[str]
-    times: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray | None
+    @property
+    def stamp(self) -> float: ...
+
+    @property
+    def joint_names(self) -> Sequence[str]: ...
+
+    @property
+    def times(self) -> np.ndarray: ...
+
+    @property
+    def positions(self) -> np.ndarray: ...
+
+    @property
+    def velocities(self) -> np.ndarray | None: ...
 
 
 class SampledTrajectory:

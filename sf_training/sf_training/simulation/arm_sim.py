@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.controller_base import Controller
+from sf_training.simulation.controllers import ControllerGroup
 from sf_training.simulation.instructions import canonical
 from sf_training.simulation.motion_trace import MotionTrace
 from sf_training.simulation.rendering import RenderingError, choose_gl, no_library
@@ -128,7 +130,7 @@ class ArmSim:
         *,
         render: bool = True,
         camera_jitter_m: float = 0.06,
-        controller: Controller | None = None,
+        controller: Controller | ControllerGroup | None = None,
     ) -> None:
         try:
             # Also without rendering: mujoco is imported once, and a later ArmSim may render.
@@ -160,7 +162,8 @@ class ArmSim:
         self._qpos = np.array([joint.qposadr[0] for joint in commanded])
         self._dof = np.array([joint.dofadr[0] for joint in commanded])
         limits = JointLimits.of(contract)
-        self.controller = controller or JointTrajectoryController(
+        # Any: callers that send commands know which one it is; a group takes none itself.
+        self.controller: Any = controller or JointTrajectoryController(
             limits.names, limits.lower, limits.upper, limits.velocity
         )
         self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
@@ -220,7 +223,7 @@ class ArmSim:
         targets = self._choose_targets(rng, target, owners[:count])
 
         moved = rng.normal(0.0, 1.0, 3) * self._jitter
-        if self._scene_camera is not None:
+        if self._scene_camera is not None and self._scene_position is not None:
             self._model.cam_pos[self._scene_camera] = self._scene_position + moved
         joints = self._parts.start(rng)
         set_joints(self._model, self._data, self._servos, joints)
@@ -245,14 +248,16 @@ class ArmSim:
             # Velocity feed-forward: the servo's damping acts on the error of the velocity.
             feed_forward = servos.multiplier * velocity[servos.source] * servos.feed_forward
             data.ctrl[:] = self._servo_targets(position) + feed_forward
+            trace = self.trace
             before = (
                 None
-                if self.trace is None
+                if trace is None
                 else (self.time, self.joint_positions(), self.joint_velocities())
             )
             self._mujoco.mj_step(self._model, data)
-            if before is not None:  # body positions are those at the beginning of the step
-                self.trace.add(*before, position, self.tool_position())
+            # Body positions are those at the beginning of the step.
+            if trace is not None and before is not None:
+                trace.add(*before, position, self.tool_position())
             if data.ncon:
                 self._note_touches()
 
@@ -345,7 +350,7 @@ class ArmSim:
         servos = self._servos
         return servos.multiplier * positions[servos.source] + servos.offset
 
-    def _make_renderer(self, size: tuple[int, int]):
+    def _make_renderer(self, size: tuple[int, int]) -> Any:
         try:
             renderer = self._mujoco.Renderer(self._model, size[1], size[0])
         except Exception as error:  # GL back ends raise their own types
@@ -360,7 +365,7 @@ class ArmSim:
             renderer.scene.flags[flag] = 0
         return renderer
 
-    def _renderer(self, camera: str):
+    def _renderer(self, camera: str) -> Any:
         if not self._renderers:
             raise RenderingError("this ArmSim was made with render=False")
         return self._renderers[self._sizes[camera]]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Arm, Camera, Contract
+from sf_training.simulation.robot_bodies import RobotBodies
 
 _ON_HAND = ("wrist", "hand", "gripper", "tool", "ee")  # words in the names of hand cameras
 # m from the centre of a workspace with a half extent of _SCENE_EXTENT; scaled for others
@@ -18,7 +21,13 @@ _FIELD_OF_VIEW = {"frame": 55.0, "scene": 42.0, "hand": 75.0}  # degrees, vertic
 
 
 def add_camera(
-    spec, bodies, contract: Contract, camera: Camera, *, first: bool, table: float
+    spec: Any,
+    bodies: RobotBodies,
+    contract: Contract,
+    camera: Camera,
+    *,
+    first: bool,
+    table: float,
 ) -> bool:
     """Add a camera of the contract; return True if it does not move with an arm.
 
@@ -119,6 +128,6 @@ def _looking(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
     return np.column_stack([right, np.cross(back, right), back])
 
 
-def _add(body, name: str, eye: np.ndarray, rotation: np.ndarray, field_of_view: float) -> None:
+def _add(body: Any, name: str, eye: np.ndarray, rotation: np.ndarray, field_of_view: float) -> None:
     x, y, z, w = pinocchio.Quaternion(rotation).coeffs()
     body.add_camera(name=name, pos=eye, quat=[w, x, y, z], fovy=field_of_view)

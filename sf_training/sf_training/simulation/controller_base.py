@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Controller(Protocol):
     clock of the caller.
     """
 
-    def accept(self, command, now: float) -> None:
+    def accept(self, command: Any, now: float) -> None:
         """Follow a command from now on.
 
         Raises:

@@ -92,8 +92,8 @@ def controller_parts(
     parts = []
     for topic, arms in shared.items():
         command = contract.arms[arms[0]].command
-        own = (ColumnKind.JOINT,) if command.gripper else (ColumnKind.JOINT, ColumnKind.GRIPPER)
-        columns = np.concatenate([commands.indices(*own, arm=arm) for arm in arms])
+        kinds = [ColumnKind.JOINT] if command.gripper else [ColumnKind.JOINT, ColumnKind.GRIPPER]
+        columns = np.concatenate([commands.indices(*kinds, arm=arm) for arm in arms])
         match command.output:
             case "joint_trajectory":
                 parts.append(part(topic, command.output, columns, trajectory))
@@ -109,11 +109,13 @@ def controller_parts(
     return parts
 
 
-def make_controller(contract: Contract, parameters: Parameters | None = None) -> Controller:
+def make_controller(
+    contract: Contract, parameters: Parameters | None = None
+) -> Controller | ControllerGroup:
     """Make the controllers of a contract, combined to one."""
     return combined(controller_parts(contract, parameters))
 
 
-def combined(parts: Sequence[ControllerPart]) -> Controller:
+def combined(parts: Sequence[ControllerPart]) -> Controller | ControllerGroup:
     """Return a single controller as it is, several as a :class:`ControllerGroup`."""
     return parts[0].controller if len(parts) == 1 else ControllerGroup(parts)

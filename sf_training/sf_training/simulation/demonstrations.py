@@ -20,7 +20,7 @@ from sf_training.config_file import parse
 from sf_training.progress import ProgressBar
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic, episode_topics
-from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter
+from sf_training.recording.writer.episode_writer import EpisodeWriteError, EpisodeWriter, Outcome
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.instructions import Phrasing
 from sf_training.simulation.joint_expert import JointExpert
@@ -131,11 +131,11 @@ def record_episode(
                     _START, camera.frame, camera.width, camera.height, sim.intrinsics(camera.name)
                 )
                 writer.write(absolute(camera.info_topic), info, stamp)
-        frames = (
-            demonstrate(sim, contract, kinematics, rng)
-            if contract.action.space.is_tool
-            else demonstrate_joints(sim, contract, rng, expert, slips=slips)
-        )
+        if contract.action.space.is_tool:
+            assert kinematics is not None
+            frames = demonstrate(sim, contract, kinematics, rng)
+        else:
+            frames = demonstrate_joints(sim, contract, rng, expert, slips=slips)
         for sequence, frame in enumerate(frames):
             _write_frame(writer, contract, frame, started, sequence)
         state = sim.task_state()
@@ -145,7 +145,7 @@ def record_episode(
             for cube in state.objects
             if cube.touched and cube.colour not in scene.targets
         ]
-        outcome = "success" if lifted and not touched else "failure"
+        outcome: Outcome = "success" if lifted and not touched else "failure"
         note = (
             ""
             if outcome == "success"
@@ -181,13 +181,16 @@ def _write_frame(
         at,
     )
     for instruction, data in frame.answers:
-        identity = {
-            "policy_id": OPERATOR,
-            "instruction": instruction,
-            "epoch": 1,
-            "sequence": sequence,
-        }
-        chunk = Chunk.of(contract, data, stamp=stamp, reference=frame.reference, **identity)
+        chunk = Chunk.of(
+            contract,
+            data,
+            stamp=stamp,
+            reference=frame.reference,
+            policy_id=OPERATOR,
+            instruction=instruction,
+            epoch=1,
+            sequence=sequence,
+        )
         writer.write(absolute(topics.expert_chunk), messages.action_chunk(chunk), at)
     for sample in frame.motion[:-1]:  # the last one is the next frame's reference
         moment = sample.stamp - started
@@ -205,8 +208,14 @@ def _name(seed: int) -> str:
     return f"demo_{seed:06d}"
 
 
+# Of a process that records: one simulator each.
+_worker: tuple[ArmSim, Contract, Kinematics | None, Path]
+_expert: JointExpert | None
+_slips: bool
+
+
 def _start_worker(contract: Contract, directory: Path, slips: bool) -> None:
-    global _worker, _expert, _slips  # one simulator per process
+    global _worker, _expert, _slips
     sim, is_tool = ArmSim(contract), contract.action.space.is_tool
     _worker = (sim, contract, Kinematics(contract) if is_tool else None, directory)
     _expert = None if is_tool else JointExpert(contract, sim)

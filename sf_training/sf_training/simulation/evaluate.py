@@ -111,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _open_loop(arguments: Arguments, console: Console) -> None:
     policy = _load(arguments.checkpoint, arguments.contract, arguments.device)
+    assert arguments.bags is not None
     chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch")}
     picture = arguments.out.with_name("open_loop.png")
     summary = evaluate_open_loop(
@@ -223,10 +224,13 @@ def _plain(arguments: Arguments) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(arguments), default=str))
 
 
+_worker: tuple[ArmSim, Policy]  # of a process that evaluates
+
+
 def _start_worker(checkpoint: Path, contract: Path | None) -> None:
     import torch
 
-    global _worker  # one policy and one simulator per process
+    global _worker
     torch.set_num_threads(1)
     policy = _load(checkpoint, contract)
     _worker = (ArmSim(policy.contract), policy)

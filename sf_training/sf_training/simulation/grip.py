@@ -84,10 +84,10 @@ def measure_grip(
     depth = min(Grip.depth, CUBE_HALF - _ABOVE_SUPPORT - below)
     closing = gripper.velocity * _CLOSING_S / abs(gripper.open - gripper.closed)
     held = touch + float(np.clip(closing, *_BEFORE))
-    offset = offset + aside
+    x, y, z = (offset + aside).tolist()
     if gripper.binary or wide > _NEARLY:
-        return Grip(held, 1.0, depth, tuple(offset))
-    return Grip(held, max(wide, held + 0.1), depth, tuple(offset))
+        return Grip(held, 1.0, depth, (x, y, z))
+    return Grip(held, max(wide, held + 0.1), depth, (x, y, z))
 
 
 def _lowest(model: Any, data: Any, geom: int) -> float:

@@ -19,7 +19,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk
 from sf_training.simulation.one_arm import in_base_frame, one_arm
-from sf_training.simulation.sim_model import Hand
+from sf_training.simulation.sim_model import Approach, Hand
 
 STEP_S = 0.1  # between two steps of the expert
 _HOME_GAIN = 0.5  # share of the remaining distance to the home pose covered in one step
@@ -59,13 +59,18 @@ class ArmExpert:
                 f"arms.{hand.arm}: the expert finds no pose with the tool pointing down; check"
                 " workspace and tool_frame"
             )
-        self.arm, self.gripper = hand.arm, contract.arms[hand.arm].gripper
+        self.arm, self.gripper = hand.arm, contract.arms[hand.arm].fitted_gripper
         self._kinematics = Kinematics(own)
         box = contract.arms[hand.arm].workspace
         self._lower, self._upper = np.array(box.lower), np.array(box.upper)
         self.joints = commands.indices(ColumnKind.JOINT, arm=hand.arm)
         self.fingers = commands.indices(ColumnKind.GRIPPER, arm=hand.arm)
         self._hand, self._home = hand, hand.home[: len(self.joints)]
+
+    @property
+    def _approach(self) -> Approach:
+        assert self._hand.approach is not None  # checked by the constructor
+        return self._hand.approach
 
     def opening(self, positions: np.ndarray) -> float:
         """Return the opening of the gripper, 0 to 1, from positions of all command joints."""
@@ -88,7 +93,7 @@ class ArmExpert:
         rows = []
         for move in moves[:, :3]:
             position = np.clip(tool + move, self._lower, self._upper)
-            target = ToolPose(position, self._hand.approach.at(position))
+            target = ToolPose(position, self._approach.at(position))
             seed = self._kinematics.inverse(target, seed).positions
             rows.append(seed)
         return ArmPath(np.array(rows), moves[:, 3])
@@ -96,7 +101,7 @@ class ArmExpert:
     def _grip_position(self, sim: ArmSim) -> np.ndarray:
         """Return the centre (3,) [m] of a cube that the gripper would hold now."""
         tool = sim.tool_position(self.arm)
-        return tool + self._hand.approach.at(tool) @ np.array(self._hand.grip.offset)
+        return tool + self._approach.at(tool) @ np.array(self._hand.grip.offset)
 
     def go_home(self, sim: ArmSim, steps: int) -> ArmPath:
         """Return a path to the home pose with an open gripper."""

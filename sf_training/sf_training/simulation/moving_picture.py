@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -66,7 +67,7 @@ class FilmedArm(ArmSim):
     ) -> None:
         self.frames: list[Image.Image] = []
         self._rate_hz, self._due = rate_hz, 0.0
-        self._film = None
+        self._film: Any = None  # MuJoCo's renderer, after the first steps
         super().__init__(contract)
         self._camera = self._mujoco.MjvCamera()
         self._camera.lookat[:], self._camera.elevation = _LOOK_AT, _ELEVATION
@@ -109,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sim.frames.extend(sim.frames[-1:] * round(arguments.rate_hz))  # a second to look at it
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = sim.frames
-    more = {"quality": arguments.quality, "method": 6} if arguments.out.suffix == ".webp" else {}
+    is_webp = arguments.out.suffix == ".webp"
+    more: dict[str, Any] = {"quality": arguments.quality, "method": 6} if is_webp else {}
     first.save(
         arguments.out,
         save_all=True,

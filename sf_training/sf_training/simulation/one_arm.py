@@ -43,7 +43,9 @@ def _moved(contract: Contract, name: str) -> Arm:
     if arm.base_frame == contract.base_frame:
         return arm
     links = Kinematics(contract, name).fixed_links()
-    placement = links[contract.description().link_of(arm.base_frame)]
+    link = contract.description().link_of(arm.base_frame)
+    assert link is not None  # checked with the contract
+    placement = links[link]
     box = arm.workspace
     ends = zip(box.lower, box.upper, strict=True)
     corners = np.array([placement.act(np.array(each)) for each in itertools.product(*ends)])

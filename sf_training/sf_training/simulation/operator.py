@@ -70,7 +70,7 @@ def demonstrate(
     for _ in range(STEPS_MAX):
         stamp, joints, tool = sim.time, sim.joint_positions(), sim.tool_position()
         speeds = sim.joint_velocities()
-        opening = contract.gripper.to_opening(joints[-1])
+        opening = contract.only_arm.fitted_gripper.to_opening(joints[-1])
         chunks = {
             colour: _answer(sim, contract, colour, tool, opening) for colour in sim.scene.colours
         }
@@ -137,7 +137,7 @@ def _drive(
     for *move, opening in chunk:
         position = np.clip(tool + move, contract.workspace.lower, contract.workspace.upper)
         seed = kinematics.inverse(ToolPose(position, TOOL_DOWN), seed).positions
-        rows.append([*seed, contract.gripper.to_joint(opening)])
+        rows.append([*seed, contract.only_arm.fitted_gripper.to_joint(opening)])
     positions = np.array(rows)
     step = contract.action.step_s
     velocities = np.zeros_like(positions)

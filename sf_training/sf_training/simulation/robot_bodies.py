@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import coal
 import numpy as np
@@ -34,7 +35,9 @@ class RobotBodies:
     joints of the URDF are rigid, at the positions of :class:`JointTree`.
     """
 
-    def __init__(self, spec, contract: Contract, model: pinocchio.Model, tree: JointTree) -> None:
+    def __init__(
+        self, spec: Any, contract: Contract, model: pinocchio.Model, tree: JointTree
+    ) -> None:
         self._spec, self._contract, self._model, self._tree = spec, contract, model, tree
         count = len(tree.names)
         for name, arm in contract.arms.items():
@@ -45,7 +48,9 @@ class RobotBodies:
                 )
         self._angles = tree.angles(np.zeros((1, len(contract.command_joints))))[0]
         self._movers = tree.movers()
-        arm_moves = self._movers[:, contract.columns.commands.mask(ColumnKind.JOINT)].any(axis=1)
+        arm_moves = np.any(
+            self._movers[:, contract.columns.commands.mask(ColumnKind.JOINT)], axis=1
+        )
         # A hand is everything that the last joint of an arm moves. Only hands have contacts.
         self._hands = {
             name: np.array(
@@ -54,7 +59,7 @@ class RobotBodies:
             )
             for name, arm in contract.arms.items()
         }
-        self._is_finger = self._movers.any(axis=1) & ~arm_moves
+        self._is_finger = np.any(self._movers, axis=1) & ~arm_moves
         base = model.frames[model.getFrameId(contract.base_frame, pinocchio.FrameType.BODY)]
         self._to_base = base.placement.inverse()
         self.joint_names: dict[str, str] = {}  # name in the URDF to name in the MuJoCo model
@@ -79,7 +84,7 @@ class RobotBodies:
         for index, shape in enumerate(shapes):
             self._add_shape(f"shape{index}", shape)
 
-    def body(self, frame: str):
+    def body(self, frame: str) -> tuple[Any, pinocchio.SE3]:
         """Return the body that carries a link of the URDF, and the placement of the link in it."""
         if not self._model.existFrame(frame, pinocchio.FrameType.BODY):
             raise ContractError(
@@ -149,7 +154,7 @@ class RobotBodies:
             return pinocchio.SE3(np.eye(3), axis * angle)
         return pinocchio.SE3(pinocchio.exp3(axis * angle), np.zeros(3))
 
-    def _add_joint(self, body, n: int) -> None:
+    def _add_joint(self, body: Any, n: int) -> None:
         import mujoco
 
         slides, name = bool(self._tree.slides[n]), self._tree.names[n]
@@ -162,7 +167,7 @@ class RobotBodies:
             armature=_SLIDE_ARMATURE if slides else _armature(self._is_finger[n]),
         )
 
-    def _set_mass(self, body, joint: int) -> None:
+    def _set_mass(self, body: Any, joint: int) -> None:
         inertia = self._model.inertias[joint]
         body.explicitinertial = True
         principal = np.linalg.eigvalsh(inertia.inertia)
@@ -190,7 +195,7 @@ class RobotBodies:
         body.add_geom(name=name, **_geometry(self._spec, name, shape.geometry), **pose, **material)
 
 
-def tune(model, data, servos: Servos) -> Servos:
+def tune(model: Any, data: Any, servos: Servos) -> Servos:
     """Set the gains of every servo for critical damping at the natural frequency w =
     :data:`_FREQUENCY`.
 
@@ -227,7 +232,7 @@ def _pose(placement: pinocchio.SE3) -> dict:
     return {"pos": placement.translation, "quat": [w, x, y, z]}
 
 
-def _geometry(spec, name: str, geometry: coal.CollisionGeometry) -> dict:
+def _geometry(spec: Any, name: str, geometry: coal.CollisionGeometry) -> dict:
     """Return type and size of a geom; add meshes to the specification."""
     import mujoco
 

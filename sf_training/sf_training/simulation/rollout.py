@@ -112,12 +112,6 @@ def run_episode(
         more = {"continuation": history.continuation(stamp, joints)} if history else {}
         data = policy.predict(images, joints, instruction, **more)
         _advance(sim, motion, latency_s)
-        identity = {
-            "policy_id": policy.policy_id,
-            "instruction": instruction,
-            "epoch": 1,
-            "sequence": sequence,
-        }
         chunk = Chunk.of(
             contract,
             data,
@@ -125,7 +119,10 @@ def run_episode(
             reference=joints,
             inference_latency_s=latency_s,
             join=join,
-            **identity,
+            policy_id=policy.policy_id,
+            instruction=instruction,
+            epoch=1,
+            sequence=sequence,
         )
         if history:
             history.note(chunk, sim.time - stamp)

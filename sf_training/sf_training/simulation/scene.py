@@ -57,7 +57,7 @@ def build_sim_arm(contract: Contract) -> SimModel:
         )
     width, height = (max(values) for values in zip(*sizes, strict=True))
     model = mujoco.MjModel.from_xml_string(build_mjcf(width, height))
-    kinematics, opening = Kinematics(contract), contract.gripper.open
+    kinematics, opening = Kinematics(contract), contract.only_arm.fitted_gripper.open
     middle = ToolPose(_START, TOOL_DOWN)
 
     def start(random: np.random.Generator) -> np.ndarray:

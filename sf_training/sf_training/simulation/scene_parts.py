@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sf_training.simulation.scene import (
     CUBE_HALF,
     MAX_CUBES,
@@ -18,7 +20,7 @@ NOTHING = {"contype": 0, "conaffinity": 0}
 _FRICTION = [1.5, 0.02, 0.001]
 
 
-def set_options(spec, width: int, height: int) -> None:
+def set_options(spec: Any, width: int, height: int) -> None:
     """Set the physics options, and an offscreen buffer of ``width`` x ``height`` pixels."""
     import mujoco
 
@@ -35,7 +37,9 @@ def set_options(spec, width: int, height: int) -> None:
     spec.stat.extent = 1.0  # so that znear and zfar are in metres
 
 
-def add_table(spec, centre: tuple[float, float], half: tuple[float, float], height: float) -> None:
+def add_table(
+    spec: Any, centre: tuple[float, float], half: tuple[float, float], height: float
+) -> None:
     """Add a light, a floor, and a table whose top is at ``height`` [m] in the base frame."""
     import mujoco
 
@@ -65,7 +69,7 @@ def add_table(spec, centre: tuple[float, float], half: tuple[float, float], heig
     )
 
 
-def add_cubes(spec) -> None:
+def add_cubes(spec: Any) -> None:
     """Add ``cube0`` to ``cube2`` and their pedestals; :class:`ArmSim` positions them."""
     import mujoco
 

@@ -111,6 +111,7 @@ class StartPoses:
 
     def _reach(self, position: np.ndarray) -> np.ndarray | None:
         """Return joints (J,) with the tool at a position; None if unreachable or in collision."""
+        assert self.approach is not None
         target = ToolPose(position, self.approach.at(position))
         found = self._kinematics.inverse(target, self.home[: self._arm])
         if not found.reached:

@@ -6,8 +6,9 @@ Examples are in ``sf_bringup/config/teleoperation``; every key is explained in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -340,7 +341,7 @@ def load_device(path: str | Path) -> Device:
         ) from None
 
 
-def _explain(item: dict) -> str:
+def _explain(item: Mapping[str, Any]) -> str:
     key = ".".join(map(str, item["loc"]))
     if item["type"] == "missing":
         return f"{key}: is missing; add it"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -29,7 +30,7 @@ RATE_HZ = 50.0
 class Keyboard(Node):
     """Publish the keys, and show the state of the teleoperation node."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("teleoperation_keys", **options)
         self.keys = Keys()
         self.state = ""

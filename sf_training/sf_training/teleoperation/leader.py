@@ -32,17 +32,11 @@ class LeaderArm:
             (each.leader, each.scale, each.offset)
             for each in (leader.joints[name] for name in contract.arm_joints)
         ]
-        self.moves_gripper = bool(contract.gripper and leader.gripper)
-        if self.moves_gripper:
-            span = contract.gripper.open - contract.gripper.closed
-            scale = span / (leader.gripper.open - leader.gripper.closed)
-            rows.append(
-                (
-                    leader.gripper.leader,
-                    scale,
-                    contract.gripper.closed - scale * leader.gripper.closed,
-                )
-            )
+        gripper, trigger = contract.gripper, leader.gripper
+        self.moves_gripper = gripper is not None and trigger is not None
+        if gripper is not None and trigger is not None:
+            scale = (gripper.open - gripper.closed) / (trigger.open - trigger.closed)
+            rows.append((trigger.leader, scale, gripper.closed - scale * trigger.closed))
         self._names = [row[0] for row in rows]
         self._scale, self._offset = np.array([row[1:] for row in rows]).T
         # Time, positions and velocities of the previous message.

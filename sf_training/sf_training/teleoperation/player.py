@@ -78,6 +78,23 @@ class Player(Node):
         return 1e-9 * self.get_clock().now().nanoseconds
 
     @property
+    def _reported(self) -> ExecutorStatus:
+        """Newest status of the executor, after :meth:`find_arm`."""
+        assert self.status is not None
+        return self.status
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Newest joint positions (J,), after :meth:`find_arm`."""
+        assert self.joints is not None
+        return self.joints[1]
+
+    @property
+    def reason(self) -> str:
+        """Reason in the newest status of the executor; empty before the first."""
+        return self.status.reason if self.status is not None else ""
+
+    @property
     def follows(self) -> bool:
         """Whether the replay has control, by the newest status of the executor."""
         return self.status is not None and self.status.control_source == ControlSource.REPLAY
@@ -122,7 +139,7 @@ class Player(Node):
         )
         if clock == "ros" or (
             clock == "auto"
-            and abs(to_seconds(self.status.header.stamp) - time.time()) > _OTHER_CLOCK_S
+            and abs(to_seconds(self._reported.header.stamp) - time.time()) > _OTHER_CLOCK_S
         ):
             self.set_parameters([Parameter("use_sim_time", value=True)])
             self.wait(
@@ -143,7 +160,7 @@ class Player(Node):
             ReplayError: another source has control, the executor follows no source, or the arm is
                 moving.
         """
-        status = self.status
+        status = self._reported
         if status.state in (
             ExecutorStatus.INACTIVE,
             ExecutorStatus.STOPPED,
@@ -161,6 +178,7 @@ class Player(Node):
             }.get(status.control_source, "another replay")
             raise ReplayError(f"{who} has control of the arm; end that first")
         arm = self.contract.columns.commands.mask(ColumnKind.JOINT)
+        assert self.joints is not None  # received by find_arm
         fast = np.abs(self.joints[2][arm]) / JointLimits.of(self.contract).velocity[arm]
         if fast.max() > _MOVING:
             raise ReplayError(
@@ -186,7 +204,7 @@ class Player(Node):
         if message.control_source == ControlSource.REPLAY:
             self.followed_at = to_seconds(message.header.stamp)
         elif self.followed_at is not None and message.reason.startswith(REPLAY_SILENT):
-            self.silences += before.control_source == ControlSource.REPLAY
+            self.silences += before is not None and before.control_source == ControlSource.REPLAY
         elif self.followed_at is not None and self.ended is None:
             self.ended = message.reason or "it gave no reason"
 
@@ -258,11 +276,11 @@ def play(
         if node.ended is not None:
             raise ReplayAborted(f"the executor ended it after {elapsed:.1f} s: {node.ended}")
         if node.followed_at is None and time.monotonic() - play_started > _TAKEOVER_S:
-            raise ReplayAborted(f"the executor does not follow the replay: {node.status.reason}")
+            raise ReplayAborted(f"the executor does not follow the replay: {node.reason}")
         if node.followed_at is not None and (lost := now - node.followed_at) > _SILENT_S:
             raise ReplayAborted(
                 f"the executor has not followed it for {lost:.1f} s after {elapsed:.1f} s:"
-                f" {node.status.reason}"
+                f" {node.reason}"
             )
         if time.monotonic() - clock_advanced > _CLOCK_STOPPED_S:
             raise ReplayAborted("the arm's clock does not advance; start the simulator again")

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_training.data.episode_reader import EpisodeReader
+from sf_training.data.episode_reader import EpisodeReader, Stream
 from sf_training.recording.topics import absolute
 
 Follow = Literal["commanded", "measured"]
@@ -58,9 +58,10 @@ def recorded_motion(reader: EpisodeReader, follow: Follow) -> RecordedMotion:
     measured = _by_joint(states, names)
     missing = [name for name, (stamps, _) in zip(names, measured, strict=True) if not len(stamps)]
     if missing:
-        names, topic = ", ".join(missing), absolute(topics.joint_states)
+        topic = absolute(topics.joint_states)
         raise ReplayError(
-            f"{reader.path}: {topic}: joint {names} is never named; replay another episode"
+            f"{reader.path}: {topic}: joint {', '.join(missing)} is never named; replay another"
+            " episode"
         )
     # Arm and gripper may have separate publishers: use the time in which every joint is known.
     begin, end = max(stamps[0] for stamps, _ in measured), min(stamps[-1] for stamps, _ in measured)
@@ -102,7 +103,7 @@ def _overwrite(sent: np.ndarray, newer: np.ndarray) -> None:
     sent[known] = newer[known]
 
 
-def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_joint(stream: Stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return increasing stamps (N,) [ns] and positions (N,) of each joint; empty if never named."""
     found = []
     for name in names:
@@ -111,11 +112,12 @@ def _by_joint(stream, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray
             for stamp, message in zip(stream.stamps, stream.messages, strict=True)
             if name in getattr(message, "name", ())  # commands may be of another type
         ]
-        found.append(tuple(np.array(sorted(pairs)).reshape(-1, 2).T))
+        stamps, positions = np.array(sorted(pairs)).reshape(-1, 2).T
+        found.append((stamps, positions))
     return found
 
 
-def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+def _teleoperated(stream: Stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
     """Return the operator's commands, interpolated linearly; NaN before the first and for joints
     that were never named.
     """
@@ -126,7 +128,7 @@ def _teleoperated(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray
     return sent
 
 
-def _trajectories(stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
+def _trajectories(stream: Stream, names: Sequence[str], times: np.ndarray) -> np.ndarray:
     """Return the joints of the newest trajectory that had been sent by each time; NaN before the
     first.
     """

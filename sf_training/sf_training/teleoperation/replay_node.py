@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ import rclpy
 import tyro
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
@@ -112,13 +113,17 @@ def _prepare(settings: Settings, console: Console) -> tuple[Contract, RecordedMo
     return contract, recorded, motion
 
 
+def _advance(bar: Progress, task: TaskID, seconds: float) -> None:
+    bar.update(task, completed=seconds)
+
+
 def _replay(
     node: Player, settings: Settings, recorded: RecordedMotion, motion: Timed, console: Console
 ) -> int:
     with console.status("waiting for the arm"):
         node.find_arm(settings.clock)
     node.check_free()
-    start = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
+    start = approach(node.contract, node.measured, motion.positions[0], settings.approach)
     console.print(
         f"{start.duration:.1f} s to the start of the episode, then {motion.duration:.1f} s. Stay"
         " out of reach of the arm, a hand on the emergency stop."
@@ -134,7 +139,7 @@ def _replay(
             return 0
         node.spin(0.2)
         node.check_free()
-        start = approach(node.contract, node.joints[1], motion.positions[0], settings.approach)
+        start = approach(node.contract, node.measured, motion.positions[0], settings.approach)
     following, aborted = Following(node.contract, settings.furthest), None
     columns = (
         TextColumn("{task.description}"),
@@ -149,12 +154,7 @@ def _replay(
                 ("replay", motion, following),
             ):
                 task = bar.add_task(title, total=timed.duration)
-                play(
-                    node,
-                    timed,
-                    judged,
-                    lambda seconds, task=task: bar.update(task, completed=seconds),
-                )
+                play(node, timed, judged, partial(_advance, bar, task))
     except ReplayAborted as error:
         aborted = str(error)
     report = {

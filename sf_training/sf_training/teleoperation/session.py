@@ -8,11 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, Gripper
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_training.simulation.one_arm import in_base_frame, one_arm
 from sf_training.teleoperation.dead_man import DeadManSwitch
-from sf_training.teleoperation.device import Device, DeviceError, Stick
+from sf_training.teleoperation.device import (
+    Device,
+    DeviceError,
+    GripperButtons,
+    Leader,
+    Leaders,
+    Stick,
+    Twist,
+)
 from sf_training.teleoperation.jog import Jog
 from sf_training.teleoperation.leader import LeaderArm
 from sf_training.teleoperation.sticks import Motion, off_centre, pressed, stick_motion, twist_motion
@@ -53,6 +61,11 @@ class _Arm:
     sent_gripper: float | None = None
 
     @property
+    def gripper(self) -> Gripper:
+        """Its gripper; only for an arm that has one."""
+        return self.contract.only_arm.fitted_gripper
+
+    @property
     def gripper_columns(self) -> np.ndarray:
         """Indices of the joints of its gripper in commands of the robot."""
         return self.columns[len(self.contract.joints) :]
@@ -82,9 +95,10 @@ class TeleoperationSession:
             name: _Arm(one_arm(contract, name), commands.indices(arm=name))
             for name in contract.arms
         }
-        for name, leader in device.leaders(contract).items():
-            arm = self._arms[name]
-            arm.leader = LeaderArm(arm.contract, leader, device.motion.furthest)
+        if isinstance(device.motion, (Leader, Leaders)):
+            for name, leader in device.leaders(contract).items():
+                arm = self._arms[name]
+                arm.leader = LeaderArm(arm.contract, leader, device.motion.furthest)
         self._moved = None if device.is_leader else device.arm_of(contract)
         turns = (
             device.turns if device.turns is not None else contract.action.tool_orientation is None
@@ -104,9 +118,7 @@ class TeleoperationSession:
         self._acceleration = JointLimits.of(contract).acceleration
         self._motion, self._motion_received_at = _CENTRED, -math.inf
         self._motion_age = (
-            device.dead_man.age_s
-            if device.is_leader or isinstance(device.motion, Stick)
-            else device.motion.age_s
+            device.motion.age_s if isinstance(device.motion, Twist) else device.dead_man.age_s
         )
         self._down: dict[str, bool] = {}  # gripper and resume buttons
         self._opening: float | None = None  # commanded since the last takeover
@@ -122,13 +134,14 @@ class TeleoperationSession:
         """Take a Joy from any topic of the device."""
         device = self.device
         try:
-            if device.dead_man.type == "joy" and topic == device.dead_man.topic:
+            button = device.dead_man.button  # None: the switch is no button
+            if button is not None and topic == device.dead_man.topic:
                 values = (*axes, *buttons) if off_centre(device, axes) else None
-                self._switch.receive(pressed(buttons, device.dead_man.button, topic), now, values)
+                self._switch.receive(pressed(buttons, button, topic), now, values)
             if isinstance(device.motion, Stick) and topic == device.motion.topic:
                 self._motion, self._motion_received_at = stick_motion(device, axes, buttons), now
             if device.gripper and topic == device.gripper.topic:
-                self._on_gripper(buttons)
+                self._on_gripper(device.gripper, buttons)
             if device.resume and topic == device.resume.topic:
                 self.resume_requested |= self._went_down(
                     "resume", pressed(buttons, device.resume.button, topic)
@@ -157,6 +170,7 @@ class TeleoperationSession:
     ) -> None:
         """Take a joint state of the leader of an arm; None: of the only arm."""
         led = self._arm(arm)
+        assert led.leader is not None
         try:
             target = led.leader.read(names, positions, velocities, now)
         except DeviceError as error:
@@ -199,13 +213,14 @@ class TeleoperationSession:
             if self._switch.why_open:  # report the open switch, not an earlier obstacle
                 self._why_not = ""
             return None
+        assert self._measured is not None  # else the input is lost
         measured = self._measured[1]
         if not self._engaged and not self._engage(measured):
             return None
         seconds = min(max(seconds, 0.0), _LONGEST_STEP_S)
         positions, velocities = self._held.copy(), np.zeros(len(self._held))
         if self._jog:
-            columns = self._arms[self._moved].columns
+            columns = self._tool_arm.columns
             fresh = now - self._motion_received_at <= self._motion_age
             joints, speeds = self._jog.move(
                 self._motion.twist if fresh else _CENTRED.twist, seconds, measured[columns]
@@ -214,6 +229,7 @@ class TeleoperationSession:
             positions[columns[: len(joints)]], velocities[columns[: len(joints)]] = joints, speeds
         for name, arm in self._arms.items():
             if arm.leader:
+                assert arm.target is not None  # else the input is lost
                 positions[arm.columns], velocities[arm.columns] = arm.target[1:]
             if gripper := arm.contract.gripper:
                 first, *fingers = arm.gripper_columns
@@ -247,15 +263,17 @@ class TeleoperationSession:
 
     def _engage(self, measured: np.ndarray) -> bool:
         for arm in self._arms.values():
-            if arm.leader and (reason := arm.leader.too_far(arm.target[1], measured[arm.columns])):
-                self._why_not = reason
-                return False
+            if arm.leader and arm.target is not None:
+                reason = arm.leader.too_far(arm.target[1], measured[arm.columns])
+                if reason:
+                    self._why_not = reason
+                    return False
         # Where a moving arm will stop; starting at its current position would jerk it back.
         self._held = measured + self._speed * (
             _REACTION_S + 0.5 * np.abs(self._speed) / self._acceleration
         )
         if self._jog:
-            self._jog.begin(self._held[self._arms[self._moved].columns])
+            self._jog.begin(self._held[self._tool_arm.columns])
         self._engaged, self._why_not = True, ""
         return True
 
@@ -283,6 +301,12 @@ class TeleoperationSession:
                 return leader.topic
         return ""
 
+    @property
+    def _tool_arm(self) -> _Arm:
+        """The arm that a stick or twist moves; only for such a device."""
+        assert self._moved is not None
+        return self._arms[self._moved]
+
     def _arm(self, name: str | None) -> _Arm:
         return self._arms[name if name is not None else next(iter(self._arms))]
 
@@ -295,8 +319,7 @@ class TeleoperationSession:
         before, self._down[name] = self._down.get(name, True), is_down
         return is_down and not before
 
-    def _on_gripper(self, buttons: Sequence[int]) -> None:
-        keys = self.device.gripper
+    def _on_gripper(self, keys: GripperButtons, buttons: Sequence[int]) -> None:
         went = {
             name: self._went_down(name, pressed(buttons, button, keys.topic))
             for name, button in (
@@ -308,7 +331,7 @@ class TeleoperationSession:
         }
         if not self._engaged:
             return
-        binary = self._arms[self._moved].contract.gripper.binary
+        binary = self._tool_arm.gripper.binary
         if went.get("toggle"):
             self._opening = 0.0 if self._opening_now() > 0.5 else 1.0
         elif binary and went.get("close"):
@@ -317,7 +340,7 @@ class TeleoperationSession:
             self._opening = 1.0
 
     def _move_gripper(self, seconds: float) -> None:
-        gripper = self._arms[self._moved].contract.gripper
+        gripper = self._tool_arm.contract.gripper
         if gripper is None or gripper.binary:
             return
         direction = self._down.get("open", False) - self._down.get("close", False)
@@ -329,15 +352,16 @@ class TeleoperationSession:
     def _opening_now(self) -> float:
         if self._opening is not None:
             return self._opening
-        gripper = self._arms[self._moved].contract.gripper
-        return gripper.to_opening(self._gripper_target(self._moved))
+        assert self._moved is not None
+        return self._tool_arm.gripper.to_opening(self._gripper_target(self._moved))
 
     def _gripper_target(self, name: str) -> float:
         """Return the gripper target of an arm in its unit: as requested, else the last command,
         else as measured.
         """
         arm = self._arms[name]
-        gripper, measured = arm.contract.gripper, float(self._measured[1][arm.gripper_columns[0]])
+        assert self._measured is not None  # else the input is lost
+        gripper, measured = arm.gripper, float(self._measured[1][arm.gripper_columns[0]])
         if self._opening is not None and name == self._moved:
             return gripper.to_joint(self._opening)
         if arm.sent_gripper is not None:

@@ -46,7 +46,8 @@ def stick_motion(device: Device, axes: Sequence[float], buttons: Sequence[int]) 
     Raises:
         DeviceError: the device lacks an axis or button that its file names.
     """
-    stick: Stick = device.motion
+    stick = device.motion
+    assert isinstance(stick, Stick)
     deflection = np.zeros(6)
     for name, each in stick.axes.items():
         if each.axis >= len(axes):
@@ -66,7 +67,8 @@ def twist_motion(device: Device, linear: Sequence[float], angular: Sequence[floa
     Args:
         linear, angular: (3,) each, in the unit of the device.
     """
-    twist: Twist = device.motion
+    twist = device.motion
+    assert isinstance(twist, Twist)
     full = _full(device)
     share = np.array([*linear, *angular], dtype=float)
     if twist.unit == "si":

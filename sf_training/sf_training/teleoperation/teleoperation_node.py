@@ -12,10 +12,14 @@ import math
 import sys
 import time
 from array import array
+from collections.abc import Callable
+from typing import Any
 
 from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.task import Future
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import SetBool, Trigger
@@ -38,7 +42,7 @@ _TAKEOVER_S = 0.5  # time in which the executor gives control, or its reason is 
 class TeleoperationNode(ManagedNode):
     """Lifecycle node; topics, services and parameters are in ``doc/teleoperate.md``."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("teleoperation", **options)
         self.parameter(
             "device",
@@ -58,7 +62,9 @@ class TeleoperationNode(ManagedNode):
         self._session = TeleoperationSession(contract, device)
         self._joints = JointStates(contract)
         self._executor: ExecutorStatus | None = None
-        self._reported, self._engaged_at, self._before = "", None, None
+        self._reported = ""
+        self._engaged_at = -math.inf
+        self._before: float | None = None
         self._policy_until = -math.inf
         self._followed = self._waits = self._stopping = False
         self._retry_at = -math.inf
@@ -86,7 +92,7 @@ class TeleoperationNode(ManagedNode):
         )
         self.subscribe(PolicyStatus, topics.policy_status, self._on_policy, QoSProfile(depth=5))
         self._subscribe_gripper()
-        self._pause = self.create_client(SetBool, "chunk_executor/pause")
+        self._pause: Client = self.create_client(SetBool, "chunk_executor/pause")
         self.resources.callback(self.destroy_client, self._pause)
         self.resources.callback(
             self.destroy_service, self.create_service(Trigger, "~/resume", self._on_resume)
@@ -149,11 +155,14 @@ class TeleoperationNode(ManagedNode):
             if arm.gripper and own and own.output == "forward_command":
                 numbers = functools.partial(self._on_numbers_sent, {name: 0})
                 self.subscribe(Float64MultiArray, own.topic, numbers, reliable)
-        kind, take = {
+        kinds: dict[str, tuple[type, Callable[[dict[str, int], Any], None]]] = {
             "forward_command": (Float64MultiArray, self._on_numbers_sent),
             "joint_trajectory": (JointTrajectory, self._on_trajectory_sent),
-        }.get(contract.output, (None, None))
-        for topic, joints in contract.command_groups.items() if kind else ():
+        }
+        if contract.output not in kinds:
+            return
+        kind, take = kinds[contract.output]
+        for topic, joints in contract.command_groups.items():
             names = [contract.command_joints[joint] for joint in joints]
             grippers = {
                 name: names.index(arm.gripper.joint)
@@ -166,6 +175,7 @@ class TeleoperationNode(ManagedNode):
         self._session.on_joy(topic, message.axes, message.buttons, time.monotonic())
         if self._session.emergency_stop != self._stopping:
             self._stopping = self._session.emergency_stop
+            assert self._emergency_stop is not None  # the device has the button
             self._emergency_stop.publish(Bool(data=self._stopping))
 
     def _on_switch(self, message: Bool) -> None:
@@ -192,7 +202,7 @@ class TeleoperationNode(ManagedNode):
 
     def _on_trajectory_sent(self, grippers: dict[str, int], message: JointTrajectory) -> None:
         for arm in grippers:
-            name = self._contract.arms[arm].gripper.joint
+            name = self._contract.arms[arm].fitted_gripper.joint
             if message.points and name in message.joint_names:
                 column = message.joint_names.index(name)
                 self._session.on_gripper_sent(message.points[-1].positions[column], arm)
@@ -285,7 +295,7 @@ class TeleoperationNode(ManagedNode):
                 )
             return
 
-        def on_response(future) -> None:
+        def on_response(future: Future) -> None:
             response = future.result()
             if response is not None and response.success:
                 self._waits = waits
