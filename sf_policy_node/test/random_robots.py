@@ -8,9 +8,10 @@ LIMIT = 2.5  # rad; prismatic joints: a tenth of it in m
 
 
 def random_robot(seed: int, joints: int = 6) -> str:
-    """Return a chain ``joint0`` to ``joint{n}`` on ``base_link`` with tool and gripper.
+    """Return a chain of ``joints`` joints on ``base_link``, with a tool and a gripper at its end.
 
-    ``tool0``, ``gripper`` and its mimic joint follow the chain.
+    Its joints are ``joint0``, ``joint1`` and so on. The tool frame is ``tool0``; the gripper is the
+    joint ``gripper`` and the joint ``other`` that mimics it.
     """
     random = np.random.default_rng(seed)
     parts = [_link("base_link", random)]

@@ -1,7 +1,8 @@
 """Define the columns of a chunk, of a policy's state and of a joint command.
 
 :attr:`Contract.columns <sf_policy_node.contract.Contract.columns>` says which column is a gripper
-and which columns belong to one arm. No other code decides that by name or position.
+and which columns belong to one arm. Use it for every robot; only code for ``sim_arm`` and for the
+contract of one arm relies on the order of its columns.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Column:
 
 
 class Layout:
-    """Columns in order; iterate it, or ask it by arm and kind."""
+    """Columns in order; iterate over it, or select columns by arm and kind."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = tuple(columns)

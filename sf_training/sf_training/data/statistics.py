@@ -1,6 +1,6 @@
-"""Compute the statistics of state and action columns that are saved with a checkpoint.
+"""Compute mean, standard deviation and quantiles of state and action columns, for ``stats``.
 
-They are mean, standard deviation and quantiles.
+The ``statistics.json`` of a checkpoint is another file: ``sf_policy_node.vla.normalisation``.
 """
 
 from __future__ import annotations

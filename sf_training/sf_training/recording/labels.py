@@ -36,7 +36,7 @@ class Labels:
         outcome: success, failure or discarded; None keeps the recorded one.
         instruction: None keeps the recorded one.
         note: free text.
-        operator: who labelled.
+        operator: who gave the label.
         time: UTC, ISO 8601.
         segments: start [s after the first message of the bag] and text of each instruction, the
             first at 0. Empty means that ``instruction`` holds for the whole episode.
@@ -92,8 +92,11 @@ def add_label(
 ) -> Labels:
     """Label a finished episode; return the new label.
 
-    None and empty arguments keep the value of the label before. A new ``instruction`` replaces
-    earlier segments, and new ``segments`` replace the instruction.
+    None and empty arguments keep the value of the label before, except ``operator``. A new
+    ``instruction`` replaces earlier segments, and new ``segments`` replace the instruction.
+
+    Args:
+        operator: who gives this label; may be empty.
 
     Raises:
         LabelError: the episode or the outcome does not exist, an instruction is invalid, or all

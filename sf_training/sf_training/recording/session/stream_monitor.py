@@ -161,8 +161,11 @@ class StreamMonitor:
         self._last_stamp, self._last_received = time, received
 
     def report(self, now: float, limits: StreamLimits, recording: bool) -> StreamReport:
-        """Return the health of the topic: over the episode while recording, else over the last
-        :data:`WINDOW_S`.
+        """Return the health of the topic.
+
+        The rate is judged over the episode while recording, else over the last :data:`WINDOW_S`.
+        ``longest_gap_s`` and the counts are those since :meth:`begin`; they are judged only while
+        recording.
         """
         duration = now - self._begin
         rate = self._recent_hz(now)
