@@ -105,7 +105,8 @@ def training_set(bags, contract):
     return load_training_set(bags, 96, Console(quiet=True), contract=contract)[1]
 
 
-def losses(data: TrainingSet, contract, tmp_path: Path) -> tuple[float, float]:
+def losses(data: TrainingSet, contract, tmp_path: Path) -> tuple[float, float, float]:
+    """Return action loss and alignment loss of one step, and the validation error after it."""
     settings = Settings(
         data=tmp_path, out=tmp_path / "out", steps=2, width=32, layers=2, pairs=4, singles=0
     )

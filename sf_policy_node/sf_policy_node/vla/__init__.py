@@ -1,1 +1,1 @@
-"""The vision-language-action model. torch only: no ROS."""
+"""The vision-language-action model, its checkpoints, and remote policies. No ROS."""

@@ -36,7 +36,7 @@ class TrainingSet:
             ``images[indices]``; black where a camera is missing.
         states: (F, N) float64.
         episodes: (F,) index of the episode of each frame.
-        label_frame: (L,) frame of each label, ascending.
+        label_frame: (L,) frame of each label.
         label_text: (L,) index into ``texts``.
         label_chunk: (L, H, A) float32.
         texts: the different instructions.
@@ -145,7 +145,8 @@ class ContrastiveSampler:
         """Draw a batch of B = 2 * pairs + singles labels.
 
         Returns:
-            Frames (F,); for each label the index of its frame among them (B,); the labels (B,).
+            Frames (pairs + singles,); for each label the index of its frame among them (B,); the
+            labels (B,).
         """
         several = self._pick("several", self._several, self.pairs)
         one = self._pick("one", self._one, self.singles)
