@@ -149,7 +149,7 @@ class FakeArm:
 class ScriptedPolicy:
     """A policy that moves the tool steadily along x.
 
-    ``delay_s`` and ``fail`` make it slow or broken.
+    ``delay_s`` makes it slow [s]. ``result`` replaces its chunk; an exception is raised.
     """
 
     policy_id, device = "scripted", "cpu"

@@ -14,7 +14,7 @@ def sf_training() -> int | None:
 
 
 def train() -> int | None:
-    """Fine-tune a model on episodes."""
+    """Train a model on episodes, from scratch or from given weights."""
     return start("sf_training.training.train")
 
 

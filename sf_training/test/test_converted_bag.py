@@ -1,4 +1,7 @@
-"""Tests of episodes after `ros2 bag convert`, which copies only messages."""
+"""Tests of episodes after a conversion that copies only messages.
+
+`ros2 bag convert` is one; the tests run `rosbags-convert`.
+"""
 
 import subprocess
 import sys
