@@ -26,7 +26,10 @@ def make_matrices():
 
 
 def take_steps(optimizer, matrices, first, last):
-    """Take steps ``first`` to ``last`` with fixed gradients; the last matrix has none at first."""
+    """Take steps ``first`` to ``last - 1`` with fixed gradients.
+
+    The last matrix has no gradient in step 0.
+    """
     for number in range(first, last):
         generator = torch.Generator().manual_seed(number)
         for matrix in matrices:

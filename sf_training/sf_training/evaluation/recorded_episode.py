@@ -90,7 +90,8 @@ def open_episodes(
 ) -> list[EpisodeReader]:
     """Return the episodes below a folder with one of the outcomes, in the order of training.
 
-    Episodes that cannot be used are reported on the console, by default on stderr.
+    Episodes are indexed, and the indices saved in the cache folder of ``bags``. Episodes that
+    cannot be used are reported on the console, by default on stderr.
 
     Raises:
         BagError: none can be used, or none has such an outcome.
