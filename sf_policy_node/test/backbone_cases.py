@@ -1,4 +1,4 @@
-"""Tiny models of every family for the shipped robot, and their inputs."""
+"""Tiny models of every family for the contract of ``sim_arm``, and their inputs."""
 
 from pathlib import Path
 

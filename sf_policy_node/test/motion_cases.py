@@ -1,5 +1,5 @@
-"""Helpers of the motion tests: the simulated arm's contract, chunks for it, and an observer that
-checks all sent trajectories.
+"""Helpers of the motion tests: contracts of ``sim_arm``, chunks, an observer that checks all sent
+trajectories, and a bench of executor, perfect arm and clock.
 """
 
 import dataclasses
