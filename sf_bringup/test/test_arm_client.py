@@ -8,7 +8,7 @@ from sf_policy_node.contract import load_contract
 
 
 def test_command_line_arguments_are_not_mistaken_for_remappings(ros_domain, monkeypatch, capfd):
-    """`robot:=piper_pair` is an argument of the program; rclpy would warn of a remap rule."""
+    """`robot:=sim_arm` is an argument of the program; rclpy would warn of a remap rule."""
     monkeypatch.setattr(sys, "argv", ["demo", "robot:=sim_arm", "--ros-args", "-r", "__ns:=/other"])
     client = ArmClient(load_contract(find_robot("sim_arm")))
     try:

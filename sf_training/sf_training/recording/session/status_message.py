@@ -1,4 +1,4 @@
-"""Publish the state of the recorder as ``sf_msgs/RecorderStatus`` and on ``/diagnostics``."""
+"""Build the messages of the recorder's state: ``sf_msgs/RecorderStatus`` and diagnostics."""
 
 from __future__ import annotations
 

@@ -93,9 +93,11 @@ class ResumableState:
             ) from None
 
     def restore(self, path: Path, data_digest: str) -> dict[str, Any] | None:
-        """Read the state into module, average and optimisers; return ``progress`` of :meth:`save`.
+        """Read the state into module, average and optimisers.
 
-        Returns None where there is no file.
+        Returns:
+            The whole saved dictionary, which contains the entries of ``progress`` of :meth:`save`;
+            None if there is no file.
 
         Raises:
             TrainingError: the file is damaged, or is of a run with other settings or data.
