@@ -197,7 +197,7 @@ class JointStates:
         return None if None in positions else np.array(positions)
 
     def clear(self) -> None:
-        """Forget everything, as after a jump of the clock."""
+        """Forget all positions and the last fault, as after a jump of the clock."""
         for track in self._tracks.values():
             track.clear()
         self._fault = ""

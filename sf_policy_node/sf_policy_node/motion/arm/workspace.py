@@ -28,7 +28,8 @@ class Survey:
         first_violation: index, counted after the start, of the first sample with a tool outside
             its box or with two links that touch; None when there is none.
         top_speed: of the fastest tool [m/s].
-        speed_factor: by which factor the tools must be slowed; 1 or more if they need not be.
+        speed_factor: factor for the speed with which the fastest tool moves at
+            :data:`TOOL_SPEED_USED` of its limit, or as at the start if that is faster.
         speed_violation: which tool is too fast, in one sentence; empty when none is.
         reason: which tool or links cause the violation, in one sentence; empty without one.
     """
