@@ -107,8 +107,7 @@ def arm_graph(
     replan_steps: int = 0,
     **common: Any,
 ) -> list[NodeSpec]:
-    """Return the nodes of the run journey: executor, policy, recorder and the simulated arm, each
-    if wanted.
+    """Return the wanted nodes of the run journey: executor, policy, recorder, simulated arm.
 
     Args:
         common: arguments that every journey has; see :func:`_finish`.
@@ -345,11 +344,9 @@ def _robot_state(robot: _Robot) -> NodeSpec:
         get_package_prefix(journeys.ROBOT_STATE_PUBLISHER.package)
     except PackageNotFoundError:
         return make_spec(journeys.ROBOT_STATE, robot.common)
-    parameters: dict[str, Value] = {
-        "robot_description": robot.contract.urdf_xml,
-        "use_sim_time": robot.use_sim_time,
-    }
-    return make_spec(journeys.ROBOT_STATE_PUBLISHER, parameters)
+    clock: dict[str, Value] = {"use_sim_time": robot.use_sim_time}
+    urdf = {"robot_description": robot.contract.urdf_xml, **clock}
+    return make_spec(journeys.ROBOT_STATE_PUBLISHER, urdf)
 
 
 def _check_installed(tool: Executable) -> None:
