@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 from sf_policy_node.contract import ContractError, parse_contract
 from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
-from sf_policy_node.nodes import parallel_gripper
+from sf_policy_node.nodes import outputs, parallel_gripper
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.outputs import make_output
@@ -183,6 +184,42 @@ def test_a_stop_that_is_flushed_late_starts_where_it_was_handed_over(graph):
     rig.output.flush()
     first = rig.wait_for_messages(count=30)[0]
     np.testing.assert_array_equal(first.data, stop.positions[0])
+
+
+class Recorder(outputs.StreamingOutput):
+    """An output that records its commands, and a clock that is late by ``late_s`` once."""
+
+    def __init__(self, late_s):
+        super().__init__(SimpleNamespace(now=lambda: self.clock))
+        self.clock, self._late, self.sent = 0.0, late_s, []
+
+    def monotonic(self):
+        return self.clock
+
+    def sleep(self, seconds):
+        self.clock += seconds
+        if len(self.sent) == 10:
+            self.clock, self._late = self.clock + self._late, 0.0
+
+    def publish(self, setpoint):
+        if setpoint is not None:
+            self.sent.append((self.clock, setpoint.positions))
+
+    def wait(self):
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("late_s", [0.05, 0.3])
+def test_a_stall_while_a_stop_is_flushed_sends_no_burst(monkeypatch, late_s):
+    recorder = Recorder(late_s)
+    monkeypatch.setattr(outputs, "time", recorder)
+    stop = motion(0.0)
+    recorder.send(stop)
+    recorder.flush()
+    times, positions = zip(*recorder.sent, strict=True)
+    assert np.diff(times).min() > 0.99 / RATE
+    whole = late_s < 0.06
+    np.testing.assert_array_equal(positions, stop.positions[: None if whole else 10])
 
 
 def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):

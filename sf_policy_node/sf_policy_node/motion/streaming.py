@@ -11,12 +11,19 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.types import Setpoint
 
-_GAP_S = 0.06  # after a longer gap, or one of more than three periods, the motion is abandoned
+_GAP_S, _GAP_PERIODS = 0.06, 3.0  # after a gap longer than both, the motion is abandoned
 _FASTEST = 1.05  # times the planned speed with which a delay is caught up
 _SMOOTHING = 0.02  # weight of a new interval in the average
 _SLOWEST = 3.0  # times the nominal period: the longest interval that counts for the average
 _CANDIDATES = 24  # times on the path that are tried when the command that is due would be a jump
 _ROUNDING = 1.02  # tolerance of the limits
+
+
+def longest_gap(period: float) -> float:
+    """Return after which time without a command [s] a motion is abandoned, for one ``period`` [s]
+    between commands.
+    """
+    return max(_GAP_S, _GAP_PERIODS * period)
 
 
 class Stream:
@@ -43,7 +50,7 @@ class Stream:
         alone: bool = True,
     ) -> None:
         self._period = 1.0 / rate_hz
-        self._gap = max(_GAP_S, 3.0 / rate_hz) if alone else math.inf
+        self._gap = longest_gap(self._period) if alone else math.inf
         self._alone = alone
         self._names = joint_names
         self._limits = limits

@@ -21,6 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, limit_correction
+from sf_policy_node.motion.streaming import longest_gap
 from sf_policy_node.motion.types import Setpoint, Trajectory, of_joints
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
 from sf_policy_node.nodes.lifecycle import ManagedNode
@@ -146,7 +147,9 @@ class StreamingOutput:
     def flush(self) -> None:
         """Stream the rest of the last motion, because no other process would stop the arm.
 
-        It continues where it was when :meth:`send` took it, however late this call is.
+        It continues where it was when :meth:`send` took it, however late this call is. A point that
+        is late delays those after it: sent at once, they would make the arm jump. After a long
+        delay the arm has stopped at the last command, and the rest is not sent.
         Afterwards :meth:`stream` sends no commands until the next :meth:`send`: its caller does not
         know which commands were sent here.
         """
@@ -158,8 +161,13 @@ class StreamingOutput:
             ahead = due > begin
             # The last point is also sent if it was due less than one period ago.
             ahead[-1] |= due[-1] > begin - motion.times[0]
+            gap = longest_gap((due[-1] - due[0]) / max(1, len(due) - 1))
             for index in np.flatnonzero(ahead):
                 time.sleep(max(0.0, started + (due[index] - begin) - time.monotonic()))
+                late = time.monotonic() - started - (due[index] - begin)
+                if late > gap:
+                    break
+                started += max(0.0, late)
                 self.publish(
                     Setpoint(
                         float(due[index]),
