@@ -38,32 +38,38 @@ _START_S = 180.0
 def measure_jitter(figures: Figures, seconds: float, folder: Path, console: Console) -> None:
     """Follow instructions for ``seconds`` of wall time at each rate and add percentiles of |period
     - nominal|.
+
+    Times of sending show what the executor does; times of arrival add the delays of DDS and of the
+    receiving process on this machine.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     deviations = {}
     for rate in RATES:
         with console.status(f"command periods at {rate} Hz: {seconds:g} s"):
             contract, observed = _observe(rate, seconds, folder / f"jitter_{rate}hz")
-        moving = is_moving(observed["commands"], observed["statuses"], observed["states"])
-        periods = 1e-9 * np.diff(observed["commands"])[moving]
-        deviations[rate] = 1e3 * np.abs(periods - 1 / rate)
-        note = (
-            f"off {1e3 / rate:g} ms, at the observer's DDS, {periods.sum():.0f} s of motion;"
-            f" {(~moving).sum()} gaps in which the arm was to be stationary"
-        )
-        figures.spread(f"command_period_{rate}hz", deviations[rate], "ms", note, (50, 99, 100))
-        figures.add(
-            f"command_period_{rate}hz_mean",
-            1e3 * periods.mean(),
-            "ms",
-            len(periods),
-            "how long a cycle took on average",
-        )
-        cycles = f"in a controller of {RATE_HZ:g} Hz that holds the last command"
-        commands, missing = hold_commands(observed["commands"], observed["positions"], moving)
-        figures.rate(f"cycles_without_command_{rate}hz", int(missing.sum()), len(missing), cycles)
-        for what, shares in shares_of_limits(commands, JointLimits.of(contract)).items():
-            figures.spread(f"streamed_{what}_{rate}hz", shares, "of the limit", cycles, (99, 100))
+        limits = JointLimits.of(contract)
+        for place, times in (("sent", observed["sent"]), ("received", observed["commands"])):
+            moving = is_moving(times, observed["statuses"], observed["states"])
+            periods = 1e-9 * np.diff(times)[moving]
+            off = 1e3 * np.abs(periods - 1 / rate)
+            deviations[f"{rate} Hz, {place}"] = off
+            note = (
+                f"off {1e3 / rate:g} ms, {place}, {periods.sum():.0f} s of motion;"
+                f" {(~moving).sum()} gaps in which the arm was to be stationary"
+            )
+            figures.spread(f"command_period_{place}_{rate}hz", off, "ms", note, (50, 99, 100))
+            mean, note = 1e3 * periods.mean(), "how long a cycle took on average"
+            figures.add(f"command_period_{place}_{rate}hz_mean", mean, "ms", len(periods), note)
+            cycles = f"{place}, in a controller of {RATE_HZ:g} Hz that holds the last command"
+            commands, missing = hold_commands(times, observed["positions"], moving)
+            count = int(missing.sum())
+            figures.rate(f"cycles_without_command_{place}_{rate}hz", count, len(missing), cycles)
+            for what, shares in shares_of_limits(commands, limits).items():
+                name = f"streamed_{what}_{place}_{rate}hz"
+                figures.spread(name, shares, "of the limit", cycles, (99, 100))
+        delays = 1e-6 * (observed["commands"] - observed["sent"])
+        note = "from sending in the executor's process to arrival at the observer's DDS"
+        figures.spread(f"command_delivery_{rate}hz", delays, "ms", note, (50, 99, 100))
     plot_jitter(folder / "jitter.png", deviations)
 
 

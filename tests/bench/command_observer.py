@@ -1,9 +1,10 @@
 """Record when streamed commands arrive, in a process of its own: ``python3 -m
 bench.command_observer TOPIC STATUS_TOPIC FILE``.
 
-Times are those at which DDS received a message; delays of this program do not change them. It
-listens until its standard input ends, then writes ``FILE`` (.npz): ``commands`` (N,) and
-``statuses`` (M,) [ns since 1970], ``positions`` (N, J) [rad or m], ``states`` (M,) of the executor.
+Times are those at which DDS received a message and those at which the executor's process sent it;
+delays of this program do not change them. It listens until its standard input ends, then writes
+``FILE`` (.npz): ``commands`` and ``sent`` (N,) and ``statuses`` (M,) [ns since 1970], ``positions``
+(N, J) [rad or m], ``states`` (M,) of the executor.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from sf_msgs.msg import ExecutorStatus
 
 def observe(topic: str, status_topic: str, file: Path) -> None:
     """Listen until standard input ends."""
-    commands: list[tuple[int, list[float]]] = []
+    commands: list[tuple[int, int, list[float]]] = []
     statuses: list[tuple[int, int]] = []
     rclpy.init()
     node = rclpy.create_node("command_observer")
     node.create_subscription(
         Float64MultiArray,
         topic,
-        lambda message, info: commands.append((info["received_timestamp"], message.data.tolist())),
+        lambda message, info: commands.append(
+            (info["received_timestamp"], info["source_timestamp"], message.data.tolist())
+        ),
         QoSProfile(depth=1000),
     )
     node.create_subscription(
@@ -47,10 +50,11 @@ def observe(topic: str, status_topic: str, file: Path) -> None:
     while not end.is_set():
         executor.spin_once(timeout_sec=0.1)
     times, states = zip(*statuses, strict=True) if statuses else ((), ())
-    arrivals, positions = zip(*commands, strict=True) if commands else ((), ())
+    arrivals, sent, positions = zip(*commands, strict=True) if commands else ((), (), ())
     np.savez(
         file,
         commands=np.array(arrivals, np.int64),
+        sent=np.array(sent, np.int64),
         positions=np.array(positions, float),
         statuses=np.array(times, np.int64),
         states=np.array(states, np.int64),

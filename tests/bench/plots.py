@@ -122,16 +122,16 @@ def plot_success(
     _save(figure, path)
 
 
-def plot_jitter(path: Path, deviations: Mapping[int, np.ndarray]) -> None:
+def plot_jitter(path: Path, deviations: Mapping[str, np.ndarray]) -> None:
     """Draw how many command periods exceed each deviation.
 
-    ``deviations``: rate [Hz] -> |period - nominal| [ms].
+    ``deviations``: rate and place -> |period - nominal| [ms].
     """
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
-    for rate, values in deviations.items():
+    for name, values in deviations.items():
         ordered = np.sort(values)
         share = 1 - np.arange(len(ordered)) / len(ordered)
-        axis.loglog(np.maximum(ordered, 1e-4), share, label=f"{rate} Hz, n = {len(ordered)}")
+        axis.loglog(np.maximum(ordered, 1e-4), share, label=f"{name}, n = {len(ordered)}")
     axis.set(xlabel="|period - nominal| [ms]", ylabel="share of periods that are off by more")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
