@@ -4,6 +4,7 @@ The model is ``sf_policy_node.controller``, which was compared with joint_trajec
 tests check the commands to the hardware in every cycle.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -14,6 +15,7 @@ from sf_policy_node.controller.control_loop import ControlLoop
 from sf_policy_node.controller.parameters import ControllerParameters
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.status import ExecutorState
 
 LIMITS = JointLimits.of(sim_arm())
@@ -22,18 +24,23 @@ FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
 
 
 class Arm:
-    """Executor, controller and servos; messages take ``transit`` [s]."""
+    """Executor, controller and servos; messages take ``transit`` [s].
 
-    def __init__(self, *, transit=0.004, velocity_state=True, **options):
+    Args:
+        reports: the controller publishes its state at 50 Hz, as it does by default.
+    """
+
+    def __init__(self, *, transit=0.004, velocity_state=True, reports=True, **options):
         parameters = ControllerParameters(
             interpolate_from_desired_state=options.pop("desired", False)
         )
-        self.loop = ControlLoop(
+        self.loop = options.pop("loop", ControlLoop)(
             LIMITS.names, HOME, 0.0, parameters=parameters, velocity_state=velocity_state, **options
         )
         self.executor = ChunkExecutor(sim_arm(), stopwatch=lambda: self.now)
         self.now, self.transit, self.sequence = 0.0, transit, 0
-        self.stop_transit = None
+        self.set_by = 0.0  # what the clock of executor and controller was set by [s]
+        self.stop_transit, self.reports = None, reports
         self._mail, self.refused = [], 0
         self.places = []
         self.executor.activate(0.0)
@@ -46,9 +53,31 @@ class Arm:
                 self.refused += not self.loop.receive(trajectory.held(), arrival)
             self._mail = [mail for mail in self._mail if mail[0] > self.now]
             self.loop.advance(self.now)
-            self.executor.on_joint_state(self.now, self.loop.position, self.loop.velocity)
-            self.places.append((self.now, self.loop.position))
-            self.send(self.executor.tick(self.now))
+            self.executor.on_joint_state(self.stamp, self.loop.measured, self.loop.velocity)
+            self.report()
+            self.places.append((self.now, self.loop.measured))
+            self.send(self.executor.tick(self.clock))
+
+    def report(self):
+        if self.reports and round(self.now / TICK) % 2 == 0:
+            reference = self.loop.controller.reference
+            velocity = np.zeros(7) if reference.velocity is None else reference.velocity
+            self.executor.on_controller_reference(self.stamp, reference.position, velocity)
+
+    @property
+    def stamp(self):
+        """Stamp of what the controller's host publishes now [s]."""
+        return self.now + self.loop.clock_offset_s
+
+    @property
+    def clock(self):
+        """The executor's clock [s]."""
+        return self.now + self.set_by
+
+    def set_clock(self, seconds):
+        """Set the clock of the host on which executor and controller run."""
+        self.set_by += seconds
+        self.loop.clock_offset_s += seconds
 
     def send(self, trajectory, transit=None):
         if trajectory is not None:
@@ -61,9 +90,10 @@ class Arm:
         self.sequence += 1
         stamp, position = self.places[-1 - round(age / TICK)]
         chunk = make_chunk(
-            sim_arm(), rows, stamp=stamp, sequence=self.sequence, epoch=self.sequence
+            sim_arm(), rows, stamp=stamp + self.set_by, sequence=self.sequence, epoch=self.sequence
         )
-        self.send(self.executor.on_chunk(dataclasses.replace(chunk, reference=position), self.now))
+        chunk = dataclasses.replace(chunk, reference=position)
+        self.send(self.executor.on_chunk(chunk, self.clock))
 
     def shares(self):
         """Return peak velocity and acceleration of hardware commands, as shares of the limits."""
@@ -88,11 +118,12 @@ class BusyArm(Arm):
                 self.refused += not self.loop.receive(trajectory.held(), arrival)
             self._mail = [mail for mail in self._mail if mail[0] > self.now]
             self.loop.advance(self.now)
-            self.places.append((self.now, self.loop.position))
+            self.places.append((self.now, self.loop.measured))
             if self.now >= self._next_call:
                 self._next_call = self.now + TICK + self._dice.uniform(0.0, self._late)
-                self.executor.on_joint_state(self.now, self.loop.position, self.loop.velocity)
-                self.send(self.executor.tick(self.now))
+                self.executor.on_joint_state(self.stamp, self.loop.measured, self.loop.velocity)
+                self.report()
+                self.send(self.executor.tick(self.clock))
 
     def send(self, trajectory, transit=None):
         newest = max((arrival for arrival, _ in self._mail), default=0.0)
@@ -102,7 +133,7 @@ class BusyArm(Arm):
 
 STOPS = {
     "none": lambda arm: None,
-    "emergency stop": lambda arm: arm.send(arm.executor.emergency_stop(arm.now)),
+    "emergency stop": lambda arm: arm.send(arm.executor.emergency_stop(arm.clock)),
     "pause": lambda arm: arm.send(arm.executor.pause(True, arm.now)),
     "deactivate": lambda arm: arm.send(arm.executor.deactivate(arm.now)),
     "policy": lambda arm: arm.send(arm.executor.on_policy_state(False, 99, "done", arm.now)),
@@ -147,7 +178,7 @@ def test_blending_and_stops_keep_the_limits_on_a_busy_machine():
             rows = FAST * np.append(rng.uniform(-1.0, 1.0, 3), 1.0)
             arm.chunk(rows + np.append(rng.normal(0.0, 0.002, 3), 0.0))
             arm.run(float(rng.choice([0.2, 0.27])))
-        arm.send(arm.executor.emergency_stop(arm.now))
+        arm.send(arm.executor.emergency_stop(arm.clock))
         arm.run(1.8)
         velocity, acceleration = arm.shares()
         assert velocity <= 1.02 and acceleration <= 1.05, (seed, velocity, acceleration)
@@ -183,7 +214,7 @@ def test_a_stop_that_is_lost_is_repeated_until_the_arm_stops():
         arm.run(0.25)
     arm.chunk()
     arm.run(0.1)
-    arm.executor.emergency_stop(arm.now)  # never sent
+    arm.executor.emergency_stop(arm.clock)  # never sent
     arm.run(0.35)
     assert np.abs(arm.loop.velocity).max() < 1e-3
     assert arm.executor.status.state is ExecutorState.STOPPED
@@ -198,8 +229,8 @@ def test_an_emergency_stop_works_after_a_wrong_report_of_the_controller():
     wrong = arm.loop.position + [0.2, 0, 0, 0, 0, 0, 0]
     arm.executor.on_controller_reference(arm.now, wrong, np.zeros(7))
     arm.run(0.02)
-    assert np.abs(arm.loop.velocity).max() > 0.5
-    arm.send(arm.executor.emergency_stop(arm.now))
+    assert np.abs(arm.loop.velocity).max() > 0.3
+    arm.send(arm.executor.emergency_stop(arm.clock))
     arm.run(0.25)
     assert np.abs(arm.loop.velocity).max() < 1e-3
     velocity, acceleration = arm.shares()
@@ -226,7 +257,7 @@ def test_an_arm_that_does_not_stop_is_reported():
     arm.chunk(straight(sim_arm(), (0.02, 0.0, 0.0)))
     arm.run(0.4)
     arm.send = lambda *_: None  # the link is lost
-    arm.executor.emergency_stop(arm.now)
+    arm.executor.emergency_stop(arm.clock)
     reasons = []
     for _ in range(80):
         arm.run(0.01)
@@ -247,3 +278,114 @@ def test_the_first_steps_start_as_soon_as_delivery_allows():
     commanded = arm.loop.take()
     moved = np.abs(commanded.positions - commanded.positions[0]).max(axis=1) > 1e-6
     assert commanded.times[int(moved.argmax())] - begun <= 0.03
+
+
+def move(arm, seconds=0.75):
+    for _ in range(round(seconds / 0.25)):
+        arm.chunk()
+        arm.run(0.25)
+    assert np.abs(arm.loop.velocity).max() > 0.3
+
+
+@pytest.mark.parametrize("stop", ["none", "emergency stop"])
+def test_an_arm_on_a_path_that_its_controller_seems_to_have_left_is_stopped(stop):
+    """Before, two wrong reports made the executor forget the path: no stop could be sent."""
+    arm = Arm(update_rate_hz=250.0, reports=False)
+    move(arm)
+    for _ in range(2):
+        wrong = arm.loop.position + [0.2, 0, 0, 0, 0, 0, 0]
+        arm.executor.on_controller_reference(arm.now, wrong, np.zeros(7))
+        arm.run(0.02)
+    assert "does not follow" in arm.executor.status.reason
+    STOPS[stop](arm)
+    arm.run(0.35)
+    assert np.abs(arm.loop.velocity).max() < 1e-3
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+
+
+def test_a_controller_that_left_its_path_is_not_commanded_back():
+    arm = Arm(update_rate_hz=250.0)
+    move(arm)
+    arm.loop.deactivate()
+    arm.loop.activate()  # it holds its last command
+    arm.run(0.2)
+    assert "does not follow" in arm.executor.status.reason
+    held = arm.loop.position.copy()
+    arm.run(0.8)
+    assert np.abs(arm.loop.position - held).max() < 1e-6
+
+
+@pytest.mark.parametrize("seconds", [-0.045, -0.03, -0.012, 0.008, 0.02, 0.049, 0.14, 2.0, -3.0])
+@pytest.mark.parametrize("stop", ["none", "emergency stop"])
+def test_a_clock_that_is_set_during_a_motion_is_no_leap_in_the_next(seconds, stop):
+    """A controller plays its trajectory by a steady clock, and times a new one by the set clock.
+
+    Before, steps of -45 to 50 ms were not noticed: 4 to 7 times the velocity limit.
+    """
+    for lag in (0.0, 0.05):
+        arm = Arm(update_rate_hz=250.0, servo_lag_s=lag)
+        move(arm)
+        arm.set_clock(seconds)
+        for _ in range(6):
+            with contextlib.suppress(ChunkRefused):
+                arm.chunk()
+            arm.run(0.01)
+        STOPS[stop](arm)
+        arm.run(0.3)
+        if stop == "emergency stop":
+            assert np.abs(arm.loop.velocity).max() < 0.05
+        arm.run(1.5)
+        velocity, acceleration = arm.shares()
+        assert velocity <= 1.02 and acceleration <= 1.05, (lag, velocity, acceleration)
+        assert "clock" in arm.executor.status.reason or stop != "none"
+
+
+def teleoperate(arm, seconds, speed=1.0):
+    """Move the first joint at ``speed`` [rad/s], from where they are commanded."""
+    for _ in range(round(seconds / 0.02)):
+        arm.target = getattr(arm, "target", HOME) + 0.02 * speed * (np.arange(7) == 0)
+        with contextlib.suppress(MotionRefused):
+            arm.send(arm.executor.on_teleoperation(arm.now, arm.target, np.zeros(7), arm.now))
+        arm.run(0.02)
+
+
+class FrozenLoop(ControlLoop):
+    """A control loop whose driver can freeze: it then reports the same joints again and again."""
+
+    frozen = None
+
+    @property
+    def measured(self):
+        return super().measured if self.frozen is None else self.frozen
+
+    @property
+    def measured_velocity(self):
+        return super().measured_velocity if self.frozen is None else 0.0 * self.frozen
+
+
+def test_a_driver_that_freezes_does_not_make_the_controller_jump_to_frozen_joints():
+    """Before, it was met where it was measured: the controller bridged from there, 28 times the
+    velocity limit.
+    """
+    arm = Arm(update_rate_hz=250.0, loop=FrozenLoop)
+    teleoperate(arm, 0.5)
+    arm.loop.frozen = arm.loop.position.copy()
+    teleoperate(arm, 0.6)
+    assert "does not move" in arm.executor.status.reason
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.05])
+def test_an_operator_who_starts_at_once_does_not_disturb_the_way_to_the_first_point(lag):
+    """No report says that the controller commands more than the drooping arm shows."""
+    arm = Arm(update_rate_hz=250.0, servo_lag_s=lag, reports=False, desired=True)
+    arm.loop.offset[:6] = -0.04
+    arm.run(1.0)
+    arm.executor.deactivate(arm.now)
+    arm.executor.activate(arm.now)
+    teleoperate(arm, 0.8)
+    arm.run(1.0)
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)

@@ -56,6 +56,7 @@ class ControlLoop:
         update_rate_hz: of the controller manager, 50 to 1000.
         servo_lag_s: time constant of the servos.
         clock_offset_s: how far the controller's clock is ahead of the sender's; negative: behind.
+            It may be changed at any time, as by setting the clock of the controller's host.
         velocity_state: the hardware reports velocities, here the mean of the last cycle.
         limiter: of the controller manager; None: it does not enforce limits.
     """
@@ -103,7 +104,7 @@ class ControlLoop:
 
     def activate(self) -> None:
         """Activate the controller at the present time; it holds the last command."""
-        self.controller.activate(self._measured, self._measured_velocity)
+        self.controller.activate(self.measured, self.measured_velocity)
 
     def deactivate(self) -> None:
         """Deactivate the controller; the servos keep the last command."""
@@ -126,7 +127,10 @@ class ControlLoop:
         while (now := self.now) < until:
             self._servo()
             planned = self.controller.update(
-                now + self.clock_offset_s, self._measured, self._measured_velocity
+                now + self.clock_offset_s,
+                self.measured,
+                self.measured_velocity,
+                self._period,
             )
             planned = self.commanded if planned is None else planned
             if self._limiter is not None:
@@ -146,11 +150,13 @@ class ControlLoop:
         return Commands(times, positions)
 
     @property
-    def _measured(self) -> np.ndarray:
+    def measured(self) -> np.ndarray:
+        """Positions (J,) that the sensors report [rad or m]."""
         return self.position + self.offset
 
     @property
-    def _measured_velocity(self) -> np.ndarray | None:
+    def measured_velocity(self) -> np.ndarray | None:
+        """Velocities (J,) that the sensors report; None: none."""
         return self.velocity if self._velocity_state else None
 
     def _servo(self) -> None:

@@ -134,12 +134,22 @@ class JointTrajectoryController:
             self.accepted += 1
 
     def update(
-        self, now: float, positions: np.ndarray, velocities: np.ndarray | None = None
+        self,
+        now: float,
+        positions: np.ndarray,
+        velocities: np.ndarray | None = None,
+        period: float | None = None,
     ) -> np.ndarray | None:
         """Run one cycle and return the position command (J,).
 
+        ``now`` decides where a new trajectory starts; from then on it advances by ``period``.
+        ``controller_manager`` passes ROS time and the period of a steady clock, so a trajectory in
+        progress does not notice that the clock is set (``ros2_control_node.cpp``,
+        ``ControllerManager::update`` of 4.46.0 (Jazzy), 5.16.0 (Kilted) and master 53b9999d1).
+
         Args:
             positions, velocities: measured (J,); velocities None: not reported.
+            period: since the last cycle [s]; None: as ``now`` says, as with simulated time.
 
         Returns None before the first command.
         """
@@ -166,7 +176,8 @@ class JointTrajectoryController:
                 current.approach_from(time, measured, self._wraps)
             self._time = time
         else:
-            self._time += int((time - self._now) * self.scaling)
+            passed = time - self._now if period is None else round(1e9 * period)
+            self._time += int(passed * self.scaling)
         self._now = time
         if first_sample:
             # A start of 0 becomes this time.

@@ -15,6 +15,7 @@ from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.findings import Deviation, Fault
 from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.lost_path import LostPath
 from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
 from sf_policy_node.motion.state_machine import (
     Event,
@@ -78,6 +79,7 @@ class Supervisor:
         self.control_until = -math.inf
         """When an operator, a replay or homing loses control without a new command [s]."""
         self.stop_watch = StopWatch(limits)
+        self._lost: LostPath | None = None
         self._log.report(STATE_REASONS[State.INACTIVE])
 
     def apply(
@@ -222,12 +224,16 @@ class Supervisor:
     ) -> Trajectory | None:
         """Forget the commanded path; see :meth:`ChunkExecutor.on_controller_lost`."""
         now, sent = self.advance(now)
+        path = self._guard.path
         if self.situation.moves:
             self._policy.block(f"{reason}; {AGAIN}")
             self._require_release(reason)
             reason = f"stopped: {reason}; {AGAIN}"
         self.stop_watch.end()
         stop = self._stop_others(now, joints)
+        if path is not None and not (self._shadow or self._guard.streams):
+            every = range(len(self._guard.limits.names))
+            self._lost = LostPath(path, tuple(every if joints is None else joints), now)
         return self.apply(Event.CONTROLLER_LOST, now, reason) or stop or sent
 
     def _stop_others(self, now: float, joints: Sequence[int] | None) -> Trajectory | None:
@@ -236,6 +242,21 @@ class Supervisor:
             return None
         stop = self._guard.brake(now)
         return None if stop is None else dataclasses.replace(stop, left_out=tuple(joints))
+
+    def _stop_on_lost_path(self, now: float) -> Trajectory | None:
+        """Stop a controller that is still on the path which it is said to have left."""
+        lost, guard = self._lost, self._guard
+        if guard.path is not None:
+            self._lost = lost = None
+        if lost is None or not lost.is_followed(guard.monitor, now):
+            return None
+        self._lost, guard.path = None, lost.path
+        stop = guard.brake(now)
+        others = sorted(set(range(len(guard.limits.names))) - set(lost.joints))
+        if stop is None or not others:
+            return self.sent_stop(stop, now)
+        guard.path = None  # of the other controllers
+        return dataclasses.replace(stop, left_out=tuple(others))
 
     def out_of_motion(self, now: float) -> str:
         """Return why the motion ended if the last chunk ran out; empty when it did not.
@@ -267,13 +288,20 @@ class Supervisor:
         self._policy.block(f"{deviation.reason}; {AGAIN}")
         self._require_release(deviation.reason)
         reason = f"stopped: {deviation.reason} and {AGAIN}"
-        return self.apply(_FAULTS[deviation.fault], now, reason, deviation)
+        event = _FAULTS[deviation.fault]
+        if deviation.fault is Fault.STALLED and monitor.references.confirm(path, now):
+            event = (
+                Event.OBSTACLE
+            )  # its controller follows: it is not met where the arm is measured
+        return self.apply(event, now, reason, deviation)
 
     def _require_release(self, reason: str) -> None:
         for leader in self.leaders.values():
             leader.require_release(reason)
 
     def _watch_stop(self, now: float) -> Trajectory | None:
+        if stop := self._stop_on_lost_path(now):
+            return stop
         match self.stop_watch.check(now, self._guard.monitor):
             case Act.REPEAT:
                 return self._guard.repeat(now)
@@ -295,7 +323,7 @@ class Supervisor:
         guard = self._guard
         moving = guard.moving(guard.clock.now) and not guard.streams
         trajectory = guard.after_clock_jump(now, jump)
-        self.control_until = -math.inf
+        self.control_until, self._lost = -math.inf, None
         self.stop_watch.end()
         event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
         direction = "back" if jump < 0 else "forward"

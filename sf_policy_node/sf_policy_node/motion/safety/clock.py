@@ -9,11 +9,15 @@ from collections.abc import Callable
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 # A clock that goes back by more than this has jumped. Messages may overtake each other by less.
 BACK_S = 0.05
-FORWARD_S = 0.15  # a clock that is ahead of the stopwatch by more than this has jumped
+FORWARD_S = 0.15  # a simulated clock that is ahead of the stopwatch by more than this has jumped
+# A real clock and the stopwatch run at one rate (CLOCK_REALTIME and CLOCK_MONOTONIC, slewed or
+# not), so their difference changes only when the clock is set. It is read as the clock minus the
+# stopwatch, the clock first: a delay in between makes it smaller, and nothing makes it larger.
+_SET_S = 0.005  # a real clock whose difference changes by more than this was set
+_READINGS = 5  # as many readings must agree that it was set back
 STALLED_S = 0.1  # a clock that should have advanced by more than this has stalled
-# The fastest rates of a clock, as multiples of the stopwatch.
-_REAL = 1.1
-_SIMULATED = 50.0  # of a simulated clock until its rate has been measured
+# The fastest rates of a simulated clock, as multiples of the stopwatch.
+_UNKNOWN = 50.0  # until its rate has been measured
 _FASTER = 1.5  # afterwards: times its measured rate ...
 _CATCHES_UP = 1.25  # ... or this rate, whichever is higher: it may catch up after a delay
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
@@ -36,6 +40,10 @@ class ClockWatch:
     ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
         self.now = -math.inf
+        # Differences between a real clock and the stopwatch [s]: the latest readings, and the
+        # largest one of those before.
+        self._differences: deque[float] = deque(maxlen=_READINGS)
+        self._largest = -math.inf
         # Pairs of stopwatch and clock [s], one for each time that the clock advanced.
         self._seen: deque[tuple[float, float]] = deque()
         self._before_gap: tuple[float, float] | None = None  # the last pair before a stall
@@ -52,6 +60,8 @@ class ClockWatch:
         if self.now == -math.inf or (self._simulated and self.now <= 0.0):
             return 0.0  # a simulated clock shows 0 before its first message
         ahead = now - self.now
+        if self._stopwatch is not None and not self._simulated:
+            return self._set_by(now - self._stopwatch(), ahead)
         stopwatch = self._stopwatch() if self._seen else 0.0
         passed = stopwatch - self._seen[-1][0] if self._seen else 0.0
         if ahead < -BACK_S:
@@ -64,6 +74,14 @@ class ClockWatch:
         if catches_up and now <= self._latest(self._before_gap, stopwatch):
             return 0.0
         return ahead - passed
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last reading of a real clock was earlier than the stopwatch tells.
+
+        The clock was set back and too few readings confirm it, or this process was delayed.
+        """
+        return bool(self._differences) and self._differences[-1] < self._largest - _SET_S
 
     @property
     def is_stalled(self) -> bool:
@@ -94,11 +112,21 @@ class ClockWatch:
         latest = max(clock + rate * (stopwatch - seen) for seen, clock in known)
         return max(0.0, latest - self.now)
 
+    @property
+    def estimate(self) -> float:
+        """The time of a real clock at this moment, by the stopwatch [s]; -inf: unknown."""
+        if not self._differences or self._stopwatch is None:
+            return -math.inf
+        return self._stopwatch() + self._largest
+
     def advance(self, now: float) -> float:
         """Take ``now`` [s] as the time and return the latest time passed in.
 
         An earlier time than the latest is ignored: messages can overtake each other.
         """
+        if self._stopwatch is not None and not self._simulated:
+            self._differences.append(now - self._stopwatch())
+            self._largest = max(self._largest, self._differences[-1])
         if now > self.now:
             self.now = now
             self._note()
@@ -117,6 +145,8 @@ class ClockWatch:
         """Restart at ``now`` [s] after a jump of the clock."""
         self.now = now
         self._seen.clear()
+        self._differences.clear()
+        self._largest = -math.inf
         self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
         self._rates.clear()
         self._note()
@@ -125,6 +155,22 @@ class ClockWatch:
     def _usual_rate(self) -> float:
         """Return the rate of a clock that may be slower than the stopwatch; 1 until it is known."""
         return min(1.0, self._rates[0][1]) if self._simulated and self._rates else 1.0
+
+    def _set_by(self, difference: float, ahead: float) -> float:
+        """Return by how much a real clock was set; 0: it was not, or that is not certain yet.
+
+        Args:
+            difference: between the clock and the stopwatch now [s].
+            ahead: of the clock, of the latest time [s].
+        """
+        if not self._differences:
+            return 0.0
+        change = difference - self._largest
+        is_known = len(self._differences) == _READINGS
+        if change > (_SET_S if is_known else FORWARD_S) or ahead < -BACK_S:
+            return change
+        is_back = is_known and max(self._differences) < self._largest - _SET_S
+        return max(self._differences) - self._largest if is_back and change < -_SET_S else 0.0
 
     def _note(self) -> None:
         if self._stopwatch is None:
@@ -151,8 +197,6 @@ class ClockWatch:
         ``note`` is a pair of stopwatch and clock.
         """
         seen, clock = note
-        pace = _REAL
-        if self._simulated:
-            known = max(_CATCHES_UP, _FASTER * (self._speed or 0.0))
-            pace = _SIMULATED if self._speed is None else known
+        known = max(_CATCHES_UP, _FASTER * (self._speed or 0.0))
+        pace = _UNKNOWN if self._speed is None else known
         return clock + FORWARD_S + pace * (stopwatch - seen)

@@ -31,6 +31,7 @@ from sf_policy_node.motion.types import Trajectory
 _VALID_S = 1.0  # how late a stop may arrive so that a controller still accepts it
 _UNSURE = 0.1  # share of the tracking error by which the arm may differ from its estimated state
 _DROOP = 0.25  # share of the tracking error by which a servo may droop at an unknown position
+_REPORTS_S = 0.1  # time in which a controller reports several times
 
 
 class Guard:
@@ -78,6 +79,7 @@ class Guard:
         # After a clock jump: when the controller holds a known position; -inf: not yet.
         self._settled_at = -math.inf
         self._clock_path: CommandedPath | None = None  # at the last clock jump, on the new time
+        self._reports_due = -math.inf  # until when controllers that report are waited for then [s]
 
     def activate(self) -> None:
         """Prepare the first motion after an activation.
@@ -98,7 +100,9 @@ class Guard:
         return self.path is not None and self.stream.time(now) < self.path.end
 
     def on_joint_state(self, stamp: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """Take a joint state (J,) and compare it with the commanded path."""
+        """Take a joint state (J,) and compare it with the commanded path and the clock."""
+        if (present := self.clock.estimate) > -math.inf:
+            self.leads.note_stamp(stamp - present)
         if self.monitor.add(stamp, positions, velocities):
             # With streamed commands the arm is at most at the newest command.
             due = min(stamp, self.stream.time(stamp))
@@ -113,7 +117,7 @@ class Guard:
         """
         if problem := self.monitor.problem(now):
             raise MotionRefused(problem)
-        if self.clock.is_stalled:  # the true time is unknown
+        if self.clock.is_stalled or self.clock.is_behind:  # the true time is unknown
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
         if moving := self.moving(now):
             if self._approach is not None and not self.path.is_reached(now):
@@ -355,12 +359,8 @@ class Guard:
         self._approach_before = self._approach
         self.stream.begin(base.time(join), position)
         if base is not self.path:
-            is_met = self.path is not None and len(base.positions) == 1 and base.begins > now
-            self._approach = (
-                Approach(now, self._last_command(now)[0], base.begins, base.positions[0])
-                if is_met
-                else None
-            )
+            is_met = len(base.positions) == 1 and base.begins > now
+            self._approach = self._bridge_to(base, now) if is_met else None
         self.before, self.path = self.path, base.spliced(join, *motion)
         return self.path.trajectory(
             now, self.limits.names, valid_until=now + _VALID_S if stop else -math.inf
@@ -373,6 +373,12 @@ class Guard:
         except MotionRefused:
             self.refusals += 1
             return None
+
+    def _bridge_to(self, base: CommandedPath, now: float) -> Approach:
+        """Return the controller's motion from its last command to where ``base`` begins."""
+        is_known = self.path is not None or self.monitor.has_joint_states
+        origin = self._last_command(now)[0] if is_known else base.positions[0]
+        return Approach(now, origin, base.begins, base.positions[0])
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now`` [s]; the measured joints if none is known."""
@@ -396,6 +402,8 @@ class Guard:
         """
         moving = self.moving(self.clock.now)
         self.stream.shift_clock(jump)
+        reports = self.monitor.references.are_fresh(self.clock.now)
+        self._reports_due = now + _REPORTS_S if reports else -math.inf
         self.clock.reset(now)
         self.monitor.forget()
         self._displacement.forget()
@@ -453,10 +461,19 @@ class Guard:
     def brake_after_clock_jump(self, now: float) -> Trajectory | None:
         """Stop an arm whose time on its path is unknown after a clock jump.
 
-        None while neither joint states nor the old path give its state.
+        None while neither joint states nor the old path give its state, and for up to 0.1 s in
+        which reports of its controllers are awaited.
         """
         if self.path is not None:  # the controller is on a known path again
             return self.repeat(now)
+        if (path := self._clock_path) is not None:
+            if self.monitor.references.confirm(path, now):
+                self.path, self._settled_at = path, path.end
+                trajectory = self.brake(now)
+                self._settled_at = self.path.end
+                return trajectory
+            if now < self._reports_due:
+                return None
         state = None if self.monitor.problem(now) else self.monitor.state_from_positions()
         planned = None if self._clock_path is None else self._clock_path.state(now)
         if planned and (state is None or self.monitor.away(planned[0], state[0]).any()):

@@ -19,11 +19,12 @@ Until then the old motion continues, so that a command that is delivered late st
 _STOP_S = 0.04  # the controller's clock may be 30 ms ahead
 # From standstill the lead only has to cover the delivery, because the first steps are tiny.
 _START_S = 0.02
+_AHEAD_MOST_S = 0.03  # how far a controller's clock may be ahead
 _LATE_MOST_S = 0.08  # the longest delay that a lead covers: a stop must not wait for longer
 _PLANNING_MOST_S = 0.06
 # The longest planning time decays by the first factor with each chunk, the largest delay of a call
 # by the second factor with each call.
-_PLANNING_DECAY, _LATENESS_DECAY = 0.9, 0.99
+_PLANNING_DECAY, _LATENESS_DECAY, _AHEAD_DECAY = 0.9, 0.99, 0.999
 
 
 class Leads:
@@ -39,6 +40,7 @@ class Leads:
         self._period, self._delivered = period, delivered
         self._planning_s = 0.0  # the longest recent one
         self._late_s = 0.0
+        self._ahead_s = 0.0  # of the arm's clock
 
     def note_planning(self, seconds: float) -> None:
         """Take how long the planning of a chunk took [s]."""
@@ -47,6 +49,13 @@ class Leads:
     def note_delay(self, seconds: float) -> None:
         """Take by how much a regular call of this process was late [s]; negative: it was early."""
         self._late_s = max(_LATENESS_DECAY * self._late_s, min(seconds, _LATE_MOST_S))
+
+    def note_stamp(self, ahead: float) -> None:
+        """Take how far the stamp of a joint state is ahead of this process's clock [s].
+
+        Joint states are stamped on the controller's host, so its clock is at least as far ahead.
+        """
+        self._ahead_s = max(_AHEAD_DECAY * self._ahead_s, min(ahead, _AHEAD_MOST_S))
 
     @property
     def join(self) -> int:
@@ -61,7 +70,8 @@ class Leads:
     @property
     def start_s(self) -> float:
         """Time after which an arm at rest can start [s]."""
-        return _START_S + min(self._planning_s, _PLANNING_MOST_S) + self._late_s
+        planning = min(self._planning_s, _PLANNING_MOST_S)
+        return _START_S + planning + self._late_s + self._ahead_s
 
     def _periods(self, seconds: float) -> int:
         # Delays shorter than half a period are covered already: leads are rounded up, and a motion

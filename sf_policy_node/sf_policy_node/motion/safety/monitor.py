@@ -108,6 +108,11 @@ class ArmMonitor:
         self.references.forget()
 
     @property
+    def has_joint_states(self) -> bool:
+        """Whether a joint state is known."""
+        return bool(self._history)
+
+    @property
     def newest(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Stamp [s], positions and velocities (J,) of the newest joint state; there must be one."""
         return self._history.newest
@@ -146,6 +151,25 @@ class ArmMonitor:
         if len(recent) > 1:
             velocities = (positions - recent[0][1]) / (stamp - recent[0][0])
         return positions, np.clip(velocities, -self._limits.velocity, self._limits.velocity)
+
+    def track(
+        self, since: float, joints: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Return how joints moved from ``since`` [s] on; None when too little was measured.
+
+        Args:
+            joints: N indices.
+
+        Returns:
+            Stamps (T,) [s], positions (T, N) and tracking errors (N,) of the joints that have a
+            finite one; of others the error is infinite.
+        """
+        recent = self._history.since(since)
+        if len(recent) < _SEVERAL:
+            return None
+        stamps = np.array([stamp for stamp, _, _ in recent])
+        positions = np.array([measured[joints] for _, measured, _ in recent])
+        return stamps, positions, self._limits.tracking_error[joints]
 
     def away(self, position: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """Return which joints (J,) are further than their tracking error from ``position``."""

@@ -116,6 +116,19 @@ class ControllerReferences:
                 return sentence, tuple(each.joints.tolist())
         return None
 
+    def are_fresh(self, now: float) -> bool:
+        """Return whether a controller has reported recently."""
+        return bool(self._fresh(now))
+
+    def confirm(self, path: CommandedPath, now: float) -> bool:
+        """Return whether recent reports of all joints but grippers are on ``path``."""
+        known = self._limits.is_gripper.copy()
+        for each in self._fresh(now):
+            if self._excess(each, path)[0].max() > 1.0:
+                return False
+            known[each.joints] = True
+        return bool(known.all())
+
     def _excess(self, report: _Reference, path: CommandedPath) -> tuple[np.ndarray, np.ndarray]:
         """Return how far a report is from ``path`` (N,): as a share of what is allowed, and as a
         distance [rad or m].
