@@ -53,10 +53,14 @@ class Arm:
                 self.refused += not self.loop.receive(trajectory.held(), arrival)
             self._mail = [mail for mail in self._mail if mail[0] > self.now]
             self.loop.advance(self.now)
-            self.executor.on_joint_state(self.stamp, self.loop.measured, self.loop.velocity)
+            self.read()
             self.report()
-            self.places.append((self.now, self.loop.measured))
             self.send(self.executor.tick(self.clock))
+
+    def read(self):
+        """Publish a joint state."""
+        self.executor.on_joint_state(self.stamp, self.loop.measured, self.loop.velocity)
+        self.places.append((self.now, self.loop.measured))
 
     def report(self):
         if self.reports and round(self.now / TICK) % 2 == 0:

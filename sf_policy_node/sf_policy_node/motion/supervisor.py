@@ -300,6 +300,8 @@ class Supervisor:
             leader.require_release(reason)
 
     def _watch_stop(self, now: float) -> Trajectory | None:
+        if self._guard.is_stop_due:
+            return self.sent_stop(self._guard.brake(now), now)
         if stop := self._stop_on_lost_path(now):
             return stop
         match self.stop_watch.check(now, self._guard.monitor):

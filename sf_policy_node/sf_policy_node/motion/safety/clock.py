@@ -14,7 +14,7 @@ FORWARD_S = 0.15  # a simulated clock that is ahead of the stopwatch by more tha
 # not), so their difference changes only when the clock is set. It is read as the clock minus the
 # stopwatch, the clock first: a delay in between makes it smaller, and nothing makes it larger.
 _SET_S = 0.005  # a real clock whose difference changes by more than this was set
-_READINGS = 5  # as many readings must agree that it was set back
+_READINGS = 3  # as many readings must agree that it was set back
 STALLED_S = 0.1  # a clock that should have advanced by more than this has stalled
 # The fastest rates of a simulated clock, as multiples of the stopwatch.
 _UNKNOWN = 50.0  # until its rate has been measured

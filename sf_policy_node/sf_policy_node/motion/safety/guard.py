@@ -66,6 +66,8 @@ class Guard:
         steps = self.limits if self.streams and contract.output != "servo_twist" else None
         self.stream = Stream(contract.rate_hz, self.limits.names, steps, alone=self.streams)
         self._may_start_where_measured = False  # whether the next streamed motion may
+        self.is_stop_due = False
+        """Whether a stop waits for the next readings of a clock that may have been set."""
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
@@ -220,7 +222,11 @@ class Guard:
         )
 
     def _stop(self, now: float, candidates: Callable[..., Iterable[Samples]]) -> Trajectory | None:
+        self.is_stop_due = False
         if not self.moving(now):
+            return None
+        if self.clock.is_behind and not self.streams:  # the next readings decide: a jump, or late
+            self.is_stop_due = True
             return None
         if now < self.path.begins and (early := self._stop_approach(now)):
             return early
@@ -402,6 +408,7 @@ class Guard:
         """
         moving = self.moving(self.clock.now)
         self.stream.shift_clock(jump)
+        self.is_stop_due = False
         reports = self.monitor.references.are_fresh(self.clock.now)
         self._reports_due = now + _REPORTS_S if reports else -math.inf
         self.clock.reset(now)
