@@ -53,7 +53,8 @@ def test_after_a_reactivation_the_earlier_motion_is_not_streamed(chunk_at_once):
         assert not stream(bench, 0.1)
     bench.executor.on_chunk(bench.chunk(straight(sim_arm(), (0.0, 0.01, 0.0)), epoch=2), bench.now)
     measured = bench.measured[-1][1]
-    setpoint = bench.executor.setpoint(bench.now + TICK)
+    bench.now, bench.stopwatch = bench.now + TICK, bench.stopwatch + TICK
+    setpoint = bench.executor.setpoint(bench.now)
     assert setpoint is not None and np.abs(setpoint.positions - measured)[:6].max() < 0.01
 
 
