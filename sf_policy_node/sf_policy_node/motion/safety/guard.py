@@ -14,17 +14,16 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits, require_limits
-from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
+from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
 from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.leads import Leads
-from sf_policy_node.motion.safety.meeting import Approach, State, meeting_time, samples
+from sf_policy_node.motion.safety.meeting import Approach, MeetingPlanner, State
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 from sf_policy_node.motion.safety.stopping import Samples, retreat_candidates, stop_candidates
 from sf_policy_node.motion.safety.verification import Motion, find_leap, find_violation
-from sf_policy_node.motion.shaping import brake
 from sf_policy_node.motion.streaming import Stream
 from sf_policy_node.motion.types import Trajectory
 
@@ -71,6 +70,7 @@ class Guard:
         self._displacement = DisplacementWatch(self.monitor.band, self.limits.acceleration)
         self._workspace = workspace
         self._period = 1.0 / contract.rate_hz
+        self._meeting = MeetingPlanner(self.limits, self._period, workspace)
         self._is_gripper = self.limits.is_gripper
         self.leads = Leads(self._period, delivered=not self.streams)
         self.before: CommandedPath | None = None
@@ -164,7 +164,7 @@ class Guard:
                 " by hand"
             )
         starts = [(each, 0.0 * each) for each in self._possible_positions(start.position)]
-        needed = self._meeting_time(starts, start.position)
+        needed = self._meeting.time(starts, start.position)
         if needed is None:
             raise MotionRefused(
                 f"{start.reason}, and the limits allow no motion from its command to there; move"
@@ -279,7 +279,7 @@ class Guard:
             return self.brake(now)
         at_rest = [] if self.streams else [(target, np.zeros(len(target)))]
         starts = [self._last_command(now), *at_rest]
-        if self._meeting_time(starts, target) is None:
+        if self._meeting.time(starts, target) is None:
             return self.brake(now)  # a joint is too fast to stop before its limit
         return self._meet(now, starts, target)
 
@@ -289,28 +289,15 @@ class Guard:
         Args:
             starts: the states in which the controller may be; the first is assumed for the path.
         """
-        duration = self._meeting_time(starts, target) or self._meeting_time(
-            starts, target, bounded=False
-        )
-        begins = -math.inf if self.streams else now + duration
-        position, velocity = starts[0]
-        origin = CommandedPath(now, self._period, position[None], velocity[None], begins)
-        motion = samples(position, velocity, target, duration, self._period)
+        origin, motion = self._meeting.stop(starts, target, now, bridges=not self.streams)
         return self._release_stop(origin, motion, now)
 
     def _leaves_workspace(self, position: np.ndarray) -> bool:
         """Return whether ``position`` (J,) is further outside the workspace than the last command,
         or in collision.
         """
-        if self.path is None:
-            return False
-        return self._workspace.first_violation(self.path.positions[-1], position[None]) is not None
-
-    def _meeting_time(
-        self, starts: list[State], target: np.ndarray, *, bounded: bool = True
-    ) -> float | None:
-        arm = self.limits, self._period, self._workspace
-        return meeting_time(starts, target, *arm, bounded=bounded)
+        path, check = self.path, self._workspace.first_violation
+        return path is not None and check(path.positions[-1], position[None]) is not None
 
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,), because the stream stalled during a motion."""
@@ -382,9 +369,9 @@ class Guard:
 
     def _bridge_to(self, base: CommandedPath, now: float) -> Approach:
         """Return the controller's motion from its last command to where ``base`` begins."""
-        is_known = self.path is not None or self.monitor.has_joint_states
-        origin = self._last_command(now)[0] if is_known else base.positions[0]
-        return Approach(now, origin, base.begins, base.positions[0])
+        target, is_known = base.positions[0], self.path is not None or self.monitor.has_joint_states
+        origin = self._last_command(now)[0] if is_known else target
+        return Approach(now, origin, base.begins, target)
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now`` [s]; the measured joints if none is known."""
@@ -473,16 +460,16 @@ class Guard:
         """
         if self.path is not None:  # the controller is on a known path again
             return self.repeat(now)
-        if (path := self._clock_path) is not None:
-            if self.monitor.references.confirm(path, now):
-                self.path, self._settled_at = path, path.end
-                trajectory = self.brake(now)
-                self._settled_at = self.path.end
-                return trajectory
-            if now < self._reports_due:
-                return None
+        path = self._clock_path
+        if path is not None and self.monitor.references.confirm(path, now):
+            self.path = path
+            trajectory = self.brake(now)
+            self._settled_at = self.path.end
+            return trajectory
+        if now < self._reports_due:
+            return None
         state = None if self.monitor.problem(now) else self.monitor.state_from_positions()
-        planned = None if self._clock_path is None else self._clock_path.state(now)
+        planned = None if path is None else path.state(now)
         if planned and (state is None or self.monitor.away(planned[0], state[0]).any()):
             state = planned
         if state is None:
@@ -499,20 +486,11 @@ class Guard:
     def _brake_from(self, now: float, state: State, others: list[State]) -> Trajectory | None:
         """Stop a controller that is in ``state`` (J,), close to it, or in one of ``others``.
 
-        It stops where braking from ``state`` ends, or from one of ``others`` if the tool is less
-        far outside its box there: the servos of an arm droop, so it may be measured outside.
+        See :meth:`MeetingPlanner.stop_position` for where it stops.
         """
         path = self.path or self._clock_path
-        ends = []
-        for position, velocity in (state, *others):
-            position, velocity = self.limits.inside(position), velocity.copy()
-            if path is not None:  # a gripper keeps its commanded position, and so its grip
-                position[self._is_gripper] = path.state(now)[0][self._is_gripper]
-            velocity[self._is_gripper] = 0.0
-            end = brake(position, velocity, self.limits, self._period)[0][-1]
-            ends.append((self.limits.inside(end), position, velocity))
-        target = min(ends, key=lambda each: max(self._workspace.outside(each[0]), TOLERANCE))[0]
-        _, position, velocity = ends[0]
+        grippers = None if path is None else path.state(now)[0][self._is_gripper]
+        (position, velocity), target = self._meeting.stop_position([state, *others], grippers)
         unsure = _UNSURE * self.limits.finite_tracking_error
         starts = [(position + sign * unsure, velocity) for sign in (0.0, 1.0, -1.0)]
         return self._meet(now, [*starts, *others], target)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
+from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.shaping import brake
 
 _LONGEST_S = 10.0
 _GROWTH = 1.1
@@ -76,29 +78,72 @@ def meeting_times(
         duration = period * math.ceil(_GROWTH * duration / period)
 
 
-def meeting_time(
-    starts: list[State],
-    target: np.ndarray,
-    limits: JointLimits,
-    period: float,
-    workspace: Workspace,
-    *,
-    bounded: bool,
-) -> float | None:
-    """Return the shortest duration [s] of :func:`meeting_times` in which no tool is too fast.
+class MeetingPlanner:
+    """Plans motions that bring a controller to a target, in whichever of some states it is."""
 
-    Where a tool is too fast in all of them, the longest one is returned; None where there is none.
-    """
-    duration = None
-    for duration in meeting_times(starts, target, limits, period, bounded=bounded):
-        motions = [samples(*start, target, duration, period) for start in starts]
-        surveys = [
-            workspace.survey(np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]]))
-            for start, motion in zip(starts, motions, strict=True)
-        ]
-        if not any(survey.is_too_fast for survey in surveys):
-            break
-    return duration
+    def __init__(self, limits: JointLimits, period: float, workspace: Workspace) -> None:
+        self._limits, self._period, self._workspace = limits, period, workspace
+
+    def time(
+        self, starts: list[State], target: np.ndarray, *, bounded: bool = True
+    ) -> float | None:
+        """Return the shortest duration [s] of :func:`meeting_times` in which no tool is too fast.
+
+        Where a tool is too fast in all of them, the longest one is returned; None where there is
+        none.
+        """
+        duration, period = None, self._period
+        for duration in meeting_times(starts, target, self._limits, period, bounded=bounded):
+            motions = [samples(*start, target, duration, period) for start in starts]
+            surveys = [
+                self._workspace.survey(
+                    np.vstack([start[0], motion[0]]), np.vstack([start[1], motion[1]])
+                )
+                for start, motion in zip(starts, motions, strict=True)
+            ]
+            if not any(survey.is_too_fast for survey in surveys):
+                break
+        return duration
+
+    def stop_position(
+        self, states: list[State], grippers: np.ndarray | None
+    ) -> tuple[State, np.ndarray]:
+        """Return the first of ``states``, inside the limits, and where to stop it (J,).
+
+        It stops where braking from that state ends, or from another one if the tool is less far
+        outside its box there: the servos of an arm droop, so it may be measured outside.
+
+        Args:
+            states: the states in which the controller may be.
+            grippers: (G,) commanded positions, which the grippers keep, and so their grip; None:
+                unknown, so each keeps the position of the state.
+        """
+        inside, ends = [], []
+        for position, velocity in states:
+            position, velocity = self._limits.inside(position), velocity.copy()
+            if grippers is not None:
+                position[self._limits.is_gripper] = grippers
+            velocity[self._limits.is_gripper] = 0.0
+            inside.append((position, velocity))
+            end = brake(position, velocity, self._limits, self._period)[0][-1]
+            ends.append(self._limits.inside(end))
+        return inside[0], min(ends, key=lambda end: max(self._workspace.outside(end), TOLERANCE))
+
+    def stop(
+        self, starts: list[State], target: np.ndarray, now: float, *, bridges: bool
+    ) -> tuple[CommandedPath, tuple[np.ndarray, np.ndarray]]:
+        """Return a path at ``now`` [s] and the samples (N, J) that continue it to ``target`` (J,).
+
+        Args:
+            starts: the states in which the controller may be; the first is assumed for the path.
+            bridges: the controller bridges to the end from its own state, so it is on the path only
+                then.
+        """
+        duration = self.time(starts, target) or self.time(starts, target, bounded=False)
+        begins = now + duration if bridges else -math.inf
+        position, velocity = starts[0]
+        path = CommandedPath(now, self._period, position[None], velocity[None], begins)
+        return path, samples(position, velocity, target, duration, self._period)
 
 
 def fits(
