@@ -19,6 +19,7 @@ from sf_policy_node.contract import ContractError, parse_contract
 from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
 from sf_policy_node.nodes import outputs, parallel_gripper
+from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.outputs import make_output
@@ -220,6 +221,22 @@ def test_a_stall_while_a_stop_is_flushed_sends_no_burst(monkeypatch, late_s):
     assert np.diff(times).min() > 0.99 / RATE
     whole = late_s < 0.06
     np.testing.assert_array_equal(positions, stop.positions[: None if whole else 10])
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_deactivation_without_a_stop_ends_the_stream(shadow):
+    """After a stall there is no stop to flush, but the last twist must not continue."""
+    streamed = []
+    node = SimpleNamespace(
+        now=lambda: 0.0,
+        _motion=SimpleNamespace(deactivate=lambda now: None),
+        _output=SimpleNamespace(stream=streamed.append),
+        _send=lambda stop: None,
+        _report_change=lambda: None,
+        _shadow=shadow,
+    )
+    ChunkExecutorNode.stop(node)
+    assert streamed == ([] if shadow else [None])
 
 
 def test_after_the_last_stop_nothing_is_streamed_until_the_next_motion(graph):

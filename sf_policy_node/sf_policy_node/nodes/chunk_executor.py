@@ -187,6 +187,8 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
         if stop is not None and not self._shadow:
             self._output.flush()
+        elif not self._shadow:  # after a stall there is no stop: a last twist must not continue
+            self._output.stream(None)
 
     def _on_chunk(self, message: ActionChunk, info: dict) -> None:
         received = time.perf_counter()
