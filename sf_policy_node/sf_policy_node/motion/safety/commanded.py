@@ -123,12 +123,12 @@ class CommandedPath:
         The first new sample is due one period after ``join``. Of the old path at most 1 s is kept.
         """
         first = max(0, join - math.ceil(_PAST_S / self.period))
-        kept = [self.at(index) for index in range(first, join + 1)]
+        kept = self._points(first, join)
         return CommandedPath(
             self.time(first),
             self.period,
-            np.vstack([[position for position, _ in kept], positions]),
-            np.vstack([[velocity for _, velocity in kept], velocities]),
+            np.vstack([kept[0], positions]),
+            np.vstack([kept[1], velocities]),
             self.begins,
         )
 
@@ -145,14 +145,21 @@ class CommandedPath:
         first = math.floor((now - _HISTORY_S - self.origin) / self.period + 1e-6)
         if self.begins > -math.inf:
             first = max(first, self.first_known)
-        points = range(min(first, last), last + 1)
-        positions, velocities = zip(*(self.at(index) for index in points), strict=True)
-        begin = self.time(points[0] - 1)
+        first = min(first, last)
+        positions, velocities = self._points(first, last)
+        begin = self.time(first - 1)
         # With a stamp in the future the controller would continue the motion before this one.
         stamp = min(begin, now)
-        times = begin - stamp + self.period * np.arange(1, len(points) + 1)
+        times = begin - stamp + self.period * np.arange(1, len(positions) + 1)
         hold = max(0.0, valid_until - self.end)
-        return Trajectory(stamp, names, times, np.array(positions), np.array(velocities), hold)
+        return Trajectory(stamp, names, times, positions, velocities, hold)
+
+    def _points(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and velocities (N, J) at the grid points ``first`` to ``last``."""
+        indices = np.arange(first, last + 1)
+        inside = np.clip(indices, 0, len(self.positions) - 1)
+        moving = (indices == inside)[:, None]
+        return self.positions[inside], np.where(moving, self.velocities[inside], 0.0)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,12 @@ class JointHistory:
 
     def since(self, stamp: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the joint states with this stamp [s] or a later one, oldest first."""
-        return [sample for sample in self._samples if sample[0] >= stamp]
+        count = 0
+        for each, _, _ in reversed(self._samples):
+            if each < stamp:
+                break
+            count += 1
+        return self.last(count)
 
     def covering(self, seconds: float, at_least: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the newest joint states that span ``seconds``, oldest first.
@@ -61,8 +66,11 @@ class JointHistory:
         They are at least ``at_least``. There are fewer, or they span less, when no older ones are
         kept.
         """
-        begin = self._samples[-1][0] - seconds
-        inside = sum(sample[0] > begin for sample in self._samples)
+        begin, inside = self._samples[-1][0] - seconds, 0
+        for stamp, _, _ in reversed(self._samples):
+            if stamp <= begin:
+                break
+            inside += 1
         return self.last(max(inside + 1, at_least))
 
     def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
@@ -73,17 +81,14 @@ class JointHistory:
         Args:
             known_until: joint states with later stamps are ignored [s].
         """
-        known = [sample for sample in self._samples if sample[0] <= known_until]
-        if not known or stamp < known[0][0]:
-            return None
-        after = known[-1]
-        if stamp >= after[0]:
-            return after[1]
-        for before in reversed(known):
+        after = None
+        for before in reversed(self._samples):
+            if before[0] > known_until:
+                continue
             if before[0] <= stamp:
-                share = (
-                    (stamp - before[0]) / (after[0] - before[0]) if after[0] > before[0] else 0.0
-                )
+                if after is None:
+                    return before[1]
+                share = (stamp - before[0]) / (after[0] - before[0])
                 return before[1] + share * (after[1] - before[1])
             after = before
         return None
