@@ -66,9 +66,10 @@ def main() -> int:
     try:
         with own_domain(), faulty_arm(arguments.out.with_suffix("")) as arm:
             for number, case in enumerate(cases * arguments.repeat):
-                with console.status(
-                    f"{number + 1} of {len(cases) * arguments.repeat}: {case.name}"
-                ):
+                title = f"{number + 1} of {len(cases) * arguments.repeat}: {case.name}"
+                if not console.is_terminal:  # there a status shows nothing
+                    console.print(title, markup=False, highlight=False)
+                with console.status(title):
                     outcomes.append(carry_out(arm, case, FIRST_SEED + number))
                 arm.processes.check()  # a crash ends the run
     except ArmClientError as error:
