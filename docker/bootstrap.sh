@@ -137,15 +137,18 @@ choose_python() { # sets python
             if version_of "$candidate" >/dev/null; then python=$candidate; break; fi
         done
     fi
-    local version=
+    # The newest wheels of ROS 2 are those for Python 3.13; Lyrical runs under 3.14.
+    local version='' newest=${ros:+3.14}
+    newest=${newest:-3.13}
     [ -z "$python" ] || version=$(version_of "$python") || true
     case "$version" in
-        3.1[1-3].*) ;;
+        3.1[1-3].*) return ;;
+        3.14.*) [ -z "$ros" ] || return 0 ;;
         "") stop "no Python was found${PYTHON:+ at $PYTHON}: install Python 3.11 or name one with" \
             "PYTHON=/path/to/python3.11." ;;
-        *) stop "$python is Python $version, and 3.11 to 3.13 is needed: name another with" \
-            "PYTHON=/path/to/python3.11." ;;
     esac
+    stop "$python is Python $version, and 3.11 to $newest is needed: name another with" \
+        "PYTHON=/path/to/python3.11."
 }
 
 ros=

@@ -144,6 +144,21 @@ def test_an_old_python_is_refused(clone):
     assert not (clone / ".venv").exists()
 
 
+def test_python_3_14_is_taken_with_an_installed_ros_alone(clone):
+    """Lyrical runs under Python 3.14, for which the wheels of ROS 2 were not built."""
+    new = executable(clone.parent / "python3.14", "echo 3.14.2")
+    refused = bootstrap(clone, "--check", PYTHON=str(new))
+    assert "is Python 3.14.2, and 3.11 to 3.13 is needed" in refused.stderr
+    marker = clone.parent / "ros/share/ament_index/resource_index/packages/rclpy"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    prefix = str(clone.parent / "ros")
+    taken = bootstrap(
+        clone, "--check", PYTHON=str(new), ROS_DISTRO="lyrical", AMENT_PREFIX_PATH=prefix
+    )
+    assert "to do: virtual environment with Python 3.14.2" in taken.stdout, taken.stderr
+
+
 def test_too_little_disk_is_reported_first(clone):
     executable(clone.parent / "bin/df", "echo Avail; echo '  731'")
     result = bootstrap(clone, path=f"{clone.parent}/bin:/usr/bin:/bin")
