@@ -258,7 +258,8 @@ install_torch() {
 
 install_requirements() {
     pip_install -c "$here/constraints.txt" \
-        -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" || return
+        -r "$here/requirements.txt" -r "$here/requirements-colcon.txt" \
+        ${ros:+-r "$here/requirements-installed-ros.txt"} || return
     pip_install --no-deps -r "$here/requirements-no-deps.txt" || return
     local name
     for name in torchvision timm; do
@@ -308,7 +309,8 @@ torch=$(grep '^torch==' "$here/constraints.txt")
 key=$(echo "$key_venv ${TORCH_INDEX_URL:-} $torch" | hash_of)
 step torch "PyTorch, $torch" "$key" "$stamps/torch" install_torch
 key=$(echo "$key" | hash_of - "$here/constraints.txt" "$here/requirements.txt" \
-    "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt")
+    "$here/requirements-colcon.txt" "$here/requirements-no-deps.txt" \
+    ${ros:+"$here/requirements-installed-ros.txt"})
 step packages "packages of docker/requirements.txt" "$key" "$stamps/packages" install_requirements
 if [ -z "$ros" ]; then
     key=$(echo "$key" | hash_of - "$here/requirements-ros-$wheels.txt" \

@@ -80,13 +80,15 @@ def test_imports_of_tests_are_declared(package):
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
 def test_packages_compiled_for_numpy_1_are_required_again(package):
-    """Ubuntu 24.04's OpenCV, Matplotlib and transforms3d fail with NumPy 2.
+    """Ubuntu 24.04's OpenCV, Matplotlib, transforms3d and SciPy fail with NumPy 2.
 
     A virtual environment with system site packages has both.
     """
     lines = (ROOT / package / "requirements.txt").read_text(encoding="utf-8").splitlines()
     required = {line.partition("#")[0].strip() for line in lines}
     assert {line.split(">=")[0] for line in required} >= {"pin"}
+    if "transformers>=5.0" in required:  # imports SciPy, which Ubuntu's Matplotlib brings
+        assert "scipy>=1.13" in required
     keys = {element.text for element in manifest(package) if element.tag == "exec_depend"}
     assert required >= {NEEDS_NEWER[key] for key in keys & set(NEEDS_NEWER)}
 
@@ -97,6 +99,7 @@ def test_the_installation_page_installs_every_requirements_file():
     for path in (ROOT / "docker").glob("requirements-*.txt"):
         is_needed = path.stem.removeprefix("requirements-") not in (
             "docs",
+            "installed-ros",  # named in requirements.txt of the packages
             "ros-kilted",
             "ros-jazzy",
         )
@@ -104,9 +107,19 @@ def test_the_installation_page_installs_every_requirements_file():
     assert f"for package in {' '.join(PYTHON_PACKAGES)};" in page
 
 
+def test_the_bootstrap_installs_every_requirements_file():
+    script = (ROOT / "docker/bootstrap.sh").read_text(encoding="utf-8")
+    for path in (ROOT / "docker").glob("requirements*.txt"):
+        name = re.sub("-ros-(jazzy|kilted)", "-ros-$wheels", path.name)
+        assert f'"$here/{name}"' in script or "docs" in name
+
+
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
 def test_requirements_are_pinned_for_the_embedded_default(package):
-    pinned = (ROOT / "docker/constraints.txt").read_text(encoding="utf-8")
+    pinned = "".join(
+        (ROOT / "docker" / name).read_text(encoding="utf-8")
+        for name in ("constraints.txt", "requirements-installed-ros.txt")
+    )
     assert not [name for name in requirements(package) if f"\n{name}==" not in pinned]
 
 
