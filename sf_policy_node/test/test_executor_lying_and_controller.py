@@ -84,8 +84,10 @@ class LyingArm(Arm):
 
     def do_clock(self):
         # A controller times a message that is on its way by the new clock; no sender prevents it.
-        self._mail = [(self.now, trajectory) for _, trajectory in self._mail]
-        self.run(0.01)
+        idle = 0
+        while idle < 2:
+            self.run(0.01)
+            idle = 0 if self._mail else idle + 1
         self.set_clock(float(self.rng.choice(STEPS_S)))
 
     def do_report(self):
