@@ -393,3 +393,20 @@ def test_an_operator_who_starts_at_once_does_not_disturb_the_way_to_the_first_po
     arm.run(1.0)
     velocity, acceleration = arm.shares()
     assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+
+
+@pytest.mark.parametrize("clock", [-0.03, 0.0])
+def test_a_motion_right_after_a_stop_waits_for_a_controller_whose_clock_is_behind(clock):
+    """Before, it began at the end of a stop that the controller still executed."""
+    arm = Arm(update_rate_hz=500.0, clock_offset_s=clock)
+    for pause in (0.0, 0.01, 0.02):
+        move(arm, 0.5)
+        arm.send(arm.executor.pause(True, arm.clock))
+        arm.executor.pause(False, arm.clock)
+        end = arm.executor.path.end
+        while arm.now < end + pause:
+            arm.run(0.01)
+        arm.chunk(-FAST * [1, 1, 1, -1], age=0.0)
+        arm.run(1.5)
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)

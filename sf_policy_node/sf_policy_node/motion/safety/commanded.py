@@ -86,6 +86,10 @@ class CommandedPath:
         """
         return now >= self.begins + _CLOCK_BEHIND_S
 
+    def is_over(self, now: float) -> bool:
+        """Return whether every controller has reached the end of this path at ``now`` [s]."""
+        return now >= self.end + _CLOCK_BEHIND_S
+
     @property
     def ends_at_begin(self) -> bool:
         """Whether the arm is at rest from :attr:`begins` on."""

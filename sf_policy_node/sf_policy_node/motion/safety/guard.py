@@ -121,7 +121,8 @@ class Guard:
             raise MotionRefused(problem)
         if self.clock.is_stalled or self.clock.is_behind:  # the true time is unknown
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
-        if moving := self.moving(now):
+        moving = self.moving(now)
+        if moving or not (self.path is None or self.streams or self.path.is_over(now)):
             if self._approach is not None and not self.path.is_reached(now):
                 wait = self.path.begins - now
                 raise MotionDelayed(
