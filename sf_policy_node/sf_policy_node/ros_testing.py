@@ -23,7 +23,7 @@ FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250
 
 def domains_in_use() -> set[int]:
     """Return the domains for which a program on this host has an open UDP port."""
-    ports = set()
+    ports: set[int] = set()
     for table in ("/proc/net/udp", "/proc/net/udp6"):
         with open(table, encoding="ascii") as lines:
             ports.update(int(line.split()[1].rpartition(":")[2], 16) for line in list(lines)[1:])
@@ -62,8 +62,12 @@ def log_records(name: str) -> Iterator[list[logging.LogRecord]]:
     of `launch` do not propagate.
     """
     records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Handler()
     logger = logging.getLogger(name)
     logger.addHandler(handler)
     try:

@@ -6,6 +6,7 @@ Needs a driver that publishes ``sensor_msgs/Joy``, such as ``ros2 run joy game_c
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
@@ -39,7 +40,7 @@ class RecorderJoy(Node):
         self._is_checked = False
         self.create_subscription(Joy, topic, self._on_joy, qos_profile_sensor_data)
 
-    def _parameter(self, name: str, default, description: str):
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
         return self.declare_parameter(
             name, default, ParameterDescriptor(description=description)
         ).value

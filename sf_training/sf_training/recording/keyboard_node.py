@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
@@ -16,7 +17,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from sensor_msgs.msg import Joy
 
@@ -41,7 +42,7 @@ class RecorderKeys(Node):
         typing: an instruction while it is being typed, else None.
     """
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("recorder_keys", **options)
         recorder = self._parameter(
             "recorder",
@@ -70,7 +71,7 @@ class RecorderKeys(Node):
         """Rate at which keys are read and published."""
         return _DRIVING_HZ if self._motion else _REFRESH_HZ
 
-    def _parameter(self, name: str, default, description: str):
+    def _parameter(self, name: str, default: Any, description: str) -> Any:
         return self.declare_parameter(
             name, default, ParameterDescriptor(description=description)
         ).value
@@ -78,7 +79,7 @@ class RecorderKeys(Node):
     def key(self, character: str) -> None:
         """Handle one key."""
         if self.typing is not None:
-            self._type(character)
+            self._type(character, self.typing)
             return
         press = self._presses.get(character.lower())
         if press == Press.QUIT or character in _INTERRUPT:
@@ -94,13 +95,13 @@ class RecorderKeys(Node):
 
     def publish_motion(self) -> None:
         """Publish which motion keys are down; does nothing without ``drive``."""
-        if self._motion:
+        if self._motion and self._joy:
             axes, buttons = self._motion.joy(time.monotonic())
             message = Joy(axes=axes, buttons=buttons)
             message.header.stamp = self.get_clock().now().to_msg()
             self._joy.publish(message)
 
-    def view(self):
+    def view(self) -> Group:
         """Return what the terminal shows now."""
         keys_line = DRIVING_KEYS_LINE if self._motion else KEYS_LINE
         return screen(
@@ -115,9 +116,9 @@ class RecorderKeys(Node):
         """Show a sentence."""
         self.reports.append((done, sentence))
 
-    def _type(self, character: str) -> None:
+    def _type(self, character: str, typed: str) -> None:
         if character in _ENTER:
-            self._instruction, self.typing = self.typing.strip(), None
+            self._instruction, self.typing = typed.strip(), None
             self.report(
                 True, f"next episodes: {self._instruction or 'the instruction on its topic'}"
             )
@@ -126,9 +127,9 @@ class RecorderKeys(Node):
         elif character in _INTERRUPT:
             self.has_quit = True
         elif character in _ERASE:
-            self.typing = self.typing[:-1]
+            self.typing = typed[:-1]
         elif character.isprintable():
-            self.typing += character
+            self.typing = typed + character
 
 
 def show(
@@ -163,7 +164,7 @@ def show(
 
 
 def main(
-    args: Sequence[str] | None = None,
+    args: list[str] | None = None,
     alive: Callable[[], bool] = lambda: True,
     notes: Sequence[str] = (),
 ) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
@@ -86,7 +88,7 @@ def definition(type_name: str) -> tuple[str, str]:
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
 
 
-def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None = None):
+def deserialize(data: bytes | memoryview, type_name: str, recorded: str | None = None) -> Any:
     """Return a message from its CDR bytes; numeric arrays are views of ``data``.
 
     Args:
@@ -127,7 +129,7 @@ def depth_image(stamp_s: float, frame: str, depth: np.ndarray) -> memoryview:
 
 
 def video_packet(
-    header, size: tuple[int, int], encoding: str, pts: int, flags: int, data: np.ndarray
+    header: Any, size: tuple[int, int], encoding: str, pts: int, flags: int, data: np.ndarray
 ) -> memoryview:
     """Serialise an encoded image as ``ffmpeg_image_transport_msgs/FFMPEGPacket``.
 
@@ -237,7 +239,7 @@ def action_chunk(chunk: Chunk) -> memoryview:
     return typestore().serialize_cdr(message, ACTION_CHUNK)
 
 
-def to_chunk(message) -> Chunk:
+def to_chunk(message: Any) -> Chunk:
     """Return the chunk of a deserialised ``sf_msgs/ActionChunk``; reverses :func:`action_chunk`.
 
     Raises:
@@ -278,7 +280,7 @@ def _image(stamp_s: float, frame: str, encoding: str, pixels: np.ndarray) -> mem
     return typestore().serialize_cdr(message, IMAGE)
 
 
-def _header(stamp_s: float, frame: str):
+def _header(stamp_s: float, frame: str) -> Any:
     types = typestore().types
     seconds, nanosec = divmod(nanoseconds(stamp_s), 1_000_000_000)
     return types["std_msgs/msg/Header"](
@@ -286,7 +288,7 @@ def _header(stamp_s: float, frame: str):
     )
 
 
-def _doubles(values) -> np.ndarray:
+def _doubles(values: ArrayLike) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.float64).reshape(-1)
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -58,7 +58,9 @@ class Recorder(ManagedNode):
     ``~/end_episode``.
     """
 
-    def __init__(self, **options) -> None:
+    _contract: Contract  # from set_up on
+
+    def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
         self.parameter("directory", "out/episodes", "where episodes are written")
         self.parameter("operator", "", "who teleoperates the arm; stored in every episode")
@@ -70,7 +72,6 @@ class Recorder(ManagedNode):
             " their size and with a small error",
             choices=get_args(ImageCodec),
         )
-        self._contract: Contract | None = None
         self.session: RecordingSession | None = None
         self.instruction = ""
         self._last_instruction: tuple = ()
@@ -150,12 +151,9 @@ class Recorder(ManagedNode):
         if self._finishing:
             self._finishing.thread.join()
             self._settle()
-        elif self.session.state != State.IDLE:
-            self._report(
-                self.session.settle(
-                    self.session.end("discarded", "the recorder was stopped", self.now())()
-                )
-            )
+        elif (session := self.session) and session.state != State.IDLE:
+            complete = session.end("discarded", "the recorder was stopped", self.now())
+            self._report(session.settle(complete()))
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
@@ -168,13 +166,16 @@ class Recorder(ManagedNode):
         return publishers_qos([each.qos_profile for each in publishers], topic.delivery)
 
     def _subscribe(
-        self, message_type, topic: str, callback: Callable, qos: QoSProfile, **options
+        self, message_type: type, topic: str, callback: Callable, qos: QoSProfile, **options: Any
     ) -> None:
         self._subscriptions_made.append(
             self.create_subscription(message_type, topic, callback, qos, raw=True, **options)
         )
 
     def _on_message(self, topic: str, data: bytes, info: dict) -> None:
+        session = self.session
+        if session is None:  # deactivated meanwhile
+            return
         sequence, publisher = (
             info.get("publication_sequence_number"),
             bytes((info.get("publisher_gid") or {}).get("data", b"")),
@@ -185,12 +186,12 @@ class Recorder(ManagedNode):
                 return  # the other of the two subscriptions received it already
             self._last_instruction = message
             self.instruction = deserialize_message(data, String).data.strip()
-            self.session.health.add_instruction(self.instruction)
+            session.health.add_instruction(self.instruction)
         # The middleware takes the time of receipt before any queue, but on the system clock only.
         received = 0 if self._simulated else info.get("received_timestamp") or 0
         sent = None if self._simulated else info.get("source_timestamp") or None
         publisher = publisher or self._only_publisher(topic)
-        self.session.add(
+        session.add(
             topic, data, received or self.get_clock().now().nanoseconds, sent, sequence, publisher
         )
 
@@ -285,8 +286,9 @@ class Recorder(ManagedNode):
             complete = self._active().end(outcome, note, self.now())
         except SessionError as error:
             return Finished(False, None, "", Verdict.FAIL, (), str(error))
-        finishing = self._finish(complete)
-        return await finishing.done
+        finished = await self._finish(complete).done
+        assert finished is not None  # set by _settle
+        return finished
 
     def _finish(self, complete: Callable[[], Finished]) -> FinishThread:
         self._finishing = FinishThread(complete)
@@ -313,7 +315,7 @@ class Recorder(ManagedNode):
         except LabelError as error:
             response.success, response.message = False, str(error)
             return response
-        if path == last:
+        if path == last and self.session:
             self.session.relabelled(before, after)
         done = "newest label removed" if request.undo else "labelled"
         response.success, response.message, response.episode = (
@@ -341,7 +343,9 @@ class Recorder(ManagedNode):
 
     def _settle(self) -> None:
         finishing, self._finishing = self._finishing, None
-        self._report(self.session.settle(finishing.finished))
+        session = self.session
+        assert session and finishing and finishing.finished  # its thread has ended
+        self._report(session.settle(finishing.finished))
         self._publish()
         finishing.done.set_result(finishing.finished)
 

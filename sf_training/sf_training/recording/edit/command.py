@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -117,7 +117,7 @@ def merge(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings_type: type, verb: str, argv: Sequence[str] | None, act: Callable) -> int:
-    settings = tyro.cli(settings_type, prog=verb, args=argv)
+    settings: Any = tyro.cli(settings_type, prog=verb, args=argv)
     try:
         act(settings)
     except (EditError, LabelError, EpisodeWriteError) as error:
@@ -127,7 +127,7 @@ def _run(settings_type: type, verb: str, argv: Sequence[str] | None, act: Callab
 
 
 def _relabel(settings: Relabel) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "outcome": settings.outcome,
         "instruction": settings.instruction.strip(),
         "note": settings.note,

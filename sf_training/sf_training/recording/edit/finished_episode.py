@@ -74,7 +74,9 @@ class FinishedEpisode:
             EditError: the file is damaged.
         """
         with _open_mcap(self.file) as reader:
-            yield from reader.iter_messages()
+            for schema, channel, message in reader.iter_messages():
+                assert schema is not None  # the recorder writes one for every channel
+                yield schema, channel, message
 
 
 def open_finished(path: Path) -> FinishedEpisode:
@@ -112,7 +114,9 @@ def open_finished(path: Path) -> FinishedEpisode:
                 f"{path}: holds no episode record or no contract, so this suite did not record it;"
                 " only its own episodes can be edited"
             )
-        statistics = reader.get_summary().statistics
+        summary = reader.get_summary()
+        assert summary is not None and summary.statistics is not None  # its checksum is right
+        statistics = summary.statistics
         begin, end = statistics.message_start_time, statistics.message_end_time
         contract = _contract(path, attachments)
         segments = _segments(reader, contract, records[-1], labels, begin)

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import zstandard
 from mcap.exceptions import McapError
@@ -83,7 +84,7 @@ def rescue_file(source: Path, progress: Callable[[int], None] = lambda done: Non
 
 
 class _Copy:
-    def __init__(self, out) -> None:
+    def __init__(self, out: IO[bytes]) -> None:
         self.messages = self.damaged = 0
         self.writer = Writer(out, compression=CompressionType.ZSTD)
         self.writer.start(profile="ros2", library="sf_training recover")
@@ -126,7 +127,7 @@ class _Copy:
             self.writer.add_metadata(record.name, record.metadata)
 
 
-def _records(stream) -> Iterator[McapRecord]:
+def _records(stream: IO[bytes]) -> Iterator[McapRecord]:
     """Yield records up to the first one that cannot be parsed."""
     try:
         yield from StreamReader(stream, emit_chunks=True).records

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from rich.progress import TaskID
 
 from sf_policy_node.programs import command
 from sf_training.progress import ProgressBar
@@ -203,6 +204,10 @@ def recover_episode(
     )
 
 
+def _show(bar: ProgressBar, task: TaskID) -> Callable[[int], None]:
+    return lambda done: bar.update(task, completed=done)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Recover everything in the paths. Return 0 if all was recovered, 1 if not, 2 if nothing was
     found.
@@ -227,11 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 partial.name, total=sum(path.stat().st_size for path in partial.glob("*.mcap"))
             )
             try:
-                result = recover_episode(
-                    partial,
-                    arguments.outcome,
-                    lambda done, task=task: bar.update(task, completed=done),
-                )
+                result = recover_episode(partial, arguments.outcome, _show(bar, task))
             except RecoveryError as error:
                 failed += 1
                 print(f"recover: {error}", file=sys.stderr)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.task import Future
 
 from sf_msgs.msg import RecorderStatus
 from sf_msgs.srv import EndEpisode, LabelEpisode, StartEpisode
@@ -47,7 +49,7 @@ class RecorderClient:
         node.create_subscription(
             RecorderStatus, f"{self._recorder}/status", self._receive_status, LATCHED
         )
-        self._clients = {
+        self._clients: dict[str, Client] = {
             service: node.create_client(service_type, f"{self._recorder}/{service}")
             for service, service_type in _TYPES.items()
         }
@@ -95,9 +97,11 @@ class RecorderClient:
             return
         self._waiting = True
 
-        def on_response(future) -> None:
+        def on_response(future: Future) -> None:
             self._waiting = False
-            report(future.result().success, future.result().message)
+            response = future.result()
+            assert response is not None  # the future is done
+            report(response.success, response.message)
 
         request = _TYPES[call.service].Request(**call.fields)
         client.call_async(request).add_done_callback(on_response)

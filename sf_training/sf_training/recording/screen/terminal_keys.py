@@ -13,6 +13,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 ESCAPE = "\x1b"
 # Over a slow link the rest of an escape sequence arrives within this time; without it the Escape
@@ -76,7 +77,7 @@ class KeyDecoder:
 
 
 @contextmanager
-def raw_keys(file) -> Iterator[Callable[[float], list[str] | None]]:
+def raw_keys(file: IO) -> Iterator[Callable[..., list[str] | None]]:
     """Set a terminal to unbuffered input without echo, and restore it afterwards.
 
     Yields:

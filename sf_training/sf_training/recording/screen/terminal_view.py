@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sf_msgs.msg import RecorderStatus
 from sf_training.recording.session.recording_session import State
 from sf_training.recording.session.stream_monitor import Verdict
 
@@ -29,7 +30,7 @@ _REPORTS_SHOWN = 3
 
 
 def screen(
-    status,
+    status: RecorderStatus | None,
     reports: Sequence[tuple[bool, str]],
     typing: str | None = None,
     *,
@@ -45,7 +46,7 @@ def screen(
         next_instruction: typed for the next episodes; empty means that of the recorder.
         keys_line: help text for the keys.
     """
-    parts = [banner(status, next_instruction)]
+    parts: list[RenderableType] = [banner(status, next_instruction)]
     if status is not None:
         parts += [_streams(status), _totals(status)]
         parts += [
@@ -66,7 +67,7 @@ def screen(
     return Group(*parts)
 
 
-def banner(status, next_instruction: str = "") -> Panel:
+def banner(status: RecorderStatus | None, next_instruction: str = "") -> Panel:
     """Return the banner with state and instruction; its colour alone shows the state.
 
     During an episode it shows the instruction of that episode, else that of the next one.
@@ -94,7 +95,7 @@ def banner(status, next_instruction: str = "") -> Panel:
     return Panel(Text(f"{title}\n{instruction}", justify="center"), style=style)
 
 
-def _streams(status) -> Table:
+def _streams(status: RecorderStatus) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("stream")
     for name in ("rate", "gap", "age", "messages", "lost"):
@@ -115,7 +116,7 @@ def _streams(status) -> Table:
     return table
 
 
-def _totals(status) -> Text:
+def _totals(status: RecorderStatus) -> Text:
     skew = f"{1e3 * status.camera_skew_s:.0f} ms" if status.camera_skew_s >= 0 else "-"
     left = f", {status.disk_left_s / 60:.0f} min left" if status.disk_left_s >= 0 else ""
     return Text(

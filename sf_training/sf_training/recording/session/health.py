@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.observation import NoObservation, ObservationBuffer
 from sf_training.recording.session.stream_monitor import (
@@ -100,7 +98,9 @@ class EpisodeHealth:
         for monitor in self.monitors.values():
             monitor.begin(now)
         self.recording, self._begin = True, now
-        self._steps, self._refused, self._example = 0, Counter(), {}
+        self._steps = 0
+        self._refused: Counter[str] = Counter()
+        self._example: dict[str, str] = {}
         self._next_step = now
         self._clock_step = 0.0
         self._instructions = [instruction]
@@ -122,7 +122,7 @@ class EpisodeHealth:
             self._buffer.add_image(self._cameras[topic], stamp, None)
         elif topic == self._joint_states:
             names = joint_names(data)
-            self._buffer.add_joint_state(stamp or received, names, np.zeros(len(names)))
+            self._buffer.add_joint_state(stamp or received, names, [0.0] * len(names))
         self._last_received = received
         if received >= self._next_step:
             self._step(received)

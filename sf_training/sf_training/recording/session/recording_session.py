@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.perception.observation import validate_instruction
@@ -26,6 +27,7 @@ from sf_training.recording.writer.episode_writer import (
     OUTCOMES,
     EpisodeWriteError,
     EpisodeWriter,
+    Outcome,
 )
 from sf_training.recording.writer.qos_profiles import offered_qos
 from sf_training.recording.writer.queued_writer import QueuedWriter
@@ -200,7 +202,8 @@ class RecordingSession:
             return None
         if self._settable:
             self.health.note_clock_offset(now - steady - self._clock_offset)
-        self._remember_size(steady)
+        assert self._queue is not None  # while recording
+        self._remember_size(steady, self._queue.written)
         if self._queue.error:
             return self.end("discarded", "", now)
         if self.disk_free < _RESERVE_BYTES:
@@ -236,6 +239,7 @@ class RecordingSession:
             return
         if missing:
             self._lost[topic] += missing
+        assert self._queue is not None  # while recording
         missing += not self._queue.put(topic, data, received_ns, sent_ns)
         if missing and topic in self._watched:
             self.health.add_lost(topic, missing)
@@ -260,10 +264,10 @@ class RecordingSession:
             )
             raise SessionError(f"{'an' if self.state == State.FINISHING else 'no'} episode {busy}")
         writer, queue, self._queue = self._writer, self._queue, None
-        counted_down = self.state == State.COUNTDOWN
+        assert writer is not None  # since the countdown
         self.state = State.FINISHING
-        if counted_down:
-            return lambda: _cancel(writer)
+        if queue is None:  # in the countdown
+            return partial(_cancel, writer)
         for topic in self._topics:  # publishers may have started after the episode
             writer.set_qos(topic.name, self._qos(topic))
         report = self.health.report(now)
@@ -275,10 +279,7 @@ class RecordingSession:
         ]
         lost = Counter(self._lost)
 
-        def complete() -> Finished:
-            return _complete(writer, queue, outcome, note, report, missing, lost)
-
-        return complete
+        return partial(_complete, writer, queue, outcome, note, report, missing, lost)
 
     def settle(self, finished: Finished) -> Finished:
         """Return to IDLE after an episode was completed, and count its outcome."""
@@ -319,17 +320,18 @@ class RecordingSession:
         self._lost.clear()
         self._disk.clear()
         self.health.begin(now, self.instruction)
-        self._queue = QueuedWriter(self._writer, converters=self._converters)
+        assert self._writer is not None  # since the countdown
+        queue = self._queue = QueuedWriter(self._writer, converters=self._converters)
         # Latched messages were received before the episode, but belong into its bag.
         latched = self._latched | {
             self._instruction_topic: {b"": bytes(messages.string(self.instruction))}
         }
         for topic, newest in latched.items():
             for data in newest.values():
-                self._queue.put(topic, data, round(now * 1e9))
+                queue.put(topic, data, round(now * 1e9))
 
-    def _remember_size(self, steady: float) -> None:
-        self._disk.append((steady, self._queue.written))
+    def _remember_size(self, steady: float, written: int) -> None:
+        self._disk.append((steady, written))
         while self._disk[0][0] < steady - _RATE_WINDOW_S:
             self._disk.popleft()
 
@@ -383,7 +385,7 @@ def _complete(
     queue.drops.update(lost)
     verdict = report.verdict
     try:
-        path = queue.finish(outcome, note, verdict.name, report.reasons)
+        path = queue.finish(cast(Outcome, outcome), note, verdict.name, report.reasons)
     except EpisodeWriteError as error:
         return Finished(False, None, "discarded", Verdict.FAIL, (str(error),), str(error))
     drops = ", ".join(f"{topic} {count}" for topic, count in queue.drops.items())

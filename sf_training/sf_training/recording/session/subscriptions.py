@@ -5,6 +5,7 @@ with message info.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -19,7 +20,7 @@ QOS = {
 }
 
 
-def with_info(callback):
+def with_info(callback: Callable[[bytes, dict], None]) -> Callable[[bytes, dict], None]:
     """Wrap a callback so that rclpy passes the message info.
 
     rclpy passes it only to callbacks with exactly two parameters; a ``functools.partial`` does not

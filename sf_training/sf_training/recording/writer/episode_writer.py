@@ -108,11 +108,19 @@ class EpisodeWriter:
                 "software": json.dumps(_software()),
             }
             # First in the file, so that a truncated file still holds its contract.
-            self._mcap.attach(CONTRACT_ATTACHMENT, "application/yaml", contract.to_yaml().encode())
-            self._mcap.attach(contract.urdf, "application/xml", contract.urdf_xml.encode())
-            self._mcap.add_metadata(EPISODE_RECORD, {**self._episode, "outcome": UNFINISHED})
+            self._writing.attach(
+                CONTRACT_ATTACHMENT, "application/yaml", contract.to_yaml().encode()
+            )
+            self._writing.attach(contract.urdf, "application/xml", contract.urdf_xml.encode())
+            self._writing.add_metadata(EPISODE_RECORD, {**self._episode, "outcome": UNFINISHED})
             sync_directory(self._partial)
             sync_directory(self._partial.parent)
+
+    @property
+    def _writing(self) -> McapFile:
+        """The open file; the constructor makes it."""
+        assert self._mcap is not None
+        return self._mcap
 
     @property
     def path(self) -> Path:
@@ -122,7 +130,7 @@ class EpisodeWriter:
     @property
     def size(self) -> int:
         """Number of bytes written to the file so far."""
-        return self._mcap.size
+        return self._writing.size
 
     def set_instruction(self, instruction: str) -> None:
         """Replace the instruction of the episode record. Call it before :meth:`finish`."""
@@ -165,9 +173,9 @@ class EpisodeWriter:
             ) from None
         with self._disk_errors():
             if type_name not in self._schemas:
-                self._schemas[type_name] = self._mcap.add_schema(type_name, text)
+                self._schemas[type_name] = self._writing.add_schema(type_name, text)
             metadata = {"offered_qos_profiles": qos_yaml, "topic_type_hash": type_hash}
-            channel = self._mcap.add_channel(topic, self._schemas[type_name], metadata)
+            channel = self._writing.add_channel(topic, self._schemas[type_name], metadata)
         self._topics[topic] = TopicRecord(channel, topic, type_name, qos_yaml, type_hash)
 
     def set_qos(self, topic: str, qos_yaml: str) -> None:
@@ -199,7 +207,7 @@ class EpisodeWriter:
                 f"{topic}: is not declared; call add_topic before write"
             ) from None
         with self._disk_errors():
-            self._mcap.write(
+            self._writing.write(
                 channel,
                 serialized_cdr,
                 log_time_ns,
@@ -211,12 +219,12 @@ class EpisodeWriter:
         process.
         """
         with self._disk_errors():
-            self._mcap.flush()
+            self._writing.flush()
 
     def sync(self) -> None:
         """Wait until flushed messages are on the disk, where they survive a power failure."""
         with self._disk_errors():
-            self._mcap.sync()
+            self._writing.sync()
 
     def finish(
         self,
@@ -258,8 +266,8 @@ class EpisodeWriter:
         if write_delay_ms:
             self._episode["write_delay_ms"] = json.dumps(dict(write_delay_ms))
         with self._disk_errors():
-            self._mcap.flush()
-            if not any(self._mcap.counts.values()):
+            self._writing.flush()
+            if not any(self._writing.counts.values()):
                 self.abort()
                 raise EpisodeWriteError(
                     f"{self._final}: no message arrived; check that the robot publishes the"
@@ -269,9 +277,9 @@ class EpisodeWriter:
             self.write(
                 EPISODE_TOPIC,
                 episode_message(self._contract, self._episode),
-                self._mcap.time_range[1],
+                self._writing.time_range[1],
             )
-            seal(self._mcap, self._file, self._final, self._episode, list(self._topics.values()))
+            seal(self._writing, self._file, self._final, self._episode, list(self._topics.values()))
         self._open = False
         return self._final
 
@@ -328,7 +336,7 @@ class EpisodeWriter:
                 self.abort()
                 return "the episode was deleted"
             self._open = False
-            self._mcap.abort()
+            self._writing.abort()
         return f"the messages written so far are in {self._partial}"
 
     @contextmanager

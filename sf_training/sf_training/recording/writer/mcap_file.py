@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import zstandard
 from mcap.data_stream import RecordBuilder
@@ -89,8 +89,9 @@ class McapFile:
             self._put_message_indexes(index, entries)
         return self
 
-    def _begin(self, file) -> None:
+    def _begin(self, file: IO[bytes]) -> None:
         self._file = file
+        self._chunk_first = self._chunk_last = 0
         self._checksum = hashlib.sha256()
         self._offset = 0
         self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 from mcap.data_stream import ReadDataStream
@@ -102,7 +103,7 @@ class _Reader:
     count as complete only together.
     """
 
-    def __init__(self, file, scan: McapScan) -> None:
+    def __init__(self, file: BinaryIO, scan: McapScan) -> None:
         self._file, self._scan = file, scan
         # Channels of the last chunk whose message index was not read yet, and the bytes of those
         # indexes that were. They are accepted together; otherwise the recovery writes new ones.

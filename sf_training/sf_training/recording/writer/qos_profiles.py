@@ -5,6 +5,7 @@ publishers. No rclpy here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sf_training.recording.topics import Delivery
 
@@ -32,7 +33,7 @@ def publishers_qos(profiles: Iterable, delivery: Delivery) -> str:
     return "\n".join(dict.fromkeys(_profile(profile, delivery) for profile in profiles))
 
 
-def _profile(profile, delivery: Delivery) -> str:
+def _profile(profile: Any, delivery: Delivery) -> str:
     history = profile.history.name.lower()
     known = history in ("keep_last", "keep_all")
     return _entry(

@@ -135,14 +135,15 @@ class QueuedWriter:
     def _write(
         self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int | None
     ) -> None:
+        content: bytes | memoryview = data
         if topic in self._converters:
             try:
-                data = self._converters[topic](data)
+                content = self._converters[topic](data)
             except ImageError:
                 with self._changed:
                     self.drops[topic] += 1
                 return
-        self._writer.write(topic, data, log_time_ns, publish_time_ns)
+        self._writer.write(topic, content, log_time_ns, publish_time_ns)
 
     def _work(self) -> None:
         flushed = synced = time.monotonic()
@@ -156,8 +157,8 @@ class QueuedWriter:
                         return
                     message = self._queue.popleft() if self._queue else None
                 if message:
-                    queued, topic, data, *times = message
-                    self._write(topic, data, *times)
+                    queued, topic, data, log_time_ns, publish_time_ns = message
+                    self._write(topic, data, log_time_ns, publish_time_ns)
                     self.delays.append(time.monotonic() - queued)
                     with self._changed:
                         self._bytes -= len(data)

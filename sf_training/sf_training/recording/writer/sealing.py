@@ -123,15 +123,19 @@ def _check(file: Path, messages: int) -> None:
     """Read the summary back like any reader, while the operator can still repeat the episode."""
     try:
         with file.open("rb") as stream:
-            statistics = make_reader(stream).get_summary().statistics
-    except (McapError, AttributeError) as error:
+            summary = make_reader(stream).get_summary()
+    except McapError as error:
         raise SealError(
             f"{file}: does not read back ({error}); check the disk and record it again"
         ) from None
-    if statistics.message_count != messages:
+    if summary is None or summary.statistics is None:
         raise SealError(
-            f"{file}: {statistics.message_count} of {messages} messages read back; check the disk"
-            " and record it again"
+            f"{file}: does not read back (no summary); check the disk and record it again"
+        )
+    found = summary.statistics.message_count
+    if found != messages:
+        raise SealError(
+            f"{file}: {found} of {messages} messages read back; check the disk and record it again"
         )
 
 

@@ -61,7 +61,7 @@ class VideoEncoder:
 def _encoder(width: int, height: int) -> av.VideoCodecContext:
     context = av.CodecContext.create("libx264", "w")
     context.width, context.height, context.pix_fmt = width, height, _PIXELS
-    context.time_base, context.framerate = Fraction(1, 1000), 30
+    context.time_base, context.framerate = Fraction(1, 1000), Fraction(30)
     context.options, context.thread_count = _OPTIONS, 1
     return context
 
@@ -72,7 +72,7 @@ def video_encoders(contract: Contract) -> dict[str, Callable[[bytes], memoryview
     Raises:
         ValueError: a camera has an odd width or height.
     """
-    found = {}
+    found: dict[str, Callable[[bytes], memoryview]] = {}
     for camera in contract.cameras:
         if camera.transport != "raw":
             continue
