@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.perception.robot_state import state_names
+from sf_policy_node.vla.backbones.visual_layout import VisualLayout
 from sf_policy_node.vla.nano import Nano, NanoConfig
 from sf_policy_node.vla.normalisation import Normalisation
 
@@ -46,6 +47,8 @@ class Model(Protocol):
     head: Any  # maps a context to a chunk
 
     def context(self, images: torch.Tensor, state: torch.Tensor, text: torch.Tensor) -> Any: ...
+
+    def visual_layout(self) -> VisualLayout: ...
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 

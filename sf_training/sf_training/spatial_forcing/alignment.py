@@ -220,6 +220,7 @@ class Alignment(nn.Module):
         # The residual stream grows with depth: without a norm of its own, the deepest layer would
         # dominate the mixture.
         normed = torch.stack([functional.layer_norm(layer, layer.shape[-1:]) for layer in layers])
+        assert self.gate is not None  # the only caller has a gate
         return (self.gate.softmax(0).to(normed)[:, None, None, None] * normed).sum(0)
 
 
@@ -307,7 +308,9 @@ def prepare_target(
     def embedded(values: Tensor) -> Tensor:
         if not position_scale:
             return values
-        return values + position_scale * position_embedding(*values.shape[2:], aspect).to(values)
+        height, width, channels = values.shape[2:]
+        embedding = position_embedding(height, width, channels, aspect)
+        return values + position_scale * embedding.to(values)
 
     features = embedded(features) if position == "before" else features
     if features.shape[2:4] != (rows, columns):

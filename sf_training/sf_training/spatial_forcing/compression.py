@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,9 @@ class Compression:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(".new.npz")
-            named = {f"layer_{number}": basis for number, basis in enumerate(found.bases)}
+            named: dict[str, Any] = {
+                f"layer_{number}": basis for number, basis in enumerate(found.bases)
+            }
             np.savez(temporary, frames=frames, **named)
             os.replace(temporary, file)
         return found

@@ -75,8 +75,8 @@ class DepthAnything3(nn.Module):
     def __init__(self, config: DepthAnything3Config) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, config.patch, config.patch)
+        projection = nn.Conv2d(3, width, config.patch, config.patch)
+        self.patch_embed = nn.ModuleDict({"proj": projection})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.grid**2, width))
         if config.alternating < config.blocks:
@@ -98,7 +98,7 @@ class DepthAnything3(nn.Module):
         """
         batch, views, _, height, width = images.shape
         rows, columns = height // self.config.patch, width // self.config.patch
-        patches = self.patch_embed.proj(images.flatten(0, 1)).flatten(2).transpose(1, 2)
+        patches = self.patch_embed["proj"](images.flatten(0, 1)).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
         tokens = (tokens + self._positions(rows, columns).to(tokens)).unflatten(0, (batch, views))
         rotation = patch_rotation(rows, columns, 1, self._sizes, images.device)

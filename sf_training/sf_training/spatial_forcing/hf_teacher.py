@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sf_training.spatial_forcing.teachers import TeacherError
 from sf_training.spatial_forcing.vision import (
@@ -56,7 +57,7 @@ class HfTeacher:
     ) -> None:
         path = find_weights(source)
         model_type, full_model = _load(str(source), dtype)
-        self._network = (
+        self._network: Any = (
             (full_model.get_submodule(_MODEL_TYPES[model_type][1]))
             .to(device)
             .eval()
@@ -120,7 +121,7 @@ class HfTeacher:
             )
         return tuple(result)
 
-    def _final(self, found) -> Tensor:
+    def _final(self, found: Any) -> Tensor:
         """Return the last block's output after the final norm.
 
         A backbone does not apply that norm itself.
@@ -132,7 +133,7 @@ class HfTeacher:
         )
 
 
-def _load(source: str, dtype: torch.dtype) -> tuple[str, nn.Module]:
+def _load(source: str, dtype: torch.dtype) -> tuple[str, Any]:
     """Return the model type, and the model with all of its weights."""
     import transformers
 

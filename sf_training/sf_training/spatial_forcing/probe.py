@@ -11,22 +11,23 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from sf_policy_node.contract import ContractError
-from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, Model, load_checkpoint
 from sf_training.config_file import parse, print_settings
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.data.split import split_by_order, split_episodes, trained_folders
 from sf_training.progress import counted, status
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
-from sf_training.spatial_forcing.depth_head import DptHead, LinearHead, StateHead
+from sf_training.spatial_forcing.depth_head import DptHead, Head, LinearHead, StateHead
 from sf_training.spatial_forcing.frozen_tokens import (
     frozen_tokens,
     random_twin,
@@ -169,14 +170,17 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
             f"{arguments.data}: {len(dataset.episodes)} episode; the probe needs some for fitting"
             " and others for evaluation"
         )
-    limits = {
-        "cells": arguments.cells,
-        "nearest": arguments.nearest,
-        "farthest": arguments.farthest,
-    }
+    choose = partial(
+        choose_frames,
+        dataset,
+        checkpoints[0],
+        cells=arguments.cells,
+        nearest=arguments.nearest,
+        farthest=arguments.farthest,
+    )
     with status(console, "reading images and depth"):
-        train = choose_frames(dataset, checkpoints[0], fitted, arguments.train_frames, **limits)
-        test = choose_frames(dataset, checkpoints[0], held_out, arguments.test_frames, **limits)
+        train = choose(fitted, arguments.train_frames)
+        test = choose(held_out, arguments.test_frames)
     task = DepthTask.of(train.cells, model.visual_layout().grid)
     _check_memory(model, len(train.images) + len(test.images))
     report = ProbeReport(
@@ -275,6 +279,7 @@ class _Bench:
         self, name: str, label: str, train: np.ndarray, test: np.ndarray, console: Console
     ) -> None:
         """Fit each head to tokens, and add its errors."""
+        fitted: Head
         for head in self._arguments.heads:
             if head == "linear":
                 fitted = LinearHead(self._task, train, self._residuals, self._selection)
@@ -282,12 +287,14 @@ class _Bench:
                 with counted(
                     console, f"DPT head: {name} {label}".rstrip(), self._arguments.dpt_steps
                 ) as advance:
-                    options = {
-                        "steps": self._arguments.dpt_steps,
-                        "seed": self._arguments.dpt_seed,
-                        "progress": advance,
-                    }
-                    fitted = DptHead(self._task, train, self._residuals, **options)
+                    fitted = DptHead(
+                        self._task,
+                        train,
+                        self._residuals,
+                        steps=self._arguments.dpt_steps,
+                        seed=self._arguments.dpt_seed,
+                        progress=advance,
+                    )
             self._add(head, name, label, self._task.depth(fitted.predict(test)))
 
     def _add(self, head: str, name: str, label: str, predicted: np.ndarray) -> None:
@@ -312,13 +319,17 @@ def _sources(
     grid = checkpoints[0].model.visual_layout().grid
     yield RGB, "", (rgb_tokens(train.images, grid), rgb_tokens(test.images, grid))
 
-    def tokens(model, checkpoint: Checkpoint, what: str) -> tuple[np.ndarray, np.ndarray]:
+    def tokens(model: Any, checkpoint: Checkpoint, what: str) -> tuple[np.ndarray, np.ndarray]:
         model = model.to(arguments.device).eval()
         texts = text_rows(model, checkpoint.normalisation, instructions)
-        total, done, found = len(train.images) + len(test.images), 0, []
+        total, found = len(train.images) + len(test.images), []
         with counted(console, f"tokens: {what}", total) as advance:
-            for frames in (train, test):
+            for frames, before in ((train, 0), (test, len(train.images))):
                 states = torch.from_numpy(checkpoint.normalisation.state.normalise(frames.states))
+
+                def count(done: int, before: int = before) -> None:
+                    advance(before + done)
+
                 found.append(
                     frozen_tokens(
                         model,
@@ -326,10 +337,9 @@ def _sources(
                         frames.images,
                         states,
                         texts[frames.texts],
-                        lambda count, done=done: advance(done + count),
+                        count,
                     )
                 )
-                done += len(frames.images)
         return found[0], found[1]
 
     for seed in arguments.seeds:
@@ -408,7 +418,7 @@ def _share(arguments: Arguments, training: Sequence[dict]) -> float:
     return share
 
 
-def _check_memory(model, frames: int) -> None:
+def _check_memory(model: Model, frames: int) -> None:
     layout = model.visual_layout()
     needed = 4 * frames * layout.views * layout.grid[0] * layout.grid[1] * layout.width
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

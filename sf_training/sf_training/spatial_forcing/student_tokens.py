@@ -9,11 +9,12 @@ hidden = tokens[24]  # (B, T, D), after 24 blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _NORM = "input_layernorm"  # of a decoder block; models that call sub-modules directly call it too
 
@@ -47,7 +48,7 @@ class StudentTokens:
         self,
         model: nn.Module,
         layers: Sequence[int],
-        blocks: Sequence[nn.Module] | str | None = None,
+        blocks: nn.ModuleList | Sequence[nn.Module] | str | None = None,
         *,
         require_gradient: bool = True,
     ) -> None:
@@ -108,7 +109,7 @@ class StudentTokens:
             handle.remove()
         self.clear()
 
-    def _hook(self, model: nn.Module, name: str, layer: int):
+    def _hook(self, model: nn.Module, name: str, layer: int) -> RemovableHandle:
         count = len(self.blocks)
         if not 0 <= layer <= count:
             raise StudentTokensError(
@@ -124,7 +125,7 @@ class StudentTokens:
                 ),
             )
 
-        def leave(_module: nn.Module, _arguments: tuple, output) -> None:
+        def leave(_module: nn.Module, _arguments: tuple, output: Tensor | Sequence[Tensor]) -> None:
             self._keep(layer, output if isinstance(output, Tensor) else output[0])
 
         if layer < count:
@@ -186,8 +187,8 @@ def visual_tokens(hidden: Tensor, positions: Tensor | slice, shift: int = 0) -> 
 
 
 def _named_blocks(
-    model: nn.Module, wanted: Sequence[nn.Module] | str | None
-) -> tuple[str, Sequence[nn.Module]]:
+    model: nn.Module, wanted: nn.ModuleList | Sequence[nn.Module] | str | None
+) -> tuple[str, Iterable[nn.Module]]:
     """Return the blocks, and the name of their list in the model.
 
     The name is empty where the model has no such list.

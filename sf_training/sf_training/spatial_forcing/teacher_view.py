@@ -98,6 +98,7 @@ def show(arguments: Arguments) -> list[str]:
     """
     if not arguments.teacher_weights or arguments.data is None:
         raise TeacherError("--teacher-weights and --data: give both")
+    assert arguments.teacher != "list"  # main() answers it
     images = frame_images(arguments.data, arguments.frame)
     teacher = open_teacher(
         arguments.teacher,

@@ -169,8 +169,8 @@ class _Encoder(nn.Module):
     def __init__(self, config: VggtConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, config.width, config.patch, config.patch)
+        projection = nn.Conv2d(3, config.width, config.patch, config.patch)
+        self.patch_embed = nn.ModuleDict({"proj": projection})
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.width) * 1e-6)
         self.register_tokens = nn.Parameter(torch.randn(1, config.registers, config.width) * 1e-6)
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + config.grid**2, config.width) * 0.02)
@@ -182,7 +182,7 @@ class _Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (N, 3, H, W) to (N, P, width), patches row by row."""
-        patches = self.patch_embed.proj(images)
+        patches = self.patch_embed["proj"](images)
         position = self.pos_embed[:, 1:]
         if patches.shape[-2:] != (self.config.grid, self.config.grid):
             table = position.float().unflatten(1, (self.config.grid, -1)).permute(0, 3, 1, 2)
@@ -209,9 +209,9 @@ class Block(nn.Module):
         self.attn = _Attention(width, config.head_size, normed_heads)
         self.ls1 = _Scale(width)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(width, config.expansion * width)
-        self.mlp.fc2 = nn.Linear(config.expansion * width, width)
+        first = nn.Linear(width, config.expansion * width)
+        last = nn.Linear(config.expansion * width, width)
+        self.mlp = nn.ModuleDict({"fc1": first, "fc2": last})
         self.ls2 = _Scale(width)
 
     def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
@@ -220,7 +220,8 @@ class Block(nn.Module):
         ``rotation`` as from :func:`patch_rotation`.
         """
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), rotation))
-        return tokens + self.ls2(self.mlp.fc2(functional.gelu(self.mlp.fc1(self.norm2(tokens)))))
+        first, last = self.mlp["fc1"], self.mlp["fc2"]
+        return tokens + self.ls2(last(functional.gelu(first(self.norm2(tokens)))))
 
 
 class _Attention(nn.Module):

@@ -154,7 +154,7 @@ def vision_targets(
             " cache"
         )
     layers = len(config.target_layers)
-    size = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    size = (grid, grid) if isinstance(grid, int) else (grid[0], grid[1])
     width = min(channels or teacher.feature_size, teacher.feature_size)
     shape = (*images.shape[:2], *size, width)
     if control == "random":
@@ -199,7 +199,7 @@ def vision_targets(
         if len(missing):
             with counted(console, "teacher features", len(missing)) as advance:
                 store.fill(missing, computed.stored, batch, advance)
-    found = store.load()
+    found: tuple[np.ndarray | StoredLayer, ...] = store.load()
     if control == "mean":
         found = tuple(_repeated(_mean(layer), shape) for layer in found)
     return Targets(
