@@ -32,7 +32,10 @@ class ActionPolicy(Protocol):
     """
 
     policy_id: str
-    device: str
+
+    @property
+    def device(self) -> str:
+        """Return where it runs, for messages."""
 
     def warm_up(self) -> None:
         """Run once, so that the first real prediction is not slow."""

@@ -52,6 +52,10 @@ class Model(Protocol):
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def to(self, device: Any) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Checkpoint:

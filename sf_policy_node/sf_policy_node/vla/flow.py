@@ -35,6 +35,7 @@ class FlowHead(nn.Module):
     Transformer blocks over the steps of the chunk.
     """
 
+    frequencies: Tensor  # buffer
     steps = STEPS
     keeps_given = True  # each step has its own time, so a prefix can be given
 

@@ -131,6 +131,7 @@ class Nano(nn.Module):
         self.query = nn.Parameter(torch.randn(config.queries, width) * 0.5)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
+        self.head: nn.Module
         if config.head == "flow":
             self.head = FlowHead(
                 width, config.heads, config.head_layers, config.horizon, config.action_size

@@ -98,6 +98,10 @@ class HfVla(nn.Module):
     """
 
     kind = "hf"
+    backbone: Any  # of transformers
+    _mean: Tensor  # buffers
+    _std: Tensor
+    _image_ids: Tensor
 
     def __init__(
         self,
@@ -111,7 +115,7 @@ class HfVla(nn.Module):
         from transformers import AutoModelForImageTextToText
 
         self.config, self.words = config, words
-        full_model = backbone or build(
+        full_model: Any = backbone or build(
             AutoModelForImageTextToText,
             transformers_config(config.backbone),
             config.dtype,
@@ -134,6 +138,7 @@ class HfVla(nn.Module):
         self.state = nn.Linear(config.state_size, width)
         self.query = nn.Parameter(torch.randn(config.horizon, width) * 0.02)
         self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.head_width))
+        self.head: nn.Module
         if config.head == "flow":
             self.head = FlowHead(
                 config.head_width,
@@ -175,7 +180,7 @@ class HfVla(nn.Module):
         Raises:
             BackboneError: a setting does not fit the backbone.
         """
-        full_model = backbone if isinstance(backbone, nn.Module) else None
+        full_model: Any = backbone if isinstance(backbone, nn.Module) else None
         their = full_model.config if full_model is not None else backbone
         try:
             pixels = pixels_of(their, image_size)

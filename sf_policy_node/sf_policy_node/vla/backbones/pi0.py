@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,8 @@ class Pi0(nn.Module):
     language = "backbone.model.vlm.language_model"  # name of the language model
     keeps_given = False  # all steps have one time; only guidance ties a chunk to the previous one
     words_class: type[Words] = Words
+    backbone: Any  # of transformers
+    _image_ids: Tensor  # buffer
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class Pi0(nn.Module):
         )
 
     @classmethod
-    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi0:
+    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Self:
         """Make a model on transformers' PI0 model, or with random weights on a PI0 configuration.
 
         Args:
@@ -152,7 +154,7 @@ class Pi0(nn.Module):
         Raises:
             BackboneError: a setting does not fit the model.
         """
-        full_model = backbone if isinstance(backbone, nn.Module) else None
+        full_model: Any = backbone if isinstance(backbone, nn.Module) else None
         their = full_model.config if full_model is not None else backbone
         config = Pi0Config(**{"backbone": plain_config(their), **sizes})
         words = cls.words_class(
@@ -161,7 +163,7 @@ class Pi0(nn.Module):
         return cls(config, words, full_model)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> Pi0:
+    def from_pretrained(cls, folder: str | Path, *, dtype: str = "float32", **sizes: Any) -> Self:
         """Make a model on pretrained weights and their tokenizer in a local directory.
 
         Layouts: transformers' own, openpi's PyTorch and LeRobot's (see ``pi0_published``).
@@ -177,7 +179,7 @@ class Pi0(nn.Module):
     @classmethod
     def from_published(
         cls, published: PublishedPi0, *, tokenizer: Any = None, dtype: str = "float32", **sizes: Any
-    ) -> Pi0:
+    ) -> Self:
         """Make a model on weights in openpi's or LeRobot's layout.
 
         Args:
@@ -207,14 +209,14 @@ class Pi0(nn.Module):
         return model
 
     @classmethod
-    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Pi0:
+    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Self:
         from transformers import PI0ForConditionalGeneration
 
         full_model = load_pretrained(PI0ForConditionalGeneration, folder, dtype, "pi0")
         return cls.create(full_model, load_tokenizer(folder), dtype=dtype, **sizes)
 
     @classmethod
-    def from_config(cls, folder: str | Path, **sizes: Any) -> Pi0:
+    def from_config(cls, folder: str | Path, **sizes: Any) -> Self:
         """Make a model with random weights from ``config.json`` and the tokenizer in a directory.
 
         Raises:
@@ -311,13 +313,11 @@ class Pi0(nn.Module):
         ).past_key_values
         return Prefix(cache, mask, self._pad(state, self.backbone.config.max_state_dim).to(dtype))
 
-    def velocity(
-        self, context: Prefix, noisy: Tensor, tau: float | Tensor, given: int = 0
-    ) -> Tensor:
+    def velocity(self, context: Prefix, noisy: Tensor, tau: float, given: int = 0) -> Tensor:
         """Return the velocity (B, H, columns).
 
         Args:
-            tau: one time for all chunks, or (B,).
+            tau: flow time, one for all chunks.
             given: must be 0: all steps of a chunk have one time.
         """
         if given:
@@ -428,9 +428,10 @@ class Pi05(Pi0):
 
     kind = "pi05"
     words_class = StateWords
+    words: StateWords
 
     @classmethod
-    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Pi05:
+    def create(cls, backbone: Any, tokenizer: Any, **sizes: Any) -> Self:
         """Make a model with random weights on a PI0 configuration of transformers.
 
         See :meth:`Pi0.create`.
@@ -440,14 +441,14 @@ class Pi05(Pi0):
         )
 
     @classmethod
-    def from_published(cls, published: PublishedPi0, **sizes: Any) -> Pi05:
+    def from_published(cls, published: PublishedPi0, **sizes: Any) -> Self:
         """Make a model on openpi's or LeRobot's weights; see :meth:`Pi0.from_published`."""
         return super().from_published(
             published, **{"text_tokens": 200, "prompt": PI05_PROMPT, **sizes}
         )
 
     @classmethod
-    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Pi05:
+    def _from_transformers(cls, folder: str | Path, dtype: str, sizes: dict[str, Any]) -> Self:
         raise BackboneError(
             f"{folder}: transformers has no pi0.5; give a directory in openpi's or LeRobot's layout"
         )

@@ -92,7 +92,7 @@ def discretise(state: Tensor) -> Tensor:
     return torch.bucketize(state.detach().double().cpu(), edges, right=True) - 1
 
 
-class AdaptiveNorm(nn.Module):
+class _Conditioned(nn.Module):
     """RMSNorm whose scale, shift and gate depend on :attr:`condition` (B, width)."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -101,18 +101,25 @@ class AdaptiveNorm(nn.Module):
         self.dense = nn.Linear(width, 3 * width)
         self.condition: Tensor | None = None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise (B, T, width); return it and the gate (B, 1, width) of what follows."""
+    def _normed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift, gate = self.dense(self.condition)[:, None].chunk(3, -1)
         normed = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
         return (normed * (1 + scale.float()) + shift.float()).to(x.dtype), gate.to(x.dtype)
 
 
-class _LastNorm(AdaptiveNorm):
+class AdaptiveNorm(_Conditioned):
+    """The norm before attention, and before the MLP."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise (B, T, width); return it and the gate (B, 1, width) of what follows."""
+        return self._normed(x)
+
+
+class _LastNorm(_Conditioned):
     """The norm after the last block, which has no gate."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[0]
+        return self._normed(x)[0]
 
 
 class AdaptiveLayer(GemmaDecoderLayer):
@@ -120,10 +127,14 @@ class AdaptiveLayer(GemmaDecoderLayer):
 
     def __init__(self, config: Any, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self.input_layernorm = AdaptiveNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = AdaptiveNorm(config.hidden_size, config.rms_norm_eps)
+        width, eps = config.hidden_size, config.rms_norm_eps
+        # They replace norms of another class.
+        self.input_layernorm = AdaptiveNorm(width, eps)  # type: ignore[assignment]
+        self.post_attention_layernorm = AdaptiveNorm(width, eps)  # type: ignore[assignment]
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(  # type: ignore[override]  # Gemma passes the others by name
+        self, hidden_states: Tensor, **kwargs: Any
+    ) -> Tensor:
         """Run the block; arguments as transformers' Gemma passes them."""
         normed, gate = self.input_layernorm(hidden_states)
         attended, _ = self.self_attn(hidden_states=normed, **kwargs)
@@ -180,7 +191,7 @@ def velocity(backbone: Any, cache: Any, prefix: Tensor, noisy: Tensor, time: Ten
     embedded, condition = backbone.embed_action_time(noisy, time)
     dit, steps = backbone.model.dit, noisy.shape[1]
     for module in dit.modules():
-        if isinstance(module, AdaptiveNorm):
+        if isinstance(module, _Conditioned):
             module.condition = condition
     mask = torch.cat([prefix.bool(), prefix.new_ones(len(noisy), steps).bool()], 1)
     offset = prefix.sum(1, keepdim=True)

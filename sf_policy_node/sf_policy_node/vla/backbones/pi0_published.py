@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class PublishedPi0:
         """Whether the weights are pi0.5's, which has no layer for the state."""
         return "state_proj.weight" not in self._tensors
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -245,7 +246,7 @@ def fill(model: Any, published: PublishedPi0) -> None:
     copy_published(
         model,
         published.folder,
-        ((ours, lambda name=name: published[name], name) for name, ours in names.items()),
+        ((ours, partial(published.__getitem__, name), name) for name, ours in names.items()),
         published=set(published),
         optional={_NEVER_STORED},
     )

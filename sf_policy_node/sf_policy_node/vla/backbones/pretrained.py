@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def transformers_config(values: dict[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     family = values.get("model_type")
-    if family not in CONFIG_MAPPING:
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise BackboneError(
             f"backbone: transformers does not know a model of type {family!r}; check config.json,"
             " or update transformers"
@@ -96,10 +97,9 @@ def build(auto_class: Any, config: Any, dtype: str, *, blank: bool) -> Any:
     """
     from transformers.initialization import no_init_weights
 
+    make: Any = getattr(auto_class, "from_config", None) or auto_class._from_config
     with no_init_weights() if blank else nullcontext():
-        return getattr(auto_class, "from_config", getattr(auto_class, "_from_config", None))(
-            config, dtype=getattr(torch, dtype)
-        )
+        return make(config, dtype=getattr(torch, dtype))
 
 
 def load_pretrained(
@@ -176,7 +176,7 @@ def open_safetensors(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
     """
     try:
         file = safe_open(path, "pt")
-        return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise BackboneError(
             f"{path}: not a readable safetensors file ({error}); copy it again"

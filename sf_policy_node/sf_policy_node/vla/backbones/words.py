@@ -30,7 +30,7 @@ class Words:
         vocabulary: number of token ids of the model; larger ids are refused.
     """
 
-    def __init__(self, tokenizer, length: int, prompt: str, vocabulary: int) -> None:
+    def __init__(self, tokenizer: Any, length: int, prompt: str, vocabulary: int) -> None:
         if "{instruction}" not in prompt:
             raise WordsError(f"prompt {prompt!r}: must hold {{instruction}}")
         self.tokenizer, self.length, self.prompt, self.vocabulary = (

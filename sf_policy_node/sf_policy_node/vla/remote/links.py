@@ -208,6 +208,7 @@ class OpenpiLink(_SocketLink):
         return None if self._connection is None else self._connection.socket
 
     def _request(self, observation: dict[str, Any], timeout_s: float) -> bytes:
+        assert self._connection is not None  # exchange() refuses to send without one
         self._connection.send(pack(observation))
         return self._receive(timeout_s)
 
@@ -215,6 +216,7 @@ class OpenpiLink(_SocketLink):
         return unpack(answer)
 
     def _receive(self, timeout_s: float) -> bytes:
+        assert self._connection is not None  # the callers have connected
         frame = self._connection.recv(timeout=timeout_s)
         if isinstance(frame, str):  # openpi sends a traceback as text
             last = next((line for line in reversed(frame.splitlines()) if line.strip()), "no text")
@@ -256,6 +258,7 @@ class OftLink(_SocketLink):
         return None if self._connection is None else self._connection.sock
 
     def _request(self, observation: dict[str, Any], timeout_s: float) -> tuple[int, bytes]:
+        assert self._connection is not None  # exchange() refuses to send without one
         self._connection.sock.settimeout(None)  # the deadline covers the whole exchange
         body = to_json(observation)
         self._connection.request("POST", "/act", body, {"Content-Type": "application/json"})

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from sf_policy_node.contract import ActionSpace
 from sf_policy_node.vla.preprocessing import Fit
@@ -138,7 +139,7 @@ def load_mapping(path: str | Path) -> Mapping:
         ) from None
 
 
-def _explained(item: dict) -> str:
+def _explained(item: ErrorDetails) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
         return f"{key}: is missing; add it"

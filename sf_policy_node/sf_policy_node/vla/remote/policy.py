@@ -73,13 +73,13 @@ class RemotePolicy:
         self._link, self._contract = link, contract
         self._metadata = link.open(mapping.first_timeout_s if mapping else 10.0)
         self._own = mapping is None
-        if mapping is None and not is_own(self._metadata):
-            link.close()
-            raise MappingError(
-                f"{link.address}: this server does not declare its keys and units; write a mapping"
-                " (sf_policy_node/doc/remote.md) and give it as parameter mapping"
-            )
-        if self._own:
+        if mapping is None:
+            if not is_own(self._metadata):
+                link.close()
+                raise MappingError(
+                    f"{link.address}: this server does not declare its keys and units; write a"
+                    " mapping (sf_policy_node/doc/remote.md) and give it as parameter mapping"
+                )
             check_own(self._metadata, contract, link.address)
             mapping, source = own_mapping(contract), link.address
         _check_metadata(mapping.metadata, self._metadata, link.address)

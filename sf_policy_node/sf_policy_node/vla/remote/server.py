@@ -204,14 +204,11 @@ class PolicyServer(OpenpiServer):
             found.get(key) if isinstance(found, dict) else None for key in ("rows", "delay_rows")
         )
         action = self._contract.action
-        fits = (
-            isinstance(rows, np.ndarray)
-            and rows.ndim == 2
-            and rows.shape[1] == len(action.names)
-            and len(rows) <= action.horizon
-        )
         if (
-            not fits
+            not isinstance(rows, np.ndarray)
+            or rows.ndim != 2
+            or rows.shape[1] != len(action.names)
+            or len(rows) > action.horizon
             or not np.isfinite(rows).all()
             or type(delay) is not int
             or not 0 <= delay <= len(rows)

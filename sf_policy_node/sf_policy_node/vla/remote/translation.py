@@ -47,7 +47,8 @@ class Translation:
         Raises:
             ValueError: a camera is missing, or a joint position is wrong.
         """
-        mapping, found = self._mapping, {}
+        mapping = self._mapping
+        found: dict[str, Any] = {}
         for camera, key in mapping.images.items():
             image = images.get(camera)
             if image is None:
@@ -215,13 +216,13 @@ class Translation:
 
 
 def _theirs(column: Column, value: float) -> float:
-    if column.open is not None:
+    if column.open is not None and column.closed is not None:  # both or none
         return column.closed + (column.open - column.closed) * value
     return value / column.factor
 
 
 def _ours(column: Column, values: np.ndarray) -> np.ndarray:
-    if column.open is not None:
+    if column.open is not None and column.closed is not None:  # both or none
         return (values - column.closed) / (column.open - column.closed)
     return values * column.factor
 

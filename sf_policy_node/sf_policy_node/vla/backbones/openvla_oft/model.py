@@ -150,6 +150,11 @@ class OpenVlaOft(nn.Module):
     kind = "openvla_oft"
     can_mask_cameras = True
     language = "backbone.language_model"  # name of the language model
+    backbone: Any  # holds dino, siglip, projector and language_model
+    _dino_mean: Tensor  # buffers
+    _dino_std: Tensor
+    _siglip_mean: Tensor
+    _siglip_std: Tensor
 
     def __init__(self, config: OftConfig, words: Words, *, blank: bool = False) -> None:
         super().__init__()
@@ -228,12 +233,14 @@ class OpenVlaOft(nn.Module):
             _words(load_tokenizer(folder), config),
             blank=True,
         )
-        for module in [model.head] * (not published.head) + [model.proprio] * (
-            model.proprio is not None and not published.proprio
-        ):
+        absent: list[nn.Module] = [] if published.head else [model.head]
+        if model.proprio is not None and not published.proprio:
+            absent.append(model.proprio)
+        for module in absent:
             for layer in module.modules():
-                if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()
+                reset = getattr(layer, "reset_parameters", None)
+                if reset is not None:
+                    reset()
         model._load(published)
         return model
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,7 @@ class PublishedWeights:
                 for name, value in tensors.items()
             }
             tensors = dict(_merged_inside(tensors))
-        self._add(
-            {name: lambda value=value: value for name, value in tensors.items()}, _PARTS[part]
-        )
+        self._add({name: partial(_itself, value) for name, value in tensors.items()}, _PARTS[part])
         return True
 
     def _merge(self, adapters: tuple[Mapping[str, dict[str, Tensor]], float]) -> None:
@@ -148,10 +147,7 @@ class PublishedWeights:
                     f"{self.folder}/lora_adapter: an adapter of {module}, which the weights do not"
                     " hold"
                 )
-            before = self._readers[name]
-            self._readers[name] = lambda before=before, factor=factor: _with_adapter(
-                before(), factor["A"], factor["B"], scale
-            )
+            self._readers[name] = partial(_with_adapter, self._readers[name], factor, scale)
 
 
 def mapped(
@@ -175,7 +171,7 @@ def mapped(
             elif tower:
                 yield from _block(published, name, tower, number, rest)
         elif ours := _other(name):
-            yield ours, (lambda name=name: published[name]), name
+            yield ours, partial(published.__getitem__, name), name
 
 
 def _block(
@@ -212,7 +208,15 @@ def _other(name: str) -> str:
     return name if re.fullmatch(r"proprio\.fc[12]\.(weight|bias)", name) else ""
 
 
-def _with_adapter(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def _itself(value: Tensor) -> Tensor:
+    return value
+
+
+def _with_adapter(read: Callable[[], Tensor], factor: dict[str, Tensor], scale: float) -> Tensor:
+    return _merged(read(), factor["A"], factor["B"], scale)
+
+
+def _merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
 
 
@@ -228,7 +232,7 @@ def _merged_inside(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         stem = name.removesuffix(".base_layer.weight")
         if stem != name and f"{stem}.lora_A.default.weight" in tensors:
             down, up = (tensors[f"{stem}.lora_{side}.default.weight"] for side in "AB")
-            value = _with_adapter(value, down, up, min(len(down), 16) / len(down))
+            value = _merged(value, down, up, min(len(down), 16) / len(down))
         yield plain, value
 
 

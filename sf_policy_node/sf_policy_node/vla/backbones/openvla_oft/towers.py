@@ -23,6 +23,8 @@ class Tower(nn.Module):
             block (FiLM); 0: no FiLM.
     """
 
+    film: nn.ModuleList | None
+
     def __init__(self, config: Any, film: int = 0) -> None:
         super().__init__()
         config._attn_implementation = "sdpa"
@@ -64,14 +66,14 @@ class Tower(nn.Module):
                 1,
             )
         for number, block in enumerate(self.blocks):
-            x = (
-                block(x, None)
-                if self.film is None
-                else self._modulated(block, self.film[number], x, instruction)
-            )
+            if self.film is None:
+                x = block(x, None)
+            else:
+                assert instruction is not None  # FiLM needs it
+                x = self._modulated(block, self.film[number], x, instruction)
         return x[:, self._prefix :]
 
-    def _modulated(self, block: nn.Module, film: Film, x: Tensor, instruction: Tensor) -> Tensor:
+    def _modulated(self, block: Any, film: nn.Module, x: Tensor, instruction: Tensor) -> Tensor:
         """Run a block with FiLM between its attention and its MLP.
 
         Handles both layouts of transformers.
