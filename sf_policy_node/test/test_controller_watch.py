@@ -46,6 +46,7 @@ class Watched:
         self.references = []
         self.watch = ControllerWatch(
             self.node,
+            self.node.resources,
             sim_arm(),
             on_reference=lambda *reference: self.references.append(reference),
             on_lost=self.lost.append,

@@ -144,11 +144,10 @@ class Listener:
         """Request the parameters of trajectory controllers, as the executor does."""
         if self._contract.output != "joint_trajectory":
             return []
-        # ControllerWatch expects it, as on a lifecycle node.
-        self._node.resources = resources  # type: ignore[attr-defined]
         watches = [
             ControllerWatch(
                 self._node,
+                resources,
                 self._contract,
                 topic,
                 on_reference=lambda *_: None,

@@ -158,7 +158,7 @@ class Setpoint:
 Motion = TypeVar("Motion", Trajectory, Setpoint)
 
 
-def of_joints(motion: Motion, joints: Sequence[int]) -> Motion:
+def of_joints(motion: Motion, joints: Sequence[int] | np.ndarray) -> Motion:
     """Return the motion of the joints with these indices, for one of several controllers."""
     columns = np.asarray(joints)
     return replace(

@@ -13,9 +13,12 @@ Others are added only while suitable publishers are present:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
@@ -32,14 +35,19 @@ UNKNOWN = ""
 
 
 class AnyQosSubscription:
-    """Calls ``callback(message, publisher)`` once for every message, until the node is cleaned up.
+    """Calls ``callback(message, publisher)`` once for every message until ``resources`` close.
 
     ``publisher`` is the GID of the message's publisher in hex digits. Before Kilted rclpy does not
     report it; it is :data:`UNKNOWN` then.
     """
 
     def __init__(
-        self, node, kind: type, topic: str, callback: Callable[[object, str], None]
+        self,
+        node: Node,
+        resources: ExitStack,
+        kind: type[Any],
+        topic: str,
+        callback: Callable[[Any, str], None],
     ) -> None:
         self._node, self._kind, self._topic, self._callback = (
             node,
@@ -58,7 +66,7 @@ class AnyQosSubscription:
         self._timer = node.create_timer(
             _LOOK_S, self.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        node.resources.callback(self._destroy)
+        resources.callback(self._destroy)
         self.look()
 
     def publishers(self) -> set[str]:
@@ -74,7 +82,8 @@ class AnyQosSubscription:
         if reliable and self._reliable is None:
             self._reliable = self._create(_RELIABLE)
         elif not reliable:
-            self._reliable = self._drop(self._reliable)
+            self._drop(self._reliable)
+            self._reliable = None
         keeping = {
             _hex(each.endpoint_gid)
             for each in infos
@@ -85,10 +94,11 @@ class AnyQosSubscription:
             self._asked |= new
             self._latched_until = now + _KEPT_S
             # Kept messages are only sent to a new subscription.
-            self._latched = self._drop(self._latched)
+            self._drop(self._latched)
             self._latched = self._create(_LATCHED)
         elif now > self._latched_until:
-            self._latched = self._drop(self._latched)
+            self._drop(self._latched)
+            self._latched = None
 
     def _infos(self) -> list:
         own = type_name(self._kind)
@@ -99,7 +109,7 @@ class AnyQosSubscription:
         ]
 
     def _create(self, qos: QoSProfile) -> Subscription:
-        def receive(message, info) -> None:
+        def receive(message: Any, info: Any) -> None:
             publisher, sent = publisher_of(info), info.get("source_timestamp", 0)
             if publisher and sent:
                 if sent <= self._last.get(publisher, 0):
@@ -138,5 +148,5 @@ def type_name(kind: type) -> str:
     return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
-def _hex(gid) -> str:
+def _hex(gid: Iterable[int]) -> str:
     return bytes(gid).hex()

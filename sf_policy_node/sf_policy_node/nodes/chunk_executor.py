@@ -9,6 +9,7 @@ import functools
 import math
 import sys
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
@@ -61,7 +62,7 @@ _JOINS = ("policy", "blend", "ensemble", "rtc")
 class ChunkExecutorNode(ManagedNode):
     """The node of the chunk executor; ``doc/run.md`` lists topics, services and parameters."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__("chunk_executor", **options)
         self.parameter("shadow", False, "do everything, send nothing")
         self.parameter(
@@ -94,6 +95,7 @@ class ChunkExecutorNode(ManagedNode):
             for topic, joints in contract.command_groups.items():
                 watch = ControllerWatch(
                     self,
+                    self.resources,
                     contract,
                     topic,
                     on_lost=functools.partial(self._on_controller_lost, joints),
@@ -146,15 +148,16 @@ class ChunkExecutorNode(ManagedNode):
             else max(1.0 / contract.rate_hz, TICK_S_MIN)
         )
         self._cycles = Cycles(period)
-        self._problems, self._unmatched = [], Unmatched(self, self.inputs)
+        self._problems: list[str] = []
+        self._unmatched = Unmatched(self, self.inputs)
         timers = (
             (period, self._on_tick),
             (_STATUS_S, self._publish_status),
             (_LOOK_S, self._look_around),
         )
-        for seconds, callback in timers:
+        for seconds, step in timers:
             self.resources.callback(
-                self.destroy_timer, self.create_timer(seconds, callback, clock=real_time)
+                self.destroy_timer, self.create_timer(seconds, step, clock=real_time)
             )
         Diagnostics(self, self._describe)
         self._report_change()

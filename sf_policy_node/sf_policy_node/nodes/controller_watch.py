@@ -8,13 +8,20 @@ Where these packages are missing, diagnostics say so.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from rcl_interfaces.srv import GetParameters, ListParameters
-from rclpy.clock import Clock, ClockType
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType, ROSClock
+from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.task import Future
+from rclpy.timer import Timer
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.controller.presence import ControllerPresence
@@ -46,7 +53,8 @@ class ControllerWatch:
     :meth:`look` must be called at least twice a second.
 
     Args:
-        node: publishes the trajectories; subscriptions live until it is cleaned up.
+        node: publishes the trajectories.
+        resources: when they are closed, the watch ends its subscriptions and timers.
         topic: of the controller's commands; None: the only one of the contract.
         on_reference: called with stamp [s], reference positions and velocities (N,) of the
             controller, and the indices (N,) of its joints in ``contract.command_joints``.
@@ -55,7 +63,8 @@ class ControllerWatch:
 
     def __init__(
         self,
-        node,
+        node: Node,
+        resources: ExitStack,
         contract: Contract,
         topic: str | None = None,
         *,
@@ -77,9 +86,9 @@ class ControllerWatch:
         self._own = (node.get_name(), node.get_namespace())
         self._endpoint, self._next_report = "", 0.0
         self._manager: dict[str, object] = {}
-        self._removals: list[Callable[[], None]] = []
-        self._recheck = None  # the timer for the next check while a report is overdue
-        node.resources.callback(self._forget)
+        self._removals: list[Callable[[], object]] = []
+        self._recheck: Timer | None = None  # the timer for the next check while a report is overdue
+        resources.callback(self._forget)
 
     @property
     def refusal(self) -> str:
@@ -159,7 +168,8 @@ class ControllerWatch:
     def _now(self) -> float:
         """Return simulated time where it is used, else monotonic time [s]."""
         clock = self._node.get_clock()
-        return clock.now().nanoseconds / 1e9 if clock.ros_time_is_active else time.monotonic()
+        is_simulated = isinstance(clock, ROSClock) and clock.ros_time_is_active
+        return clock.now().nanoseconds / 1e9 if is_simulated else time.monotonic()
 
     def _look_again(self) -> None:
         self._end_recheck()
@@ -195,7 +205,12 @@ class ControllerWatch:
                 self._on_list,
             )
 
-    def _read_parameters(self, name: str, choose, then: Callable[[dict], None]) -> None:
+    def _read_parameters(
+        self,
+        name: str,
+        choose: Callable[[list[str]], list[str]],
+        then: Callable[[dict], None],
+    ) -> None:
         """Call ``then`` with names and values of the parameters whose names ``choose`` returns."""
 
         def ask(answer: ListParameters.Response) -> None:
@@ -210,16 +225,16 @@ class ControllerWatch:
 
         self._call(ListParameters, f"{name}/list_parameters", ListParameters.Request(), ask)
 
-    def _call(self, kind: type, service: str, request, then: Callable) -> None:
+    def _call(self, kind: type[Any], service: str, request: Any, then: Callable) -> None:
         """Call a service as soon as it is available.
 
         ``then`` gets the response, unless the controller has changed meanwhile.
         """
         node, endpoint = self._node, self._endpoint
-        client = node.create_client(kind, service)
+        client: Client = node.create_client(kind, service)
         self._removals.append(lambda: node.destroy_client(client))
 
-        def done(future) -> None:
+        def done(future: Future) -> None:
             if endpoint == self._endpoint and future.exception() is None:
                 then(future.result())
 
@@ -243,7 +258,7 @@ class ControllerWatch:
         self._manager = {}
         self._end_recheck()
 
-    def _on_report(self, message) -> None:
+    def _on_report(self, message: Any) -> None:
         now = time.monotonic()
         if now < self._next_report:
             return
@@ -253,11 +268,11 @@ class ControllerWatch:
         if reference is not None and self._on_reference is not None:
             self._on_reference(to_seconds(message.header.stamp), *reference, self.joints)
 
-    def _on_activity(self, message) -> None:
+    def _on_activity(self, message: Any) -> None:
         for each in message.controllers:
             self._saw_state(each.name, each.state.label)
 
-    def _on_list(self, response) -> None:
+    def _on_list(self, response: Any) -> None:
         for each in response.controller:
             self._saw_state(each.name, each.state)
 
@@ -268,7 +283,7 @@ class ControllerWatch:
             self._on_lost(lost)
 
 
-def _full_name(info) -> str:
+def _full_name(info: TopicEndpointInfo) -> str:
     return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
@@ -279,7 +294,9 @@ def _by_name(names: list[str], values: list) -> dict[str, object]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _ordered(names, point, joints) -> tuple[np.ndarray, np.ndarray] | None:
+def _ordered(
+    names: Sequence[str], point: Any, joints: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Return positions and velocities (N,) of a point in the order of ``joints``.
 
     None if a joint or a position is missing. Missing velocities are 0.

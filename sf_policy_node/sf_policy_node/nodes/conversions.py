@@ -6,6 +6,7 @@ Array fields are filled with ``array.array``: rclpy copies any other type elemen
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -59,6 +60,8 @@ def to_stamp(seconds: float) -> Time:
 
 def chunk_from_message(message: ActionChunk) -> Chunk:
     """Convert a message to a chunk without checking it; ``motion.chunks.checks`` does that."""
+    # The checks refuse a number that is not known, and name it.
+    space: Any = _SPACES.get(message.action_space, f"number {message.action_space}")
     data = np.array(message.data, dtype=float)
     if message.rows * message.columns == data.size:
         data = data.reshape(message.rows, message.columns)
@@ -70,7 +73,7 @@ def chunk_from_message(message: ActionChunk) -> Chunk:
         instruction=message.instruction,
         epoch=message.epoch,
         sequence=message.sequence,
-        space=_SPACES.get(message.action_space, f"number {message.action_space}"),
+        space=space,
         names=tuple(message.names),
         step_s=message.step_s,
         data=data,

@@ -6,7 +6,7 @@ used: it is not on PyPI, and one publisher and one timer suffice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -247,7 +247,7 @@ def _age(seconds: float) -> str:
     return _milliseconds(seconds) if seconds >= 0.0 else "none yet"
 
 
-def _per_joint(message: ExecutorStatus, counts) -> str:
+def _per_joint(message: ExecutorStatus, counts: Iterable[int]) -> str:
     counted = {
         name: count for name, count in zip(message.joint_names, counts, strict=False) if count
     }

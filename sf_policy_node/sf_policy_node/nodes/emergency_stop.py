@@ -13,6 +13,7 @@ from std_msgs.msg import Bool
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import UNKNOWN
+from sf_policy_node.nodes.lifecycle import ManagedNode
 
 _CHECKS = 4  # heartbeat checks in the time that a button may be silent
 
@@ -63,7 +64,9 @@ class EmergencyStop:
             and with False when a message arrives while every button is released.
     """
 
-    def __init__(self, node, contract: Contract, change: Callable[[bool], None]) -> None:
+    def __init__(
+        self, node: ManagedNode, contract: Contract, change: Callable[[bool], None]
+    ) -> None:
         self._node, self._change, self._topic = node, change, contract.topics.emergency_stop
         self._age_s = contract.budgets.emergency_stop_age_s
         self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()

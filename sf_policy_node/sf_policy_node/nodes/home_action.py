@@ -28,7 +28,7 @@ class HomeAction:
             GoHome,
             "~/go_home",
             # Never called: a goal is executed when its result is known; see InstructionAction.
-            execute_callback=lambda handle: handle.abort() or GoHome.Result(),
+            execute_callback=_abort,
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
             handle_accepted_callback=self._on_goal,
             cancel_callback=lambda handle: CancelResponse.ACCEPT,
@@ -71,12 +71,13 @@ class HomeAction:
         except MotionRefused as error:
             result = GoHome.Result(success=False, message=str(error))
             self._node.get_logger().warning(f"refused to go home: {error}")
-            handle.execute(lambda goal: goal.abort() or result)
+            handle.execute(lambda goal: _abort(goal, result))
             return
         self._goal, self._begun, self._reported = handle, time.monotonic(), 0.0
 
     def _finish(self, success: bool, message: str) -> None:
         handle, self._goal = self._goal, None
+        assert handle is not None  # the callers have a goal
         seconds = time.monotonic() - self._begun
         result = GoHome.Result(success=success, message=message, duration_s=seconds)
 
@@ -90,3 +91,8 @@ class HomeAction:
             return result
 
         handle.execute(execute)
+
+
+def _abort(goal: ServerGoalHandle, result: GoHome.Result | None = None) -> GoHome.Result:
+    goal.abort()
+    return result or GoHome.Result()

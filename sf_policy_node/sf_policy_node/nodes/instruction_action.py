@@ -38,8 +38,7 @@ class InstructionAction:
             node,
             RunInstruction,
             _NAME,
-            # Never called: see _on_goal.
-            execute_callback=lambda handle: handle.abort() or RunInstruction.Result(),
+            execute_callback=_abort,  # never called: see _on_goal
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
             handle_accepted_callback=self._on_goal,
             cancel_callback=self._on_cancel,
@@ -76,6 +75,7 @@ class InstructionAction:
         """Send the result of ``run``, which has ended, to its goal, if there is one."""
         if (handle := self._goals.pop(run, None)) is None:
             return
+        assert run.ended is not None and run.termination is not None
         p50, p95, _ = run.latencies.percentiles()
         cadence = run.cadence_report(run.ended)
         result = RunInstruction.Result(
@@ -116,7 +116,7 @@ class InstructionAction:
             result = RunInstruction.Result(
                 termination_reason=RunInstruction.Result.REFUSED, message=str(error)
             )
-            handle.execute(lambda goal: goal.abort() or result)
+            handle.execute(lambda goal: _abort(goal, result))
             return
         self._goals[run], self._has_client = handle, False
 
@@ -136,3 +136,10 @@ class InstructionAction:
                 self._cancel(run, "cancelled by the client")
                 break
         return CancelResponse.ACCEPT
+
+
+def _abort(
+    goal: ServerGoalHandle, result: RunInstruction.Result | None = None
+) -> RunInstruction.Result:
+    goal.abort()
+    return result or RunInstruction.Result()

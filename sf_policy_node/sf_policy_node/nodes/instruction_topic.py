@@ -12,6 +12,7 @@ from std_msgs.msg import String
 
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.nodes.diagnostics import NEEDS_INSTRUCTION
+from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.session.instruction_repeats import InstructionRepeats, Kind
 from sf_policy_node.session.instruction_run import InstructionRun
 
@@ -29,7 +30,7 @@ class InstructionTopic:
 
     def __init__(
         self,
-        node,
+        node: ManagedNode,
         topic: str,
         run: Callable[[], InstructionRun | None],
         follow: Callable[[str], None],

@@ -13,11 +13,14 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import FrameType
+from typing import Any
 
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
@@ -45,7 +48,7 @@ class ManagedNode(LifecycleNode):
     sentence is logged, the resources are released and the transition fails.
     """
 
-    def __init__(self, name: str, **options) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.failure = ""
         self.resources = ExitStack()
@@ -60,15 +63,17 @@ class ManagedNode(LifecycleNode):
             read_only=True,
         )
 
-    def parameter(self, name: str, default, description: str, **options) -> None:
+    def parameter(
+        self, name: str, default: bool | int | float | str, description: str, **options: Any
+    ) -> None:
         """Declare a parameter; see :meth:`Parameters.declare`."""
         self._parameters_declared.declare(name, default, description, **options)
 
-    def value(self, name: str):
+    def value(self, name: str) -> Any:
         """Return the value of a declared parameter."""
         return self._parameters_declared.value(name)
 
-    def publisher(self, kind, topic: str, qos: QoSProfile):
+    def publisher(self, kind: type[Any], topic: str, qos: QoSProfile) -> Publisher:
         """Create a publisher that lives until the node is cleaned up.
 
         Parameters ``qos_overrides.TOPIC.publisher`` override its QoS.
@@ -80,7 +85,9 @@ class ManagedNode(LifecycleNode):
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
 
-    def subscribe(self, kind, topic: str, callback: Callable, qos: QoSProfile, **options) -> None:
+    def subscribe(
+        self, kind: type[Any], topic: str, callback: Callable, qos: QoSProfile, **options: Any
+    ) -> None:
         """Create a subscription that lives until the node is cleaned up.
 
         Parameters ``qos_overrides.TOPIC.subscription`` override its QoS.
@@ -93,13 +100,15 @@ class ManagedNode(LifecycleNode):
         self.inputs.append(Input(kind, topic, qos))
         self.resources.callback(self.destroy_subscription, subscription)
 
-    def subscribe_any_qos(self, kind, topic: str, callback: Callable) -> AnyQosSubscription:
+    def subscribe_any_qos(
+        self, kind: type[Any], topic: str, callback: Callable
+    ) -> AnyQosSubscription:
         """Subscribe to publishers with any QoS, including messages latched before the node started.
 
         ``callback`` gets the message and its publisher; see :class:`AnyQosSubscription`.
         """
         self.inputs.append(Input(kind, topic, None))
-        return AnyQosSubscription(self, kind, topic, callback)
+        return AnyQosSubscription(self, self.resources, kind, topic, callback)
 
     def give_up(self, reason: str) -> None:
         """Deactivate and end the process, because an operator must act on ``reason``."""
@@ -226,7 +235,7 @@ def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> 
     """
     requests: list[tuple[int, float]] = []
 
-    def on_signal(number: int, frame) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if not spinning:
             raise SystemExit(0)
         if not requests or number != signal.SIGINT or time.monotonic() > requests[-1][1] + _AGAIN_S:

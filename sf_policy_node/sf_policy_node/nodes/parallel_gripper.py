@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rclpy.action import ActionClient
 from rclpy.task import Future
@@ -84,14 +85,15 @@ class ParallelGripperOutput:
                 f"{key}.output: parallel_gripper needs the ROS package control_msgs, which"
                 " is not installed; install ros-$ROS_DISTRO-control-msgs or use forward_command"
             )
-        command = arm.command.gripper
-        self._goals, self._key = GripperGoals(arm.gripper), key
+        gripper, command = arm.gripper, arm.command.gripper
+        assert gripper is not None and command is not None  # a contract has both or none
+        self._goals, self._key = GripperGoals(gripper), key
         self._joint, self._effort = (
-            arm.gripper.joint,
+            gripper.joint,
             ([command.max_effort] if command.max_effort else []),
         )
         self._node, self._action = node, command.topic
-        self._client = ActionClient(node, ParallelGripperCommand, self._action)
+        self._client: ActionClient = ActionClient(node, ParallelGripperCommand, self._action)
         node.resources.callback(self._client.destroy)
         self._waiting: float | None = None  # a goal to send once the action server is available
         self._answer: Future | None = None  # the server's response to the last goal
@@ -112,7 +114,7 @@ class ParallelGripperOutput:
         goal = self._goals.next(
             float(setpoint.positions[0]), float(setpoint.velocities[0]), setpoint.stamp
         )
-        if goal == STOP:
+        if isinstance(goal, str):  # STOP
             self._stop()
         elif goal is not None:
             self._waiting = goal
@@ -143,7 +145,8 @@ class ParallelGripperOutput:
         self._answer.add_done_callback(self._on_answer)
 
     def _on_answer(self, answer: Future) -> None:
-        if not answer.result().accepted:
+        handle: Any = answer.result()
+        if not handle.accepted:
             self._warn("refused a goal: see the log of the gripper's controller")
             if answer is self._answer:
                 self._goals.forget()
@@ -161,5 +164,6 @@ class ParallelGripperOutput:
 
 
 def _cancel(answer: Future) -> None:
-    if answer.result().accepted:
-        answer.result().cancel_goal_async()
+    handle: Any = answer.result()
+    if handle.accepted:
+        handle.cancel_goal_async()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -12,6 +13,7 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 from rclpy.exceptions import InvalidParameterValueException
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 _AT_CONFIGURE = "read when the node is configured; refused until it is cleaned up"
@@ -42,12 +44,13 @@ class Declared:
         if not fits:
             words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
             return f"{self.name}: {value!r} is not {words[self.kind]}"
-        if number and not math.isfinite(value):
-            return f"{self.name}: {value} is not finite"
-        if self.low is not None and value < self.low:
-            return f"{self.name}: {value:g} is below {self.low:g}; give {self._range()}"
-        if self.high is not None and value > self.high:
-            return f"{self.name}: {value:g} is above {self.high:g}; give {self._range()}"
+        if isinstance(value, (int, float)):
+            if not math.isfinite(value):
+                return f"{self.name}: {value} is not finite"
+            if self.low is not None and value < self.low:
+                return f"{self.name}: {value:g} is below {self.low:g}; give {self._range()}"
+            if self.high is not None and value > self.high:
+                return f"{self.name}: {value:g} is above {self.high:g}; give {self._range()}"
         if self.choices and value not in self.choices:
             return f"{self.name}: {value!r} is not one of {', '.join(self.choices)}"
         return ""
@@ -59,7 +62,7 @@ class Declared:
 class Parameters:
     """Declares the parameters of one node and checks every value that is given."""
 
-    def __init__(self, node) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
         self._declared: dict[str, Declared] = {}
         self._fault = ""  # what is wrong with the last value that was checked
@@ -111,7 +114,7 @@ class Parameters:
             self._add_range(descriptor, kind, ends)
         self._node.set_descriptor(name, descriptor)
 
-    def value(self, name: str):
+    def value(self, name: str) -> Any:
         """Return the value of a parameter; a declared one has the type of its default."""
         value = self._node.get_parameter(name).value
         return self._declared[name].kind(value) if name in self._declared else value

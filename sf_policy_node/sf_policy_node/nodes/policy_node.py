@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -76,7 +77,7 @@ def load_policy(
 class PolicyNode(ManagedNode):
     """The node of a policy; ``doc/run.md`` lists topics, services, the action and parameters."""
 
-    def __init__(self, policy_factory: PolicyFactory = load_policy, **options) -> None:
+    def __init__(self, policy_factory: PolicyFactory = load_policy, **options: Any) -> None:
         super().__init__("policy_node", **options)
         self._factory = policy_factory
         self.parameter(
@@ -135,7 +136,7 @@ class PolicyNode(ManagedNode):
         self._housekeepings, self._problem, self._problems = 0, "", ""
         self._unmatched = Unmatched(self, self.inputs)
         self._first_instruction, self._refused = "", 0
-        self._session: PolicySession | None = None
+        self._opened: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
 
@@ -149,7 +150,7 @@ class PolicyNode(ManagedNode):
         )
         self._events = self.create_guard_condition(self._on_event)
         self.resources.callback(self.destroy_guard_condition, self._events)
-        self._session = PolicySession(
+        self._opened = PolicySession(
             contract,
             self._policy,
             decode=lambda camera, message: image_to_array(message, self._cameras[camera]),
@@ -170,6 +171,12 @@ class PolicyNode(ManagedNode):
                 self._reported, contract, self._reception.recent(time.monotonic())
             ),
         )
+
+    @property
+    def _session(self) -> PolicySession:
+        """The session, which is there from configuration to cleanup."""
+        assert self._opened is not None
+        return self._opened
 
     def _listen(self, contract: Contract) -> None:
         for camera in contract.cameras:
@@ -224,7 +231,7 @@ class PolicyNode(ManagedNode):
 
     def _close_session(self) -> None:
         self._session.close()
-        self._session = None
+        self._opened = None
 
     # ---- inputs ----
 
@@ -338,9 +345,10 @@ class PolicyNode(ManagedNode):
     # ---- reports ----
 
     def _on_event(self) -> None:
-        if self._session is None:
+        if self._opened is None:
             return
         for ended in self._session.take_ended():
+            assert ended.ended is not None
             self._action.finish(ended)
             took = (
                 f"{ended.instruction!r} ended after {ended.duration_s:.1f} s and {ended.chunks}"
@@ -389,7 +397,8 @@ class PolicyNode(ManagedNode):
         return reported.reason or PolicyState(reported.state).name.lower()
 
     def _publish_status(self, state: PolicyState | None = None) -> None:
-        if self._session is None:
+        if self._opened is None:
+            assert state is not None  # the caller's, while there is no session
             message = PolicyStatus(
                 state=int(state),
                 camera_names=self._contract.camera_names,

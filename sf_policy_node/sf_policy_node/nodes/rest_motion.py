@@ -86,7 +86,9 @@ class RestMotion:
 
     def _start(self) -> None:
         self._pose_motion.begin(Pose.REST, self._arms)
-        self._phase, needed = _Phase.MOVING, self._motion.homing.seconds
+        homing = self._motion.homing
+        assert homing is not None  # the line above made it
+        self._phase, needed = _Phase.MOVING, homing.seconds
         if needed > REST_S - _STOP_S:
             self._motion.homing = None
             raise MotionRefused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from sf_policy_node.nodes.any_qos import UNKNOWN, type_name
@@ -26,7 +27,7 @@ class Unmatched:
         inputs: the node's subscriptions; the list may change.
     """
 
-    def __init__(self, node, inputs: list[Input]) -> None:
+    def __init__(self, node: Node, inputs: list[Input]) -> None:
         self._node, self._inputs, self._next = node, inputs, 0
         self._found: dict[str, list[str]] = {}
 
@@ -103,7 +104,7 @@ class Rivals:
     count once it has sent a message: a killed process remains in the graph for a while.
     """
 
-    def __init__(self, node, topic: str) -> None:
+    def __init__(self, node: Node, topic: str) -> None:
         self._node, self._topic = node, node.resolve_topic_name(topic)
         self._before = self._publishers()
         self._own: set[str] = set()

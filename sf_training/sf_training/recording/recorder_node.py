@@ -16,6 +16,7 @@ from typing import Any, get_args
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
@@ -78,7 +79,7 @@ class Recorder(ManagedNode):
         self._finishing: FinishThread | None = None
         self._published_state: tuple = ()
         self._ticks = 0
-        self._status_publisher = None
+        self._status_publisher: Publisher | None = None
         self._has_one_publisher: dict[str, bool] = {}
         self._live_names: dict[str, str] = {}
         self._subscriptions_made: list = []

@@ -27,7 +27,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from sf_policy_node.contract import ActionSpace
 from sf_policy_node.vla.preprocessing import Fit
@@ -135,11 +134,11 @@ def load_mapping(path: str | Path) -> Mapping:
         return Mapping.model_validate(data)
     except ValidationError as error:
         raise MappingError(
-            "; ".join(f"{path}: {_explained(item)}" for item in error.errors())
+            "; ".join(f"{path}: {_explained(dict(item))}" for item in error.errors())
         ) from None
 
 
-def _explained(item: ErrorDetails) -> str:
+def _explained(item: dict) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
         return f"{key}: is missing; add it"
