@@ -65,6 +65,15 @@ def test_an_arm_that_was_moved_by_hand_moves_home_from_there(bench):
     assert not bench.violations()
 
 
+def test_homing_continues_after_its_first_trajectory_came_too_late(away):
+    away.executor.go_home(away.clock)
+    assert away.executor.continue_homing(away.clock) is not None
+    away.executor.withdraw_teleoperation()
+    away.run(0.05)
+    follow_homing(away, 20.0)
+    assert "home pose" in away.executor.status.reason and not away.violations()
+
+
 def test_the_arm_moves_home_within_limits_and_keeps_its_grasp(away):
     away.executor.go_home(away.clock)
     follow_homing(away, 1.0)

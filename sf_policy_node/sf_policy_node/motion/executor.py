@@ -405,7 +405,8 @@ class ChunkExecutor:
         try:
             if homing.has_started and not has_control:
                 raise MotionRefused(self._log.status.reason or "the arm was stopped")
-            if has_control and homing.has_arrived(*self._guard.path.state(now)):
+            path = self._guard.path  # None: the first trajectory was withdrawn
+            if has_control and path is not None and homing.has_arrived(*path.state(now)):
                 return self.end_homing(now, f"the arm is in its {homing.pose} pose")
             if homing.is_overdue(now):
                 raise MotionRefused("the arm did not arrive in time; find out what slows it down")
