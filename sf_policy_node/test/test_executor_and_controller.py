@@ -345,6 +345,35 @@ def test_a_clock_that_is_set_during_a_motion_is_no_leap_in_the_next(seconds, sto
         assert "clock" in arm.executor.status.reason or stop != "none"
 
 
+@pytest.mark.parametrize("seconds", [-0.045, -0.012])
+def test_a_stop_is_not_sent_again_by_a_clock_that_may_have_been_set_back(seconds):
+    """Before, a button that repeats its message made the controller leap: 2.8 times the limit."""
+    arm = Arm(update_rate_hz=250.0)
+    move(arm)
+    arm.send(arm.executor.emergency_stop(arm.clock))
+    arm.run(0.03)
+    arm.set_clock(seconds)
+    arm.run(0.01)
+    arm.send(arm.executor.emergency_stop(arm.clock))
+    arm.run(0.3)
+    assert np.abs(arm.loop.velocity).max() < 1e-3
+    velocity, acceleration = arm.shares()
+    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+
+
+def test_a_clock_that_is_set_back_twice_delays_the_next_motion_by_no_hour():
+    arm = Arm(update_rate_hz=250.0)
+    move(arm)
+    arm.set_clock(5.0)
+    arm.run(0.05)
+    arm.send(arm.executor.emergency_stop(arm.clock))
+    while arm.executor.path is None or arm.clock < arm.executor.path.end:
+        arm.run(0.01)
+    arm.set_clock(-3600.0)
+    arm.run(1.0)
+    assert not arm.executor.situation.settling
+
+
 def teleoperate(arm, seconds, speed=1.0):
     """Move the first joint at ``speed`` [rad/s], from where they are commanded."""
     for _ in range(round(seconds / 0.02)):

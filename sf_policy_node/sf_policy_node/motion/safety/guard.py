@@ -223,11 +223,8 @@ class Guard:
         )
 
     def _stop(self, now: float, candidates: Callable[..., Iterable[Samples]]) -> Trajectory | None:
-        self.is_stop_due = False
-        if not self.moving(now):
-            return None
-        if self.clock.is_behind and not self.streams:  # the next readings decide: a jump, or late
-            self.is_stop_due = True
+        self.is_stop_due = self.moving(now) and self.awaits_clock
+        if self.is_stop_due or not self.moving(now):
             return None
         if now < self.path.begins and (early := self._stop_approach(now)):
             return early
@@ -245,6 +242,11 @@ class Guard:
         self.refusals += 1  # the current motion ends stationary on its own
         return None
 
+    @property
+    def awaits_clock(self) -> bool:
+        """Whether the next readings decide if the clock was set, or this process was delayed."""
+        return self.clock.is_behind and not self.streams
+
     def _stop_approach(self, now: float) -> Trajectory | None:
         """Stop an arm on its way to where the path begins; None: it is not on that way.
 
@@ -259,10 +261,10 @@ class Guard:
         return self._brake_from(now, approach.state(now), [])
 
     def repeat(self, now: float) -> Trajectory | None:
-        """Return the rest of the commanded path, to send again; None while no path is known, or
-        the controller is still on its way to it.
+        """Return the rest of the commanded path, to send again; None while no path is known, the
+        controller is still on its way to it, or the clock may have been set.
         """
-        if self.path is None or not self.path.is_reached(now):
+        if self.path is None or not self.path.is_reached(now) or self.awaits_clock:
             return None
         return self.path.trajectory(now, self.limits.names, valid_until=now + _VALID_S)
 
@@ -399,6 +401,7 @@ class Guard:
         self.is_stop_due = False
         reports = self.monitor.references.are_fresh(self.clock.now)
         self._reports_due = now + _REPORTS_S if reports else -math.inf
+        self._settled_at += jump
         self.clock.reset(now)
         self.monitor.forget()
         self._displacement.forget()
