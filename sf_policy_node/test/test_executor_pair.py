@@ -203,6 +203,19 @@ def test_a_lost_controller_is_sent_nothing_and_the_other_one_stops():
     robot.assert_inside_limits()
 
 
+def test_a_controller_is_lost_while_the_clock_is_read_late_and_the_other_one_stops():
+    """Before, no stop was planned then, and the path was forgotten: the other arm moved on."""
+    robot = Pair()
+    robot.keep_moving()
+    robot.loops[0].deactivate()
+    robot.loops[0].activate()
+    robot.send(robot.executor.on_controller_lost("it was restarted", robot.now - 0.006, LEFT))
+    robot.run(0.35)
+    assert np.abs(robot.velocity).max() < 1e-3
+    speed, change = robot.shares()[1]
+    assert speed <= 1.02 and change <= 1.05, (speed, change)
+
+
 def test_an_emergency_stop_stops_both_arms_together():
     robot = Pair()
     robot.keep_moving()

@@ -79,7 +79,7 @@ class Supervisor:
         self.control_until = -math.inf
         """When an operator, a replay or homing loses control without a new command [s]."""
         self.stop_watch = StopWatch(limits)
-        self._lost: LostPath | None = None
+        self._lost: list[LostPath] = []
         self._log.report(STATE_REASONS[State.INACTIVE])
 
     def apply(
@@ -233,7 +233,10 @@ class Supervisor:
         stop = self._stop_others(now, joints)
         if path is not None and not (self._shadow or self._guard.streams):
             every = range(len(self._guard.limits.names))
-            self._lost = LostPath(path, tuple(every if joints is None else joints), now)
+            lost = tuple(every if joints is None else joints)
+            # Controllers for which no stop could be planned now are stopped when they move on.
+            rest = () if stop else tuple(sorted(set(every) - set(lost)))
+            self._lost = [LostPath(path, each, now) for each in (lost, rest) if each]
         return self.apply(Event.CONTROLLER_LOST, now, reason) or stop or sent
 
     def _stop_others(self, now: float, joints: Sequence[int] | None) -> Trajectory | None:
@@ -245,18 +248,20 @@ class Supervisor:
 
     def _stop_on_lost_path(self, now: float) -> Trajectory | None:
         """Stop a controller that is still on the path which it is said to have left."""
-        lost, guard = self._lost, self._guard
+        guard = self._guard
         if guard.path is not None:
-            self._lost = lost = None
-        if lost is None or not lost.is_followed(guard.monitor, now):
+            self._lost = []
+        lost = next((each for each in self._lost if each.is_followed(guard.monitor, now)), None)
+        if lost is None:
             return None
-        self._lost, guard.path = None, lost.path
+        self._lost.remove(lost)
+        guard.path = lost.path
         stop = guard.brake(now)
         others = sorted(set(range(len(guard.limits.names))) - set(lost.joints))
-        if stop is None or not others:
+        if not others:
             return self.sent_stop(stop, now)
         guard.path = None  # of the other controllers
-        return dataclasses.replace(stop, left_out=tuple(others))
+        return stop and dataclasses.replace(stop, left_out=tuple(others))
 
     def out_of_motion(self, now: float) -> str:
         """Return why the motion ended if the last chunk ran out; empty when it did not.
@@ -302,6 +307,8 @@ class Supervisor:
     def _watch_stop(self, now: float) -> Trajectory | None:
         if self._guard.is_stop_due:
             return self.sent_stop(self._guard.brake(now), now)
+        if self._guard.awaits_clock:
+            return None
         if stop := self._stop_on_lost_path(now):
             return stop
         match self.stop_watch.check(now, self._guard.monitor):
@@ -325,7 +332,7 @@ class Supervisor:
         guard = self._guard
         moving = guard.moving(guard.clock.now) and not guard.streams
         trajectory = guard.after_clock_jump(now, jump)
-        self.control_until, self._lost = -math.inf, None
+        self.control_until, self._lost = -math.inf, []
         self.stop_watch.end()
         event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
         direction = "back" if jump < 0 else "forward"
