@@ -66,3 +66,19 @@ def test_a_simulation_of_unsteady_speed_is_no_delay():
     time = Time()
     time.run(2.0, 1.0)
     assert max(time.run(0.3, rate) for _ in range(10) for rate in (0.6, 1.0)) < 0.02
+
+
+@pytest.mark.parametrize("steps", [(-0.045, -0.02), (-3.0, 0.02), (2.0, 0.02)])
+def test_jumps_of_a_real_clock_that_is_set_twice_or_read_late_add_up(steps):
+    """The second step follows before the first is noticed, or it is the delay of a reading."""
+    time = Time()
+    watch = ClockWatch(lambda: time.stopwatch)
+    found = 0.0
+    for reading in range(20):
+        time.stopwatch += 0.01
+        now = time.stopwatch + sum(steps[: (reading > 8) + (reading > 9)])
+        if jump := watch.jump(now):
+            found += jump
+            watch.reset(now, jump)
+        watch.advance(now)
+    assert found == pytest.approx(sum(steps))

@@ -141,12 +141,17 @@ class ClockWatch:
             self.advance(now)
         return self.now if now is None else now
 
-    def reset(self, now: float) -> None:
-        """Restart at ``now`` [s] after a jump of the clock."""
+    def reset(self, now: float, jump: float) -> None:
+        """Restart at ``now`` [s] after a jump of the clock by ``jump`` [s].
+
+        Of a real clock it is then known what the next readings must be. If they differ, because it
+        was set again or was read late, that is the next jump.
+        """
         self.now = now
         self._seen.clear()
-        self._differences.clear()
-        self._largest = -math.inf
+        if self._differences:
+            self._largest += jump
+            self._differences.extend([self._largest] * _READINGS)
         self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
         self._rates.clear()
         self._note()

@@ -402,7 +402,7 @@ class Guard:
         reports = self.monitor.references.are_fresh(self.clock.now)
         self._reports_due = now + _REPORTS_S if reports else -math.inf
         self._settled_at += jump
-        self.clock.reset(now)
+        self.clock.reset(now, jump)
         self.monitor.forget()
         self._displacement.forget()
         if self._clock_path is not None:
