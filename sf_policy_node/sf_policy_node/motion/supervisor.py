@@ -16,6 +16,7 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.findings import Deviation, Fault
 from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.safety.lost_path import LostPath
+from sf_policy_node.motion.safety.playback import Playback, PlaybackWatch
 from sf_policy_node.motion.safety.stop_watch import Act, StopWatch
 from sf_policy_node.motion.state_machine import (
     Event,
@@ -80,6 +81,7 @@ class Supervisor:
         """When an operator, a replay or homing loses control without a new command [s]."""
         self.stop_watch = StopWatch(limits)
         self._lost: list[LostPath] = []
+        self._playback = PlaybackWatch(limits)
         self._log.report(STATE_REASONS[State.INACTIVE])
 
     def apply(
@@ -251,6 +253,14 @@ class Supervisor:
         guard = self._guard
         if guard.path is not None:
             self._lost = []
+        if guard.awaits_clock:
+            return None
+        if self._lost and (
+            slow := self._playback.find_slow(
+                self._lost[0].path, guard.monitor.references.fresh(now)
+            )
+        ):
+            self._keep_slow(slow, self._lost[0].path, now)
         lost = next((each for each in self._lost if each.is_followed(guard.monitor, now)), None)
         if lost is None:
             return None
@@ -258,10 +268,27 @@ class Supervisor:
         guard.path = lost.path
         stop = guard.brake(now)
         others = sorted(set(range(len(guard.limits.names))) - set(lost.joints))
-        if not others:
+        if not (others or lost.is_certain):
             return self.sent_stop(stop, now)
-        guard.path = None  # of the other controllers
+        guard.path = None  # of the other controllers, or of one that is slower than its stop
         return stop and dataclasses.replace(stop, left_out=tuple(others))
+
+    def _stop_slow(self, playback: Playback, path: CommandedPath, now: float) -> Trajectory | None:
+        """Stop a controller that plays its path too slowly, where it is on the path."""
+        names = self._guard.limits.names
+        reason = (
+            f"the controller of {names[playback.joints[0]]} follows its path at"
+            f" {100.0 * playback.rate:.0f} % of its speed; set the speed scaling of the robot to"
+            " 100 %"
+        )
+        stop = self.lose_controller(reason, now, playback.joints)
+        self._keep_slow(playback, path, now)
+        return stop or self._stop_on_lost_path(now)
+
+    def _keep_slow(self, playback: Playback, path: CommandedPath, now: float) -> None:
+        """Keep on which path a lost controller is, which plays ``path`` too slowly."""
+        slow = LostPath(playback.played(path, now), playback.joints, now, is_certain=True)
+        self._lost = [slow, *(each for each in self._lost if each.joints != slow.joints)]
 
     def out_of_motion(self, now: float) -> str:
         """Return why the motion ended if the last chunk ran out; empty when it did not.
@@ -284,6 +311,8 @@ class Supervisor:
             return self.apply(Event.JOINT_STATES_LOST, now, f"stopped: {problem}")
         if self._shadow:
             return None
+        if slow := self._playback.find_slow(path, monitor.references.fresh(now)):
+            return self._stop_slow(slow, path, now)
         if reference := monitor.references.deviation(path, now):
             sentence, joints = reference
             return self.lose_controller(f"{sentence}: it does not follow", now, joints)
@@ -307,8 +336,6 @@ class Supervisor:
     def _watch_stop(self, now: float) -> Trajectory | None:
         if self._guard.is_stop_due:
             return self.sent_stop(self._guard.brake(now), now)
-        if self._guard.awaits_clock:
-            return None
         if stop := self._stop_on_lost_path(now):
             return stop
         match self.stop_watch.check(now, self._guard.monitor):

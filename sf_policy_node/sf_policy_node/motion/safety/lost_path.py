@@ -15,6 +15,9 @@ from sf_policy_node.motion.safety.monitor import ArmMonitor
 
 _SECONDS = 0.1  # time for which an arm must follow the path after the loss: until then it coasts
 _SHARE = 0.5  # of the commanded distance that it must move in this time
+# A servo that droops by this share of the tracking error and lags by this time is on the path. An
+# arm that is further away may be on an earlier point of it: a stop would make it leap.
+_DROOP, _LAG_S = 0.25, 0.06
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,18 @@ class LostPath:
         path: commanded before the loss.
         joints: (N,) indices of the joints of the controller.
         since: time of the loss [s].
+        is_certain: reports of the controller show that it moves on this path.
     """
 
     path: CommandedPath
     joints: tuple[int, ...]
     since: float
+    is_certain: bool = False
 
     def is_followed(self, monitor: ArmMonitor, now: float) -> bool:
-        """Return whether joint states since the loss show an arm that moves along the path."""
+        """Return whether an arm moves along the path: joint states since the loss show it."""
+        if self.is_certain:
+            return now < self.path.end
         begin = now - _SECONDS
         if begin < self.since or now >= self.path.end or monitor.problem(now):
             return False
@@ -44,4 +51,5 @@ class LostPath:
         moved, commanded = positions[-1] - positions[0], wanted[-1] - wanted[0]
         joint = int((np.abs(commanded) / error).argmax())
         follows = moved[joint] * np.sign(commanded[joint]) > _SHARE * abs(commanded[joint]) > 0.0
-        return bool(follows and (np.abs(positions - wanted) <= error).all())
+        allowed = _DROOP * error + _LAG_S / _SECONDS * np.abs(commanded)
+        return bool(follows and (np.abs(positions - wanted) <= allowed).all())

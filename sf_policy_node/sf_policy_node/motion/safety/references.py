@@ -12,12 +12,12 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 
 AT_COMMAND = 0.1  # share of the tracking error within which a joint is at a position
 _SAME = 0.01  # share of the tracking error within which two positions are the same
-_HOLDING = 0.02  # share of the top speed below which a controller holds position
+HOLDING = 0.02  # share of the top speed below which a controller holds position
 _SPEED_S = 0.03  # how far the time of a report may be off
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
     """The positions and velocities (N,) that a controller reports as its reference."""
 
     stamp: float
@@ -35,8 +35,8 @@ class ControllerReferences:
 
     def __init__(self, limits: JointLimits, age_s: float) -> None:
         self._limits, self._age = limits, age_s
-        self._last: dict[tuple[int, ...], _Reference] = {}  # by the joints of a controller
-        self._before: dict[tuple[int, ...], _Reference] = {}  # the report before the last one
+        self._last: dict[tuple[int, ...], Reference] = {}  # by the joints of a controller
+        self._before: dict[tuple[int, ...], Reference] = {}  # the report before the last one
 
     def add(
         self,
@@ -57,7 +57,7 @@ class ControllerReferences:
         if np.isfinite(positions).all() and np.isfinite(velocities).all():
             if key in self._last and self._last[key].stamp < stamp:
                 self._before[key] = self._last[key]
-            self._last[key] = _Reference(stamp, joints, positions, velocities)
+            self._last[key] = Reference(stamp, joints, positions, velocities)
         else:
             self._last.pop(key, None)
             self._before.pop(key, None)
@@ -81,9 +81,9 @@ class ControllerReferences:
         own = None if path is None else path.positions[-1]
         known = np.zeros(len(self._limits.names), dtype=bool)
         position = np.full(len(known), np.nan) if own is None else own.copy()
-        for each in self._fresh(now):
+        for each in self.fresh(now):
             moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
-            if moving.max() > _HOLDING:
+            if moving.max() > HOLDING:
                 name = self._limits.names[each.joints[int(moving.argmax())]]
                 raise MotionRefused(
                     f"the controller moves {name}, commanded by another publisher; stop that"
@@ -102,7 +102,7 @@ class ControllerReferences:
         The distance is given as a sentence. None when all controllers follow the path or have not
         reported recently. Two reports must agree: a single wrong one stops nothing.
         """
-        for each in self._fresh(now):
+        for each in self.fresh(now):
             before = self._before.get(tuple(each.joints.tolist()))
             if before is None or before.stamp < path.begins:
                 continue
@@ -118,18 +118,18 @@ class ControllerReferences:
 
     def are_fresh(self, now: float) -> bool:
         """Return whether a controller has reported recently."""
-        return bool(self._fresh(now))
+        return bool(self.fresh(now))
 
     def confirm(self, path: CommandedPath, now: float) -> bool:
         """Return whether recent reports of all joints but grippers are on ``path``."""
         known = self._limits.is_gripper.copy()
-        for each in self._fresh(now):
+        for each in self.fresh(now):
             if self._excess(each, path)[0].max() > 1.0:
                 return False
             known[each.joints] = True
         return bool(known.all())
 
-    def _excess(self, report: _Reference, path: CommandedPath) -> tuple[np.ndarray, np.ndarray]:
+    def _excess(self, report: Reference, path: CommandedPath) -> tuple[np.ndarray, np.ndarray]:
         """Return how far a report is from ``path`` (N,): as a share of what is allowed, and as a
         distance [rad or m].
         """
@@ -138,5 +138,6 @@ class ControllerReferences:
         distance = np.abs(report.positions - wanted)
         return distance / (AT_COMMAND * error + np.abs(speed) * _SPEED_S), distance
 
-    def _fresh(self, now: float) -> list[_Reference]:
+    def fresh(self, now: float) -> list[Reference]:
+        """Return the last report of each controller that has reported recently."""
         return [each for each in self._last.values() if abs(now - each.stamp) <= self._age]
