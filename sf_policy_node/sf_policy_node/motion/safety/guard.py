@@ -114,13 +114,16 @@ class Guard:
         """Return the state from which a new motion may start.
 
         Raises:
+            MotionDelayed: the arm moves to the start, or the clock was read late.
             MotionRefused: the clock has stalled, joint states are missing or implausible, or the
                 arm cannot start where it is measured.
         """
         if problem := self.monitor.problem(now):
             raise MotionRefused(problem)
-        if self.clock.is_stalled or self.clock.is_behind:  # the true time is unknown
+        if self.clock.is_stalled:  # the true time is unknown
             raise MotionRefused("the clock or this process has stalled; wait until it continues")
+        if self.clock.is_behind:
+            raise MotionDelayed("the clock was read late, or set back; the next readings decide")
         moving = self.moving(now)
         if moving or not (self.path is None or self.streams or self.path.is_over(now)):
             if self._approach is not None and not self.path.is_reached(now):
