@@ -67,7 +67,8 @@ class PoseMotion:
             self.end(f"homing stopped: {error}")
             raise
         arrived = self._motion.homing is None
-        if not arrived and self._motion.is_too_late(self._node.now()):
+        is_planned = not arrived and trajectory is not None  # None: the last one still has to begin
+        if is_planned and self._motion.is_too_late(self._node.now()):
             self._motion.withdraw_teleoperation()
             return False  # the next trajectory follows soon
         self._send(trajectory)
