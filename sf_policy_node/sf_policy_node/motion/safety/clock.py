@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
+
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 # A clock that goes back by more than this has jumped. Messages may overtake each other by less.
 BACK_S = 0.05
@@ -111,6 +113,18 @@ class ClockWatch:
             known.append(self._before_gap)
         latest = max(clock + rate * (stopwatch - seen) for seen, clock in known)
         return max(0.0, latest - self.now)
+
+    def check(self) -> None:
+        """Check that the true time is known, so that a motion can start.
+
+        Raises:
+            MotionDelayed: the next readings will tell.
+            MotionRefused: the clock has stalled.
+        """
+        if self.is_stalled:
+            raise MotionRefused("the clock or this process has stalled; wait until it continues")
+        if self.is_behind:
+            raise MotionDelayed("the clock was read late, or set back; the next readings decide")
 
     @property
     def estimate(self) -> float:

@@ -120,10 +120,7 @@ class Guard:
         """
         if problem := self.monitor.problem(now):
             raise MotionRefused(problem)
-        if self.clock.is_stalled:  # the true time is unknown
-            raise MotionRefused("the clock or this process has stalled; wait until it continues")
-        if self.clock.is_behind:
-            raise MotionDelayed("the clock was read late, or set back; the next readings decide")
+        self.clock.check()
         moving = self.moving(now)
         if moving or not (self.path is None or self.streams or self.path.is_over(now)):
             if self._approach is not None and not self.path.is_reached(now):
