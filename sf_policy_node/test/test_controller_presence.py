@@ -127,3 +127,11 @@ def test_the_limiter_needs_a_margin_above_the_contracts_velocity(top, tight):
     found = limiter_remarks(urdf, {"a": 2.0})
     assert bool(found) is tight
     assert not tight or f"a (2 of {top:g}) is more than 80 % of the URDF's" in found[0]
+
+
+@pytest.mark.parametrize(("speed", "refused"), [(1.0, False), (0.5, True), (0.0, False)])
+def test_a_controller_that_reports_a_lower_speed_is_refused_with_the_cure(presence, speed, refused):
+    presence.saw_report(1.0, speed)
+    assert ("at 50% of their speed: set the speed scaling" in presence.refusal) is refused
+    presence.saw_report(1.1, 1.0)
+    assert not presence.refusal

@@ -10,6 +10,7 @@ from sf_policy_node.controller.requirements import objections, remarks, version
 
 _SILENT_S = 0.5  # a controller reports its state every cycle while it is active
 _CONFIRM_S = 0.05  # time to process reports that arrived while this process was suspended
+_FULL_SPEED = 0.99  # share of the full speed from which a controller counts as not scaled down
 _ACTIVE = "active"
 _NAMELESS = "_NODE_NAME_UNKNOWN_"  # rmw's name of a node that is not discovered yet, or not ROS
 
@@ -43,6 +44,7 @@ class ControllerPresence:
             None  # when a report was first overdue, on the steady clock
         )
         self._is_silent = False
+        self._speed = 0.0  # share of the full speed at which trajectories are played; 0: unknown
 
     @property
     def name(self) -> str:
@@ -74,7 +76,7 @@ class ControllerPresence:
         if not before or before == self.endpoint:
             return ""
         self.parameters, self._state = {}, ""
-        self._reported_at, self._overdue_at, self._is_silent = None, None, False
+        self._reported_at, self._overdue_at, self._is_silent, self._speed = None, None, False, 0.0
         if name != self.name and before in subscribers:
             return ""  # a listener that was taken for the controller while it was the only one
         if name.endswith(_NAMELESS) and self.name and not self.name.endswith(_NAMELESS):
@@ -90,13 +92,15 @@ class ControllerPresence:
         before, self._state = self._state, state
         return f"{self._label} was deactivated" if before == _ACTIVE and state != _ACTIVE else ""
 
-    def saw_report(self, now: float) -> None:
+    def saw_report(self, now: float, speed: float = 0.0) -> None:
         """Record that the controller published its state, as it does while it is active.
 
         Args:
             now: on a clock that pauses with the controller: simulated time in simulation [s].
+            speed: share of the full speed at which it plays trajectories; 0: it does not say.
         """
         self._reported_at, self._overdue_at, self._is_silent = now, None, False
+        self._speed = speed
 
     @property
     def is_overdue(self) -> bool:
@@ -144,6 +148,11 @@ class ControllerPresence:
             return f"{self._label} is {self._state}: activate it"
         if self._is_silent:
             return f"{self._label} reports no state: activate it"
+        if 0.0 < self._speed < _FULL_SPEED:  # it would leap onto every new trajectory
+            return (
+                f"{self._label} plays trajectories at {self._speed:.0%} of their speed: set the "
+                "speed scaling of the robot to 100 %"
+            )
         return self.unfit
 
     @property

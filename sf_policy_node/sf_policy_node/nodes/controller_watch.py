@@ -263,7 +263,8 @@ class ControllerWatch:
         if now < self._next_report:
             return
         self._next_report = now + _REPORT_S
-        self._presence.saw_report(self._now())
+        # control_msgs of Humble has no such field.
+        self._presence.saw_report(self._now(), getattr(message, "speed_scaling_factor", 0.0))
         reference = _ordered(message.joint_names, message.reference, self._joints)
         if reference is not None and self._on_reference is not None:
             self._on_reference(to_seconds(message.header.stamp), *reference, self.joints)
