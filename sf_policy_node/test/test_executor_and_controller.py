@@ -379,7 +379,7 @@ def teleoperate(arm, seconds, speed=1.0):
     for _ in range(round(seconds / 0.02)):
         arm.target = getattr(arm, "target", HOME) + 0.02 * speed * (np.arange(7) == 0)
         with contextlib.suppress(MotionRefused):
-            arm.send(arm.executor.on_teleoperation(arm.now, arm.target, np.zeros(7), arm.now))
+            arm.send(arm.executor.on_teleoperation(arm.clock, arm.target, np.zeros(7), arm.clock))
         arm.run(0.02)
 
 

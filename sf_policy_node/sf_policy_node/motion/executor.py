@@ -182,7 +182,8 @@ class ChunkExecutor:
         latched = self._supervisor.situation.latched
         now, sent = self._supervisor.advance(now)
         if self._supervisor.situation.settling:
-            self._supervisor.apply(Event.EMERGENCY_STOP, now)
+            if stop := self._supervisor.apply(Event.EMERGENCY_STOP, now):
+                return stop
             return self._supervisor.sent_stop(self._guard.brake_after_clock_jump(now), now)
         repeat = self._guard.repeat(now) if latched and self._guard.moving(now) else None
         return repeat or self._supervisor.apply(Event.EMERGENCY_STOP, now) or sent

@@ -253,7 +253,7 @@ class Guard:
         The path begins at the measured joints. If these were wrong, the arm moves.
         """
         approach = self._approach
-        if approach is None or self.monitor.problem(now):
+        if approach is None or not approach.is_known or self.monitor.problem(now):
             return None
         measured, allowed = self.monitor.newest[1], self.limits.tracking_error
         if not approach.is_seen(measured, now, allowed):
@@ -372,15 +372,15 @@ class Guard:
 
     def _bridge_to(self, base: CommandedPath, now: float) -> Approach:
         """Return the controller's motion from its last command to where ``base`` begins."""
-        target, is_known = base.positions[0], self.path is not None or self.monitor.has_joint_states
-        origin = self._last_command(now)[0] if is_known else target
-        return Approach(now, origin, base.begins, target)
+        target, is_known = base.positions[0], self.path is not None
+        origin = self._last_command(now)[0] if is_known or self.monitor.has_joint_states else target
+        return Approach(now, origin, base.begins, target, is_known)
 
     def _last_command(self, now: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the commanded state (J,) at ``now`` [s]; the measured joints if none is known."""
         if self.path is not None:
             due = self.stream.time(now)
-            if self._approach is not None and due < self.path.begins:
+            if self._approach is not None and self._approach.is_known and due < self.path.begins:
                 return self._approach.state(due)
             return self.path.state(due)
         position = self.limits.inside(self.monitor.newest[1])

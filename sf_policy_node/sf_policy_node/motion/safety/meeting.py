@@ -33,13 +33,15 @@ class Approach:
     """The motion of a controller from its last command to the beginning of a new path.
 
     It starts at ``origin`` (J,) at ``begun`` [s] and ends at ``target`` (J,) at ``ends`` [s], both
-    stationary.
+    stationary. ``is_known``: ``origin`` is the last command; otherwise the measured joints, and the
+    controller may hold another position.
     """
 
     begun: float
     origin: np.ndarray
     ends: float
     target: np.ndarray
+    is_known: bool
 
     def state(self, now: float) -> State:
         """Return position and velocity (J,) at ``now`` [s]."""
