@@ -199,14 +199,3 @@ def _contract(**changes):
         for part in data[section] if isinstance(data[section], list) else [data[section]]:
             part.update(values)
     return data
-
-
-@pytest.mark.parametrize("now", [0.005, 0.03, 0.06, 0.09])
-def test_just_after_0_s_of_simulated_time_no_stamp_is_0_or_below(now):
-    """A controller takes a stamp of 0 as its present and would play the path late."""
-    positions = HOME + 0.01 * np.arange(20)[:, None]
-    path = CommandedPath(-0.2, PERIOD, positions, np.full_like(positions, 0.5))
-    sent = path.trajectory(now, LIMITS.names)
-    assert 0.0 < sent.stamp <= now
-    for time, position in zip(sent.stamp + sent.times, sent.positions, strict=True):
-        assert position == pytest.approx(path.state(time)[0])

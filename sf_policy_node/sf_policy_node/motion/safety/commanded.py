@@ -150,9 +150,7 @@ class CommandedPath:
         if self.begins > -math.inf:
             first = max(first, self.first_known)
         first = min(first, last)
-        if self.time(first - 1) <= 0.0 < now:  # a controller takes a stamp of 0 as its present
-            first = math.floor(-self.origin / self.period) + 2
-        positions, velocities = self._points(first, max(first, last))
+        positions, velocities = self._points(first, last)
         begin = self.time(first - 1)
         # With a stamp in the future the controller would continue the motion before this one.
         stamp = min(begin, now)
