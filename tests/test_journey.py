@@ -125,6 +125,7 @@ def record_all(operator: Operator) -> dict[int, tuple[Path, float]]:
             operator.open_recorder()
             operator.wait_until_ready()
             type_instruction(operator.recorder)
+            operator.move("a")  # new nodes have to find each other first
         elif number == KILLED:
             kill_and_recover(operator)
         else:
@@ -162,6 +163,7 @@ def kill_and_recover(operator: Operator) -> None:
     again.wait_for("recovered")
     operator.wait_until_ready()
     type_instruction(again)
+    operator.move("a")
 
 
 @pytest.mark.timeout(1200)
