@@ -1,9 +1,9 @@
-"""Makes the ROS 2 wheels of this virtual environment usable as a CMake prefix.
+"""Make the ROS 2 wheels of this virtual environment usable as a CMake prefix.
 
 The exported CMake targets in the wheels name the Python and NumPy headers of the machine that built
-the wheels; CMake refuses a target whose include path does not exist. This names the headers of this
-interpreter instead. Run it with the environment's own Python after every installation; a second run
-changes nothing.
+the wheels; CMake refuses a target whose include path does not exist. This script makes them name
+the headers of its own interpreter. Run it with the environment's Python after every installation; a
+second run changes nothing.
 """
 
 import os
@@ -25,14 +25,14 @@ REPLACEMENTS = (
 
 
 def fixed(text: str) -> str:
-    """The text with the builder's header folders replaced by ours."""
+    """Return the text with the builder's header folders replaced by ours."""
     for pattern, folder in REPLACEMENTS:
         text = pattern.sub(lambda _, folder=folder: folder, text)
     return text
 
 
 def fix(prefix: Path) -> int:
-    """Rewrites the CMake files below `prefix`; returns how many changed."""
+    """Rewrite the CMake files below `prefix`; return how many changed."""
     changed = 0
     for path in sorted(prefix.glob("share/*/cmake/*.cmake")):
         before = path.read_text(encoding="utf-8")

@@ -40,8 +40,6 @@ HOME = {
     "joint6": 0.0,
     "gripper": 0.03,
 }
-
-
 ROBOTS = sorted(path.stem for path in Path(find_robot("sim_arm")).parent.glob("*.yaml"))
 PAIR = load_contract(find_robot("vx300s_pair"))
 
@@ -118,7 +116,7 @@ def middle_of(contract: Contract) -> dict[str, float]:
 
 @pytest.fixture
 def examined(ros_domain):
-    """A function from faults to the findings of a live graph that has them."""
+    """Return a function from faults to the findings of a live graph that has them."""
     rclpy.init()
 
     def examine(contract: Contract, *faults: str):
@@ -223,7 +221,7 @@ def sound(contract: Contract) -> Seen:
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_shipped_robot_with_sound_drivers_is_all_green(robot):
+def test_shipped_robot_with_sound_drivers_passes_every_check(robot):
     contract = load_contract(find_robot(robot))
     findings = command.examine(contract, sound(contract))
     assert [finding for finding in findings if finding.level is not Level.PASS] == []
@@ -247,7 +245,7 @@ def test_unchecked_pairs_are_reported_unless_the_contract_allows_them(home, seen
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_every_arm_of_a_shipped_robot_is_looked_at(robot):
+def test_a_missing_controller_of_any_arm_is_reported(robot):
     contract = load_contract(find_robot(robot))
     for topic in contract.command_groups:
         seen = sound(contract)
@@ -272,7 +270,7 @@ def failures_of(findings) -> list:
     return [finding for finding in findings if finding.level is Level.FAIL]
 
 
-def test_clock_ahead_is_told_from_a_long_way():
+def test_a_clock_ahead_is_distinguished_from_old_images():
     ahead = failures_of(
         check_cameras(CONTRACT, seen_cameras(camera_stream(age=-2.0), camera_stream()))
     )
@@ -344,7 +342,7 @@ def controller(state: str = "active", joints: tuple[str, ...] = tuple(HOME)) -> 
     return Seen(controllers=[one, *([other] if other else [])])
 
 
-def test_controller_behind_the_topic_is_looked_at():
+def test_state_and_joints_of_the_controller_are_checked():
     assert failures_of(check_controller(CONTRACT, controller())) == []
     [inactive] = failures_of(check_controller(CONTRACT, controller("inactive")))
     assert inactive.cure.startswith("deactivate freedrive, then ros2 control set_controller_state")
@@ -355,7 +353,7 @@ def test_controller_behind_the_topic_is_looked_at():
     assert failures_of(check_controller(CONTRACT, Seen())) == []
 
 
-def test_parameters_of_the_controller_are_told():
+def test_parameters_of_the_controller_are_reported():
     seen = Seen(
         controller_refusal="/jtc: is set to velocity", controller_remarks=["/jtc: goal_time is 0"]
     )
@@ -391,7 +389,7 @@ def test_doctor_as_a_node_reads_its_parameters(ros_domain, capfd):
     assert "/left/joint_states" in output
 
 
-def test_simulated_time_is_right_for_a_simulated_robot_only():
+def test_simulated_time_passes_for_a_simulated_robot_only():
     for is_simulated, level in ((True, Level.PASS), (False, Level.WARN)):
         seen = Seen(has_clock=True, is_simulated=is_simulated, free_disk_gb=100.0)
         [clock] = [each for each in check_machine(CONTRACT, seen) if each.subject == "clock"]
@@ -412,7 +410,7 @@ def test_only_a_real_robot_needs_an_emergency_stop():
         assert stop.level is level
 
 
-def test_full_disk_fails_and_json_tells_it():
+def test_full_disk_fails_also_in_json():
     findings = list(
         check_machine(CONTRACT, Seen(free_disk_gb=0.5, disk="/data", versions={"numpy": "2"}))
     )
@@ -425,7 +423,7 @@ def test_full_disk_fails_and_json_tells_it():
     ("words", "sentence"),
     [(["robot:=ur55"], "ur55"), (["seconds:=0"], "seconds"), (["x:=1"], "x:=1")],
 )
-def test_bad_words_end_with_one_sentence(words, sentence, capsys):
+def test_bad_arguments_end_with_one_sentence(words, sentence, capsys):
     assert command.main(words) == 2
     error = capsys.readouterr().err
     assert sentence in error
@@ -438,7 +436,7 @@ def test_relative_topics_resolve_in_the_namespace():
     assert seen.resolve("/joint_states") == "/joint_states"
 
 
-def test_contract_without_a_controller_of_that_name_in_a_namespace():
+def test_a_controller_is_found_in_the_namespace_of_its_topic():
     data = CONTRACT.model_copy(
         update={
             "command": CONTRACT.command.model_copy(

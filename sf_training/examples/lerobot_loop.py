@@ -13,20 +13,28 @@ from sf_training.spatial_forcing.vision_targets import open_teacher
 
 
 def add_spatial_forcing(policy, teacher_weights, *, teacher="da3", layer=12, width=2048, **more):
-    """Make the loss for a LeRobot policy; add its parameters to the optimiser."""
+    """Return the alignment loss of a LeRobot policy.
+
+    Add ``parameters()`` of the result to the optimiser yourself.
+
+    Args:
+        teacher_weights: a file, a directory or a hub id.
+        layer: number of blocks after which the visual tokens of the policy are read.
+        width: channels of these tokens.
+    """
     frozen = open_teacher(teacher, teacher_weights, (-1,))
     config = AlignmentConfig(layer=layer)
     return SpatialForcing(policy, frozen, width, config=config, **more)
 
 
 def images_of(policy, batch):
-    """Images (B, V, 3, H, W) in [0, 1], in the order in which the policy reads its features."""
+    """Return images (B, V, 3, H, W) in [0, 1], in the order in which the policy reads them."""
     names = [name for name in policy.config.image_features if name in batch]
     return torch.stack([batch[name] for name in names], 1)
 
 
 def update_policy(policy, forcing, batch, optimizer, clip=1.0):
-    """One step of LeRobot's loop."""
+    """Do one step of LeRobot's loop; return the sum of both losses."""
     policy.train()
     with forcing.recording():
         loss, _ = policy.forward(batch)

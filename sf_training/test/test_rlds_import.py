@@ -126,7 +126,7 @@ def test_records_of_another_writer_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_a_truncated_or_foreign_file_is_one_sentence(tmp_path, cut):
+def test_a_truncated_or_foreign_file_gives_one_sentence(tmp_path, cut):
     (tmp_path / "x").write_bytes(GOLDEN[:-cut])
     with pytest.raises(LeRobotError, match=r"truncated at byte \d+|no TFRecord at byte"):
         list(records(tmp_path / "x"))
@@ -171,7 +171,7 @@ def test_episodes_become_bags_with_the_arms_motion_as_commands(dataset, robot, t
     assert action[0, 7:].tolist() == [0.04, -0.04] and action[-1, 7:].tolist() == [0.0, 0.0]
 
 
-def test_what_cannot_be_imported_is_one_sentence(dataset, robot, tmp_path, capsys):
+def test_what_cannot_be_imported_gives_one_sentence(dataset, robot, tmp_path, capsys):
     words = ["--out", tmp_path / "out", "--contract", robot, "--cameras", *cameras(robot)]
 
     def refused(message: str, folder=dataset):

@@ -100,7 +100,7 @@ def test_a_finger_with_a_command_of_its_own_opens_and_closes_with_the_first_one(
         ({"arm": "middle"}, "arm: vx300s_pair has no middle; name one of left, right"),
     ],
 )
-def test_a_stick_without_an_arm_of_the_robot_is_one_sentence(changes, says):
+def test_a_stick_without_an_arm_of_the_robot_gives_one_sentence(changes, says):
     with pytest.raises(DeviceError, match=says):
         TeleoperationSession(PAIR, shipped("gamepad", **changes))
 
@@ -157,7 +157,7 @@ def test_neither_arm_moves_while_one_is_far_from_its_leader():
     assert not hand.commands and "right_joint1 is at" in hand.session.state
 
 
-def test_leaders_that_are_not_those_of_the_arms_are_one_sentence():
+def test_leaders_of_other_arms_give_one_sentence():
     with pytest.raises(DeviceError, match=r"leads one arm, and piper_pair has left, right; use"):
         TeleoperationSession(PIPERS, shipped("leader_arm"))
     motion = shipped("leader_arms").model_dump()["motion"]

@@ -21,14 +21,18 @@ class Case:
     """One fault, caused while the arm moves.
 
     Args:
-        must_stop: the arm must be at rest within ``budgets.hold_s`` of the contract (plus
+        begin: causes the fault.
+        reason_pattern: regular expression that a reason in a status has to match; a reason starts
+            with "executor: " or "policy: ".
+        must_stop: the arm must be stationary within ``budgets.hold_s`` of the contract (plus
             ``notice_s``) and until the fault ends. Otherwise the arm may continue without a
             violation for some picks, each ended by withdrawing the instruction.
-        reason_pattern: pattern that a reason in a status has to match.
         seconds: how long a fault that stops the arm lasts [simulated s].
-        after_s: how long the arm is observed after the fault.
-        notice_s: time until the fault can be noticed. An image from before the fault may become a
-            chunk until it is too old.
+        notice_s: time until the fault can be noticed [s]. An image from before the fault may
+            become a chunk until it is too old.
+        end: undoes what clearing the injector's faults does not undo.
+        after_s: how long the arm is observed after the fault [simulated s].
+        restarts: the fault ends a process.
     """
 
     name: str
@@ -40,7 +44,6 @@ class Case:
     end: Callable[[FaultyArm], None] = _nothing
     after_s: float = 0.5
     restarts: bool = False
-    """Whether the fault ends a process."""
 
 
 def _inject(**faults: float | str | bool) -> Callable[[FaultyArm], None]:
@@ -72,9 +75,8 @@ _SENSOR = r"executor: .*sensor"
 def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
     """Return every case, with the budgets of the contract [s]."""
     seen = {"notice_s": chunk_age_s}  # observed before the fault, used after it
-    compared = {
-        "notice_s": chunk_age_s + observation_age_s
-    }  # and an image is compared for at most its maximum age
+    # A repeated image is only noticed once it is older than the maximum age.
+    compared = {"notice_s": chunk_age_s + observation_age_s}
     delays = [(0.05, 0.0), (0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.05, 0.75)]
     return [
         *(

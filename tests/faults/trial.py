@@ -13,7 +13,7 @@ from sf_bringup.arm_client import ArmClientError
 
 _PICKS = 3  # picks under a fault that the arm may survive
 _PICK_S = 1.6  # s, approximate duration of a pick
-_STATIONARY_S = 0.5  # s; the fault has stopped an arm that rests this long in the middle of a pick
+_STATIONARY_S = 0.5  # s; an arm that is stationary this long during a pick was stopped by the fault
 
 
 @dataclass
@@ -50,7 +50,10 @@ class Outcome:
 
 
 def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
-    """Cause the fault while the arm moves, clear it, and check that the arm works again."""
+    """Cause the fault while the arm moves, clear it, and return the outcome.
+
+    If the fault ended a process, the arm must also move again afterwards.
+    """
     outcome = Outcome(case.name)
     try:
         arm.new_scene(seed, cubes=1)
@@ -114,6 +117,7 @@ def _instruction(arm: FaultyArm) -> str:
 
 
 def _judge_hold(arm: FaultyArm, outcome: Outcome, since: float, limit_s: float) -> None:
+    """Set in the outcome how long the arm moved after ``since``, and whether that was too long."""
     took = max(0.0, arm.observer.moved_at - since)
     outcome.hold_time_s = round(max(took, outcome.hold_time_s or 0.0), 3)
     outcome.held = outcome.hold_time_s <= limit_s

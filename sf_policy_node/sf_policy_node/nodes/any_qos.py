@@ -39,26 +39,25 @@ class AnyQosSubscription:
 
     ``publisher`` is the GID of the message's publisher in hex digits. Before Kilted rclpy does not
     report it; it is :data:`UNKNOWN` then.
+
+    Args:
+        message_type: class of the messages, such as ``std_msgs.msg.Bool``. Publishers of other
+            types on the topic are ignored.
     """
 
     def __init__(
         self,
         node: Node,
         resources: ExitStack,
-        kind: type[Any],
+        message_type: type[Any],
         topic: str,
         callback: Callable[[Any, str], None],
     ) -> None:
-        self._node, self._kind, self._topic, self._callback = (
-            node,
-            kind,
-            node.resolve_topic_name(topic),
-            callback,
-        )
+        self._node, self._message_type, self._callback = node, message_type, callback
+        self._topic = node.resolve_topic_name(topic)
         self._last: dict[str, int] = {}  # source timestamp by publisher
-        self._asked: set[str] = (
-            set()
-        )  # transient-local publishers whose kept messages were requested
+        # Transient-local publishers whose kept messages were requested.
+        self._asked: set[str] = set()
         self._reliable: Subscription | None = None
         self._latched: Subscription | None = None
         self._latched_until = 0.0
@@ -101,7 +100,7 @@ class AnyQosSubscription:
             self._latched = None
 
     def _infos(self) -> list:
-        own = type_name(self._kind)
+        own = type_name(self._message_type)
         return [
             each
             for each in self._node.get_publishers_info_by_topic(self._topic)
@@ -117,7 +116,7 @@ class AnyQosSubscription:
                 self._last[publisher] = sent
             self._callback(message, publisher)
 
-        return self._node.create_subscription(self._kind, self._topic, receive, qos)
+        return self._node.create_subscription(self._message_type, self._topic, receive, qos)
 
     def _drop(self, subscription: Subscription | None) -> None:
         if subscription is not None:
@@ -143,9 +142,9 @@ def same_process(publisher: str, other: str) -> bool:
     return UNKNOWN in (publisher, other) or publisher[:_PARTICIPANT] == other[:_PARTICIPANT]
 
 
-def type_name(kind: type) -> str:
+def type_name(message_type: type) -> str:
     """Return the ROS name of a message type, such as ``std_msgs/msg/Bool``."""
-    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+    return f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
 
 
 def _hex(gid: Iterable[int]) -> str:

@@ -34,6 +34,8 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
     without a stamp has the time of its receipt.
 
     Args:
+        streams: by topic. A message without a stamp has its time of receipt (``log_times``) in
+            ``stamps``, too.
         stamped: topics of cameras and joint states, which define the clock.
     """
     sources = [
@@ -108,6 +110,7 @@ def check_clocks(
 
 
 def _delay(stream: Stream) -> np.ndarray:
+    """Return the times from stamp to receipt (N,) [ns]; negative for stamps in the future."""
     return stream.log_times - stream.stamps
 
 

@@ -47,9 +47,13 @@ def split_episodes(
 
 
 def split_by_order(count: int, validation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the split by the order of the folders, of checkpoints that list no held-out episodes.
+    """Return the split of older versions, which drew episodes by their place in the sorted folders.
 
-    Args and errors as for :func:`split_episodes`.
+    It is needed for checkpoints that list no held-out episodes. Return and errors are those of
+    :func:`split_episodes`.
+
+    Args:
+        count: number of episodes.
     """
     _check(count, validation)
     held_out = min(count - 1, max(1, round(count * validation))) if validation > 0 else 0

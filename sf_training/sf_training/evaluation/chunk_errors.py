@@ -27,9 +27,11 @@ class EpisodeErrors:
     """Mean absolute errors of one episode.
 
     Attributes:
+        checksum: of the bag.
+        frames, labels: number of observations, and of recorded chunks.
         digest: of the labels; errors against other labels must not be compared.
-        errors: predictor (policy or baseline) to (H, A), mean over the episode's labels [units of
-            the contract].
+        errors: predictor (policy or baseline) to errors (H, A) of H steps and A columns, mean over
+            the episode's labels [units of the contract].
         right, choices: number of correct predictions, and of labels; see :func:`correct_choices`.
     """
 
@@ -90,7 +92,11 @@ def units(contract: Contract) -> list[Unit]:
 def episode_errors(
     policy: Policy, episode: RecordedEpisode, batch: int
 ) -> tuple[EpisodeErrors, np.ndarray]:
-    """Return the errors on one episode, and the policy's chunks (L, H, A)."""
+    """Return the errors on one episode, and the policy's chunks (L, H, A) for its L labels.
+
+    Args:
+        batch: number of observations that the policy predicts at once.
+    """
     contract = policy.contract
     chunks = predicted_chunks(policy, episode, batch)
     predictions = {

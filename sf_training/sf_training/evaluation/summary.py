@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the Wilson score interval of a rate (Wilson 1927); 95 % for z = 1.96.
+    """Return the Wilson score interval (lower, upper) of a rate (Wilson 1927); 95 % for z = 1.96.
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n) with p = successes / n.
+    Without any trial (n = 0) it is (0, 1).
     """
     if n == 0:
         return 0.0, 1.0
@@ -21,7 +22,10 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def merge_summary(path: Path, entries: dict) -> None:
-    """Write entries into a JSON file, keeping its other entries."""
+    """Write entries into a JSON file, keeping its other entries.
+
+    A file that is missing or not JSON counts as empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         known = json.loads(path.read_text())

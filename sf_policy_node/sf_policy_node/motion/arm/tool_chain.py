@@ -79,6 +79,7 @@ def _axis(joint: pinocchio.JointModel) -> np.ndarray:
 
 @numba.njit("void(f8[:, ::1], f8[::1], f8[::1])", cache=True, inline="always")
 def _turn(rotation, vector, out):  # pragma: no cover - compiled
+    """Compute out = rotation @ vector."""
     for i in range(3):
         out[i] = (
             rotation[i, 0] * vector[0] + rotation[i, 1] * vector[1] + rotation[i, 2] * vector[2]
@@ -87,7 +88,7 @@ def _turn(rotation, vector, out):  # pragma: no cover - compiled
 
 @numba.njit("void(f8[:, ::1], f8[:, ::1], f8[:, ::1])", cache=True, inline="always")
 def _then(first, second, work):  # pragma: no cover - compiled
-    """Compute first = first @ second, in place."""
+    """Compute first = first @ second, in place; ``work`` (3, 3) is overwritten."""
     for i in range(3):
         for j in range(3):
             work[i, j] = (
@@ -124,8 +125,14 @@ def _move(
 ):  # pragma: no cover - compiled
     """Compute tool positions and velocities (N, 3) in the root for joints and velocities (N, J).
 
-    Goes along the chain with the frame of each joint: position ``origin``, rotation ``turn``,
-    velocity ``linear`` [m/s] and ``angular`` [rad/s]. ``step`` is the vector to the next frame.
+    Goes along the chain with the frame of each joint: position ``origin`` [m], rotation ``turn``,
+    velocity ``linear`` [m/s] and ``angular`` [rad/s], all in the root. Joint j has the value q, the
+    axis ``along``, and the vector ``step`` [m] from the frame before it. Then for each joint
+
+        turning: linear += angular x step, origin += step, angular += along * dq
+        sliding: step += along * q, linear += along * dq, then the first two of turning
+
+    (outward recursion of link velocities, in any textbook on manipulators).
     """
     count = positions.shape[0]
     origins, speeds = np.zeros((count, 3)), np.zeros((count, 3))
