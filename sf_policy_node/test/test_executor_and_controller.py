@@ -106,6 +106,11 @@ class Arm:
         acceleration = np.abs(commanded.accelerations) / LIMITS.acceleration
         return float(velocity.max()), float(acceleration.max())
 
+    def check_limits(self, case=None):
+        """Check that all hardware commands since the last call kept the limits."""
+        velocity, acceleration = self.shares()
+        assert velocity <= 1.02 and acceleration <= 1.05, (case, velocity, acceleration)
+
 
 class BusyArm(Arm):
     """An arm whose executor is called up to ``late`` [s] late; messages are as late."""
@@ -167,8 +172,7 @@ def test_blending_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, 
             arm.run(float(rng.choice([0.2, 0.27])))
         STOPS[stop](arm)
         arm.run(1.8)
-        velocity, acceleration = arm.shares()
-        assert velocity <= 1.02 and acceleration <= 1.05, (stop, velocity, acceleration)
+        arm.check_limits(stop)
         assert not arm.refused and arm.executor.status.guard_refusals == 0
         assert np.abs(arm.loop.velocity).max() < 1e-3
 
@@ -184,8 +188,7 @@ def test_blending_and_stops_keep_the_limits_on_a_busy_machine():
             arm.run(float(rng.choice([0.2, 0.27])))
         arm.send(arm.executor.emergency_stop(arm.clock))
         arm.run(1.8)
-        velocity, acceleration = arm.shares()
-        assert velocity <= 1.02 and acceleration <= 1.05, (seed, velocity, acceleration)
+        arm.check_limits(seed)
         assert not arm.refused and np.abs(arm.loop.velocity).max() < 1e-3
 
 
@@ -237,8 +240,7 @@ def test_an_emergency_stop_works_after_a_wrong_report_of_the_controller():
     arm.send(arm.executor.emergency_stop(arm.clock))
     arm.run(0.25)
     assert np.abs(arm.loop.velocity).max() < 1e-3
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()
 
 
 def test_wrong_reports_of_the_controller_in_two_motions_do_not_add_up():
@@ -304,8 +306,7 @@ def test_an_arm_on_a_path_that_its_controller_seems_to_have_left_is_stopped(stop
     STOPS[stop](arm)
     arm.run(0.35)
     assert np.abs(arm.loop.velocity).max() < 1e-3
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()
 
 
 def test_a_controller_that_left_its_path_is_not_commanded_back():
@@ -340,8 +341,7 @@ def test_a_clock_that_is_set_during_a_motion_is_no_leap_in_the_next(seconds, sto
         if stop == "emergency stop":
             assert np.abs(arm.loop.velocity).max() < 0.05
         arm.run(1.5)
-        velocity, acceleration = arm.shares()
-        assert velocity <= 1.02 and acceleration <= 1.05, (lag, velocity, acceleration)
+        arm.check_limits(lag)
         assert "clock" in arm.executor.status.reason or stop != "none"
 
 
@@ -357,8 +357,7 @@ def test_a_stop_is_not_sent_again_by_a_clock_that_may_have_been_set_back(seconds
     arm.send(arm.executor.emergency_stop(arm.clock))
     arm.run(0.3)
     assert np.abs(arm.loop.velocity).max() < 1e-3
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()
 
 
 def test_a_clock_that_is_set_back_twice_delays_the_next_motion_by_no_hour():
@@ -406,8 +405,7 @@ def test_a_driver_that_freezes_does_not_make_the_controller_jump_to_frozen_joint
     arm.loop.frozen = arm.loop.position.copy()
     teleoperate(arm, 0.6)
     assert "does not move" in arm.executor.status.reason
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()
 
 
 @pytest.mark.parametrize("lag", [0.0, 0.05])
@@ -420,8 +418,7 @@ def test_an_operator_who_starts_at_once_does_not_disturb_the_way_to_the_first_po
     arm.executor.activate(arm.now)
     teleoperate(arm, 0.8)
     arm.run(1.0)
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()
 
 
 @pytest.mark.parametrize("clock", [-0.03, 0.0])
@@ -437,5 +434,4 @@ def test_a_motion_right_after_a_stop_waits_for_a_controller_whose_clock_is_behin
             arm.run(0.01)
         arm.chunk(-FAST * [1, 1, 1, -1], age=0.0)
         arm.run(1.5)
-    velocity, acceleration = arm.shares()
-    assert velocity <= 1.02 and acceleration <= 1.05, (velocity, acceleration)
+    arm.check_limits()

@@ -13,15 +13,21 @@ from test_executor_pair import LEFT, RIGHT, Pair
 from sf_policy_node.motion.refusals import ChunkRefused
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.6])
-def test_an_arm_whose_speed_is_scaled_down_in_motion_is_stopped_where_it_is(share):
-    """Before, nothing was sent, or a stop that began ahead of it: 12 times the velocity limit."""
+def scaled_in_motion(share):
+    """Return an arm whose speed was scaled down during a motion, 0.02 s ago."""
     arm = Arm(update_rate_hz=250.0, servo_lag_s=0.03)
     move(arm)
     arm.run(0.02)
     arm.loop.controller.scaling = share
     arm.run(0.02)
     arm.loop.take()  # the slider itself is a step
+    return arm
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.6])
+def test_an_arm_whose_speed_is_scaled_down_in_motion_is_stopped_where_it_is(share):
+    """Before, nothing was sent, or a stop that began ahead of it: 12 times the velocity limit."""
+    arm = scaled_in_motion(share)
     arm.run(0.08)
     assert f"{100 * share:.0f} % of its speed" in arm.executor.status.reason
     stopped = arm.loop.position.copy()
@@ -35,12 +41,7 @@ def test_an_arm_whose_speed_is_scaled_down_in_motion_is_stopped_where_it_is(shar
 @pytest.mark.parametrize("share", [0.1, 0.3])
 def test_a_policy_does_not_make_a_controller_leap_whose_speed_is_scaled_down(share):
     """Before: 20 times the velocity limit."""
-    arm = Arm(update_rate_hz=250.0, servo_lag_s=0.03)
-    move(arm)
-    arm.run(0.02)
-    arm.loop.controller.scaling = share
-    arm.run(0.02)
-    arm.loop.take()
+    arm = scaled_in_motion(share)
     arm.run(0.06)
     for _ in range(8):  # each with a new instruction
         with contextlib.suppress(ChunkRefused):

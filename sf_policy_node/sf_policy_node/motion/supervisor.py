@@ -324,9 +324,7 @@ class Supervisor:
         reason = f"stopped: {deviation.reason} and {AGAIN}"
         event = _FAULTS[deviation.fault]
         if deviation.fault is Fault.STALLED and monitor.references.confirm(path, now):
-            event = (
-                Event.OBSTACLE
-            )  # its controller follows: it is not met where the arm is measured
+            event = Event.OBSTACLE  # the controller follows its path, so it needs no meeting point
         return self.apply(event, now, reason, deviation)
 
     def _require_release(self, reason: str) -> None:

@@ -11,7 +11,9 @@ from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
 FUTURE_S = 0.05  # how far the clocks of two hosts may differ
 # A clock that goes back by more than this has jumped. Messages may overtake each other by less.
 BACK_S = 0.05
-FORWARD_S = 0.15  # a simulated clock that is ahead of the stopwatch by more than this has jumped
+# A clock that is ahead of the stopwatch by more than this has jumped: a simulated one, and a real
+# one until its first readings are known.
+FORWARD_S = 0.15
 # A real clock and the stopwatch run at one rate (CLOCK_REALTIME and CLOCK_MONOTONIC, slewed or
 # not), so their difference changes only when the clock is set. It is read as the clock minus the
 # stopwatch, the clock first: a delay in between makes it smaller, and nothing makes it larger.
@@ -41,6 +43,7 @@ class ClockWatch:
         self, stopwatch: Callable[[], float] | None = None, *, simulated: bool = False
     ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
+        self._is_compared = stopwatch is not None and not simulated  # a real clock, by differences
         self.now = -math.inf
         # Differences between a real clock and the stopwatch [s]: the latest readings, and the
         # largest one of those before.
@@ -62,7 +65,7 @@ class ClockWatch:
         if self.now == -math.inf or (self._simulated and self.now <= 0.0):
             return 0.0  # a simulated clock shows 0 before its first message
         ahead = now - self.now
-        if self._stopwatch is not None and not self._simulated:
+        if self._is_compared:
             return self._set_by(now - self._stopwatch(), ahead)
         stopwatch = self._stopwatch() if self._seen else 0.0
         passed = stopwatch - self._seen[-1][0] if self._seen else 0.0
@@ -129,16 +132,14 @@ class ClockWatch:
     @property
     def estimate(self) -> float:
         """The time of a real clock at this moment, by the stopwatch [s]; -inf: unknown."""
-        if not self._differences or self._stopwatch is None:
-            return -math.inf
-        return self._stopwatch() + self._largest
+        return self._stopwatch() + self._largest if self._is_compared else -math.inf
 
     def advance(self, now: float) -> float:
         """Take ``now`` [s] as the time and return the latest time passed in.
 
         An earlier time than the latest is ignored: messages can overtake each other.
         """
-        if self._stopwatch is not None and not self._simulated:
+        if self._is_compared:
             self._differences.append(now - self._stopwatch())
             self._largest = max(self._largest, self._differences[-1])
         if now > self.now:

@@ -223,8 +223,8 @@ class Guard:
         )
 
     def _stop(self, now: float, candidates: Callable[..., Iterable[Samples]]) -> Trajectory | None:
-        self.is_stop_due = self.moving(now) and self.awaits_clock
-        if self.is_stop_due or not self.moving(now):
+        self.is_stop_due = (moving := self.moving(now)) and self.awaits_clock
+        if self.is_stop_due or not moving:
             return None
         if now < self.path.begins and (early := self._stop_approach(now)):
             return early
@@ -399,7 +399,7 @@ class Guard:
         moving = self.moving(self.clock.now)
         self.stream.shift_clock(jump)
         self.is_stop_due = False
-        reports = self.monitor.references.are_fresh(self.clock.now)
+        reports = self.monitor.references.fresh(self.clock.now)
         self._reports_due = now + _REPORTS_S if reports else -math.inf
         self._settled_at += jump
         self.clock.reset(now, jump)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 import numpy as np
@@ -53,12 +54,8 @@ class JointHistory:
 
     def since(self, stamp: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the joint states with this stamp [s] or a later one, oldest first."""
-        count = 0
-        for each, _, _ in reversed(self._samples):
-            if each < stamp:
-                break
-            count += 1
-        return self.last(count)
+        newest = itertools.takewhile(lambda sample: sample[0] >= stamp, reversed(self._samples))
+        return list(newest)[::-1]
 
     def covering(self, seconds: float, at_least: int) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Return the newest joint states that span ``seconds``, oldest first.
@@ -66,12 +63,9 @@ class JointHistory:
         They are at least ``at_least``. There are fewer, or they span less, when no older ones are
         kept.
         """
-        begin, inside = self._samples[-1][0] - seconds, 0
-        for stamp, _, _ in reversed(self._samples):
-            if stamp <= begin:
-                break
-            inside += 1
-        return self.last(max(inside + 1, at_least))
+        begin = self._samples[-1][0] - seconds
+        newest = itertools.takewhile(lambda sample: sample[0] > begin, reversed(self._samples))
+        return self.last(max(len(list(newest)) + 1, at_least))
 
     def at(self, stamp: float, known_until: float = float("inf")) -> np.ndarray | None:
         """Interpolate the positions (J,) at ``stamp`` [s].

@@ -116,10 +116,6 @@ class ControllerReferences:
                 return sentence, tuple(each.joints.tolist())
         return None
 
-    def are_fresh(self, now: float) -> bool:
-        """Return whether a controller has reported recently."""
-        return bool(self.fresh(now))
-
     def confirm(self, path: CommandedPath, now: float) -> bool:
         """Return whether recent reports of all joints but grippers are on ``path``."""
         known = self._limits.is_gripper.copy()
