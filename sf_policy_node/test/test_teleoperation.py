@@ -98,7 +98,7 @@ def test_after_the_operators_release_the_policy_continues_with_a_fresh_chunk(ben
 
 
 def test_the_tool_remains_in_the_box_and_the_limit_is_reported(bench):
-    with pytest.raises(MotionRefused, match="out of the workspace box"):
+    with pytest.raises(MotionRefused, match="leave the workspace box"):
         teleoperate(bench, turned(1.5), 4.0)
     bench.run(1.5)
     assert not bench.violations()

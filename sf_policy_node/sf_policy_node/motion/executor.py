@@ -350,11 +350,11 @@ class ChunkExecutor:
         self._supervisor.control_until = until
         self._supervisor.apply(_EVENT_OF[source], now, CONTROLLED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
-        self._log.status.workspace_clips += self._teleoperation.shortened
+        if reason := self._teleoperation.reason:
+            self._log.status.workspace_clips += 1
+            self._log.report(f"{CONTROLLED_BY[source]}, not all the way: {reason}")
         if plan is None:
-            raise MotionRefused(
-                "the teleoperation command would move the tool out of the workspace box"
-            )
+            raise MotionRefused(f"{reason} on the way to the commanded joints")
         clips = plan.position_clips, plan.velocity_clips, plan.acceleration_clips
         self._log.clipped(position=clips[0], velocity=clips[1], acceleration=clips[2])
         trajectory = self._guard.admit(start, plan.positions, plan.velocities, now)

@@ -37,8 +37,8 @@ class TeleoperationPlanner:
         self._period = 1.0 / contract.rate_hz
         self._age = contract.budgets.teleop_age_s
         self._caught_up = False
-        self.shortened = False
-        """Whether the last plan stops before its target, or is None, because of the workspace."""
+        self.reason = ""
+        """Why the last plan stops before its target or is None; empty if it does not."""
 
     def check(
         self, stamp: float, positions: np.ndarray, velocities: np.ndarray, now: float
@@ -91,11 +91,12 @@ class TeleoperationPlanner:
         self._caught_up = self._caught_up or bool(
             (np.abs(reachable - position) <= _CAUGHT_UP * self._limits.tracking_error).all()
         )
+        self.reason = ""
         for share in _SHARES:
-            shaped = self._towards(
+            shaped, reason = self._towards(
                 position + share * (target - position), share * target_velocity, position, velocity
             )
-            self.shortened = shaped is None or share < 1.0
+            self.reason = self.reason or reason
             if shaped is not None:
                 beyond = reachable != target
                 faster = np.abs(target_velocity) > self._limits.velocity
@@ -112,8 +113,10 @@ class TeleoperationPlanner:
         target_velocity: np.ndarray,
         position: np.ndarray,
         velocity: np.ndarray,
-    ) -> Shaped | None:
-        """Plan the motion to a target; None when it would leave the workspace box or collide."""
+    ) -> tuple[Shaped | None, str]:
+        """Plan the motion to a target; None with the reason when it would leave the workspace box
+        or collide.
+        """
         limits, period = self._limits, self._period
         reachable = np.minimum(np.maximum(target, limits.lower), limits.upper)
         if not self._caught_up:
@@ -142,4 +145,4 @@ class TeleoperationPlanner:
             if survey.speed_factor >= 1.0:
                 break
             limits = limits.slowed(shaped.velocities, survey.speed_factor * _SLOWER)
-        return None if survey.first_violation is not None else shaped
+        return (shaped, "") if survey.first_violation is None else (None, survey.reason)

@@ -159,11 +159,8 @@ class Guard:
                 f"{start.reason}, and streamed commands would make the arm jump there; find out "
                 "what moved the arm, then deactivate and activate the executor"
             )
-        if self._leaves_workspace(start.position):
-            raise MotionRefused(
-                f"{start.reason}, where the tool is outside the workspace box; move the arm back"
-                " by hand"
-            )
+        if reason := self._violation_at(start.position):
+            raise MotionRefused(f"{start.reason}; there, {reason}; move the arm back by hand")
         starts = [(each, 0.0 * each) for each in self._possible_positions(start.position)]
         needed = self._meeting.time(starts, start.position)
         if needed is None:
@@ -278,7 +275,7 @@ class Guard:
         target = self.limits.inside(target)
         if self.path is not None:
             target[self._is_gripper] = self.path.positions[-1][self._is_gripper]
-        if self._leaves_workspace(target):
+        if self._violation_at(target):
             return self.brake(now)
         at_rest = [] if self.streams else [(target, np.zeros(len(target)))]
         starts = [self._last_command(now), *at_rest]
@@ -295,12 +292,13 @@ class Guard:
         origin, motion = self._meeting.stop(starts, target, now, bridges=not self.streams)
         return self._release_stop(origin, motion, now)
 
-    def _leaves_workspace(self, position: np.ndarray) -> bool:
-        """Return whether ``position`` (J,) is further outside the workspace than the last command,
-        or in collision.
+    def _violation_at(self, position: np.ndarray) -> str:
+        """Return why the arm must not be at ``position`` (J,): it is further outside the workspace
+        than the last command, or in collision. Empty if it may.
         """
-        path, check = self.path, self._workspace.first_violation
-        return path is not None and check(path.positions[-1], position[None]) is not None
+        if self.path is None:
+            return ""
+        return self._workspace.explain_violation(self.path.positions[-1], position[None])[1]
 
     def freeze(self, now: float, position: np.ndarray) -> None:
         """Hold the last streamed command (J,), because the stream stalled during a motion."""
