@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from executor_cases import TOPICS, Executor
 from motion_cases import CONTRACT_PATH, HOME, sim_arm, straight
+from other_joint_cases import urdf_with_mast
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -143,3 +145,25 @@ def test_shadow_mode_compares_the_policy_with_teleoperation(graph):
         and executor.status.chunks_refused == 0
     )
     assert not executor.commands
+
+
+def test_the_node_passes_measured_joints_without_commands_to_the_collision_check(graph, tmp_path):
+    data = yaml.safe_load(CONTRACT_PATH.read_text()) | {"urdf": "mast.urdf"}
+    (tmp_path / "mast.urdf").write_text(urdf_with_mast())
+    (tmp_path / "mast.yaml").write_text(yaml.safe_dump(data))
+    contract = Parameter("contract", value=str(tmp_path / "mast.yaml"))
+    node = graph.add(ChunkExecutorNode(parameter_overrides=[contract]))
+    statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
+    states = graph.publisher(JointState, TOPICS.joint_states, qos_profile_sensor_data)
+    others = node._motion.other_joints
+    assert others.unmeasured == ["mast"]
+
+    def report():
+        header = Header(stamp=to_stamp(graph.now()))
+        states.publish(JointState(header=header, name=["mast"], position=[-0.6]))
+
+    graph.until(lambda: not others.unmeasured, "the mast", each=report)
+    assert "post" in node._motion.workspace.explain_violation(HOME, HOME[None] + 1e-3)[1]
+    graph.until(
+        lambda: statuses and "no joint states of mast" in statuses[-1].reason, "the silent mast"
+    )

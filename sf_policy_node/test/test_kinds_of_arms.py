@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from motion_cases import CONTRACT_PATH, HOME, sim_arm
+from other_joint_cases import with_mast
 
 from sf_policy_node.contract import ContractError, load_contract, parse_contract
-from sf_policy_node.motion.arm.collision import CollisionModel
+from sf_policy_node.motion.arm.collision import Box, CollisionModel
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.arm.limits import JointLimits, require_limits
 from sf_policy_node.motion.executor import ChunkExecutor
@@ -227,16 +228,49 @@ def test_an_uncommanded_joint_between_base_and_tool_is_refused():
 
 def test_the_collision_check_follows_an_uncommanded_joint():
     """An uncommanded post on a rail is first beside the arm, then in its way."""
-    post = (
-        '<link name="post"><collision><geometry><box size="0.04 0.04 0.6"/></geometry></collision>'
-        '</link><joint name="mast" type="prismatic"><parent link="base_link"/><child link="post"/>'
-        '<origin xyz="0.3 0.6 0.3"/><axis xyz="0 1 0"/>'
-        '<limit lower="-1" upper="1" velocity="1" effort="1"/></joint></robot>'
-    )
-    urdf = sim_arm().urdf_xml.replace("</robot>", post)
-    contract = parse_contract(CONTRACT_PATH.read_text(), urdf)
-    model = CollisionModel.of(contract)
+    model = CollisionModel.of(with_mast())
     assert model.first_collision(HOME) is None
     model.set_other_joints({"mast": -0.6})
     hit = model.first_collision(HOME)
     assert hit is not None and "post" in (hit.link_a, hit.link_b)
+
+
+def on_a_lift():
+    """Return the simulated arm on a lift that the contract does not command."""
+    lift = (
+        '<link name="floor"/><joint name="lift" type="prismatic"><parent link="floor"/>'
+        '<child link="base_link"/><origin xyz="0 0 0.5"/><axis xyz="0 0 1"/>'
+        '<limit lower="0" upper="1" velocity="1" effort="1"/></joint></robot>'
+    )
+    return parse_contract(CONTRACT_PATH.read_text(), sim_arm().urdf_xml.replace("</robot>", lift))
+
+
+def test_the_boxes_of_an_arm_on_a_lift_move_with_its_base_frame():
+    """Before, the boxes of a base frame with a joint below it were elsewhere."""
+    table = Box("table", (-0.2, -0.5, -0.05), (0.8, 0.5, -0.003))
+    model = CollisionModel.of(on_a_lift(), boxes=[table], capsule_radius=0.03)
+    alone = CollisionModel.of(sim_arm(), boxes=[table], capsule_radius=0.03)
+    down = HOME + np.linspace(0.0, 1.0, 30)[:, None] * np.eye(7)[1]
+    for height in (0.0, 0.4):
+        model.set_other_joints({"lift": height})
+        found, expected = model.first_collision(down), alone.first_collision(down)
+        assert found.index == expected.index and "table" in (found.link_a, found.link_b)
+    tools = [Kinematics(each).forward(HOME[:6]).position for each in (on_a_lift(), sim_arm())]
+    assert np.allclose(*tools), "the tool does not depend on the lift"
+
+
+def test_a_mimic_joint_of_an_uncommanded_joint_follows_it():
+    twice = (
+        '<link name="carriage"/><joint name="mast" type="prismatic"><parent link="base_link"/>'
+        '<child link="carriage"/><axis xyz="0 0 1"/><limit lower="0" upper="1" velocity="1"'
+        ' effort="1"/></joint><link name="top"/><joint name="top_joint" type="prismatic">'
+        '<parent link="carriage"/><child link="top"/><axis xyz="0 0 1"/><limit lower="-2" upper="2"'
+        ' velocity="1" effort="1"/><mimic joint="mast" multiplier="2" offset="0.1"/></joint>'
+        "</robot>"
+    )
+    urdf = sim_arm().urdf_xml.replace("</robot>", twice)
+    tree = CollisionModel.of(parse_contract(CONTRACT_PATH.read_text(), urdf))._tree
+    tree.set_others({"mast": 0.3, "top_joint": 5.0})
+    angles = dict(zip(tree.names, tree.angles(HOME[None])[0], strict=True))
+    assert angles["mast"] == 0.3 and angles["top_joint"] == pytest.approx(0.7)
+    assert list(tree.others) == ["mast"]

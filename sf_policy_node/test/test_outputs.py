@@ -330,6 +330,30 @@ def test_the_twist_moves_a_tool_back_to_its_path(graph):
     assert np.linalg.norm(back) <= 0.1 + 1e-9
 
 
+def test_a_correction_of_the_drift_moves_no_tool_through_a_wall(graph):
+    """Before, only its speed was limited: 0.06 m/s out of the box."""
+    contract, tool = variant("servo_twist", FORWARD_GRIPPER), ToolMotion(sim_arm())
+    away = np.append(tool.joint_velocities(HOME[:6], [-0.03, 0, 0, 0, 0, 0]), 0.0) + HOME
+    wall = float(tool.pose(away[:6]).position[0])  # between the tool and its path
+    box = contract.workspace.model_copy(update={"upper": [wall, *contract.workspace.upper[1:]]})
+    ((name, arm),) = contract.arms.items()
+    arm = arm.model_copy(update={"workspace": box})
+    rig = Rig(graph, contract.model_copy(update={"arms": {name: arm}}), arm=TwistStamped)
+    states = graph.publisher(JointState, sim_arm().topics.joint_states, qos_profile_sensor_data)
+    rig.stream(setpoint(rig.node.now(), velocities=0.0 * MOVING), 1)
+
+    def is_measured_for_a_while():
+        header = Header(stamp=to_stamp(rig.node.now()))
+        states.publish(JointState(header=header, name=list(NAMES), position=away.tolist()))
+        rig.output.stream(setpoint(rig.node.now(), velocities=0.0 * MOVING))
+        return len(rig.wait_for_messages()) > 60
+
+    graph.until(is_measured_for_a_while, "60 twists")
+    twists = [message.twist.linear for message in rig.wait_for_messages()]
+    assert max(twist.x for twist in twists) < 0.012  # 1 mm, the tolerance of the box, in 0.1 s
+    assert any(twist.x for twist in twists), "a part of the correction"
+
+
 def test_the_last_pose_is_repeated_until_servo_reaches_it(graph):
     contract = variant("servo_pose", FORWARD_GRIPPER)
     rig = Rig(graph, contract, arm=PoseStamped)

@@ -23,6 +23,7 @@ from sf_policy_node.motion.homing import Homing, Pose
 from sf_policy_node.motion.refusals import ChunkRefused, MotionDelayed, MotionRefused
 from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.guard import Guard
+from sf_policy_node.motion.safety.other_joints import OtherJoints
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.state_machine import (
     Event,
@@ -105,7 +106,9 @@ class ChunkExecutor:
         self._from_rest = True  # whether the arm is stationary at that time
         self._ticked = math.inf  # when tick was called last, on the stopwatch [s]
         self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
-        self._workspace = workspace
+        self.workspace = workspace
+        self.other_joints = OtherJoints(workspace)
+        """Measured joints that are not commanded; its ``add`` takes their joint states."""
         self.homing: Homing | None = None
         """The motion to the home or rest pose; None: there is none."""
 
@@ -387,7 +390,7 @@ class ChunkExecutor:
             raise MotionRefused(f"{CONTROLLED_BY[situation.source]}; wait until that has ended")
         now = self._guard.clock.advance(now)
         start = self._guard.start(now)
-        self.homing = Homing(self.contract, self._workspace, start.position, arms, start.time, pose)
+        self.homing = Homing(self.contract, self.workspace, start.position, arms, start.time, pose)
         self._policy.block(f"the arm was sent to its {pose} pose; {AGAIN}")
 
     def continue_homing(self, now: float) -> Trajectory | None:

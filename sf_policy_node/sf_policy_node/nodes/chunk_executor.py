@@ -89,7 +89,7 @@ class ChunkExecutorNode(ManagedNode):
         self._latencies = Latencies()
         self._chunks_from = ""
         self._reported: tuple | None = None
-        self._output = make_output(self, contract)
+        self._output = make_output(self, contract, self._motion.workspace)
         self._controllers: list[ControllerWatch] = []
         if contract.output == "joint_trajectory" and not self._shadow:
             for topic, joints in contract.command_groups.items():
@@ -176,6 +176,11 @@ class ChunkExecutorNode(ManagedNode):
         self.get_logger().info(
             "active" + (", in shadow mode: nothing is sent" if self._shadow else "")
         )
+        if unmeasured := self._motion.other_joints.unmeasured:
+            self.get_logger().info(
+                f"the collision check assumes {', '.join(unmeasured)} at position 0: in the URDF,"
+                " not in the contract, and without joint states so far"
+            )
         self._report_change()
 
     def finish(self) -> bool:
@@ -257,9 +262,10 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
 
     def _on_joint_state(self, message: JointState) -> None:
-        joints = self._joint_states.read(
-            to_seconds(message.header.stamp), message.name, message.position, message.velocity
-        )
+        stamp = to_seconds(message.header.stamp)
+        if self._motion.other_joints:
+            self._motion.other_joints.add(stamp, message.name, message.position, self.now())
+        joints = self._joint_states.read(stamp, message.name, message.position, message.velocity)
         if joints is not None:
             self._motion.on_joint_state(*joints)
 
@@ -311,6 +317,7 @@ class ChunkExecutorNode(ManagedNode):
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
         now = self.now()
+        problems += [silent] if (silent := self._motion.other_joints.problem(now)) else []
         waits = time.monotonic() < self._waits_until
         if not waits and (now <= 0.0 or self._joint_states.missing):
             problem = self._joint_states.problem(now)

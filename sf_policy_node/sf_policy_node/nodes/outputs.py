@@ -20,7 +20,10 @@ from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import ColumnKind, Contract
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.tool_motion import Drift, ToolMotion, limit_correction
+from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.safety.correction import CorrectionLimits
 from sf_policy_node.motion.streaming import longest_gap
 from sf_policy_node.motion.types import Setpoint, Trajectory, of_joints
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
@@ -60,14 +63,19 @@ class Output(Protocol):
         """Finish the last motion (a stop) before the node ends; block until it has been sent."""
 
 
-def make_output(node: ManagedNode, contract: Contract) -> Output:
+def make_output(
+    node: ManagedNode, contract: Contract, workspace: Workspace | None = None
+) -> Output:
     """Create the output of a contract; its publishers live until the node is cleaned up.
+
+    Args:
+        workspace: checks what an output adds to a motion; None: created where it is needed.
 
     Raises:
         ContractError: the output needs a package that is not installed.
     """
     parts = [
-        (_arm_output(node, contract, topic), np.array(joints))
+        (_arm_output(node, contract, topic, workspace), np.array(joints))
         for topic, joints in contract.command_groups.items()
     ]
     for name, arm in contract.arms.items():
@@ -82,14 +90,17 @@ def make_output(node: ManagedNode, contract: Contract) -> Output:
     return parts[0][0] if len(parts) == 1 else SeveralOutputs(node, parts)
 
 
-def _arm_output(node: ManagedNode, contract: Contract, topic: str) -> Output:
+def _arm_output(
+    node: ManagedNode, contract: Contract, topic: str, workspace: Workspace | None
+) -> Output:
     match contract.output:
         case "joint_trajectory":
             return JointTrajectoryOutput(node, topic)
         case "forward_command":
             return ForwardCommandOutput(node, topic)
         case "servo_twist":
-            return ServoTwistOutput(node, contract)
+            workspace = workspace or Workspace.of(contract, kinematics_of(contract))
+            return ServoTwistOutput(node, contract, workspace)
     return ServoPoseOutput(node, contract)
 
 
@@ -205,17 +216,19 @@ class ServoTwistOutput(StreamingOutput):
     ``speed_units`` (``geometry_msgs/TwistStamped``).
 
     Servo integrates twists and loses some of them, so the tool drifts; measured joints correct the
-    drift slowly. When the motion ends, some zero twists are sent and then nothing, as Servo
-    requires.
+    drift slowly, as far as joint limits, workspace box and collisions allow. When the motion ends,
+    some zero twists are sent and then nothing, as Servo requires.
     """
 
-    def __init__(self, node: ManagedNode, contract: Contract) -> None:
+    def __init__(self, node: ManagedNode, contract: Contract, workspace: Workspace) -> None:
         super().__init__(node)
         self._tool, self._frame, self._joints = (
             ToolMotion(contract),
             contract.base_frame,
             len(contract.joints),
         )
+        self._limits, self._logger = CorrectionLimits(contract, workspace), node.get_logger()
+        self._arm = np.zeros(0)  # (J,) joints measured last
         self._publisher = node.publisher(TwistStamped, contract.command.topic, NEWEST)
         self._measured, self._drift = JointStates(contract), Drift()
         self._fastest = contract.workspace.tool_speed or math.inf
@@ -229,6 +242,7 @@ class ServoTwistOutput(StreamingOutput):
             to_seconds(message.header.stamp), message.name, message.position, message.velocity
         )
         if joints is not None and self._zeros_left and np.isfinite(joints[1]).all():
+            self._arm = joints[1]
             self._drift.measure(joints[0], self._tool.pose(joints[1][: self._joints]))
 
     def publish(self, setpoint: Setpoint | None) -> None:
@@ -238,8 +252,16 @@ class ServoTwistOutput(StreamingOutput):
                 setpoint.velocities[: self._joints],
             )
             self._drift.note(setpoint.stamp, self._tool.pose(positions))
+            correction = self._drift.twist
+            if correction.any():
+                correction = self._limits.limit(self._arm, velocities, correction)
+                if self._limits.reason:
+                    self._logger.warning(
+                        f"the tool's drift is not corrected fully: {self._limits.reason}",
+                        throttle_duration_sec=5.0,
+                    )
             twist = limit_correction(
-                self._fastest, self._tool.twist(positions, velocities), self._drift.twist
+                self._fastest, self._tool.twist(positions, velocities), correction
             )
             self._zeros_left = _ZERO_TWISTS
         elif self._zeros_left:

@@ -71,13 +71,14 @@ class CollisionModel:
 
     Args:
         urdf_xml: the robot; see :func:`link_geometry.read_shapes` for where meshes are found.
-        names: the J commanded joints, in the order of all positions; other joints do not move.
+        names: the J commanded joints, in the order of all positions; other joints
+            move only with :meth:`set_other_joints`.
         arm: those of ``names`` that do not belong to a gripper.
         tool_frame: of the arm, or of each arm.
         limits: lower and upper positions (J,), (J,) [rad or m] of ``names``.
         home: (J,) pose in which links may touch; None: the one of several poses in which the fewest
             links touch.
-        boxes: obstacles around the robot, in ``base_frame``.
+        boxes: obstacles around the robot, in ``base_frame`` and fixed to it.
         margin: shapes that are nearer than this touch [m].
         allowed: further pairs of links, or of a link and a box, that may touch.
         folders, capsule_radius: see :func:`link_geometry.read_shapes`.
@@ -108,9 +109,12 @@ class CollisionModel:
             raise ContractError(f"urdf: cannot be parsed ({error})") from None
         self.margin = margin
         self._tree = JointTree(model, urdf_xml, names, optional=set(names) - set(arm))
-        base = model.frames[model.getFrameId(base_frame, pinocchio.FrameType.BODY)].placement
+        base = model.frames[model.getFrameId(base_frame, pinocchio.FrameType.BODY)]
+        pose, carrier = base.placement, base.parentJoint  # a lift may carry base frame and boxes
         self.shapes = read_shapes(model, urdf_xml, tool_frame, folders, capsule_radius)
-        self.shapes += [box_shape(each.name, each.lower, each.upper, base) for each in boxes]
+        self.shapes += [
+            box_shape(each.name, each.lower, each.upper, pose, carrier) for each in boxes
+        ]
         self._boxes = len(boxes)
         self._carriers = {joint - 1: link.name for joint, link in carriers(model).items()}
         self._set_arrays()
@@ -152,6 +156,12 @@ class CollisionModel:
             boxes=[*given, *boxes],
             **settings | options,
         )
+
+    @property
+    def other_joints(self) -> list[str]:
+        """The joints that are not commanded and move links of a checked pair, by name."""
+        pairs = {(self.shapes[i].joint - 1, self.shapes[j].joint - 1) for i, j in self._pairs}
+        return self._tree.drivers({joint for pair in pairs for joint in self._tree.path(*pair)})
 
     def set_other_joints(self, positions: Mapping[str, float]) -> None:
         """Take the measured positions [rad or m] of joints that are not commanded, by name."""

@@ -67,12 +67,35 @@ class JointTree:
                     self._others[follower] = multiplier * self._others[index[leader]] + offset
         self._still = ~np.any(self._from_commands, axis=0)
         self._others[self._still] = _default_positions(model)[self._still]
+        # Mimic joints of joints that are not commanded: (follower, leader, multiplier, offset).
+        self._followers = [
+            (index[name], index[leader], multiplier, offset)
+            for name, (leader, multiplier, offset) in mimics.items()
+            if name in index and leader in index and self._still[[index[name], index[leader]]].all()
+        ]
+        led = {follower for follower, *_ in self._followers}
+        self.others = {
+            name: n
+            for name, n in index.items()
+            if self._still[n] and n not in led and np.any(self.axes[n])
+        }
+        """Index of each joint with one axis that is neither commanded nor a mimic joint."""
 
     def set_others(self, positions: Mapping[str, float]) -> None:
         """Take the positions [rad or m] of joints that are not commanded, by name."""
-        for n, name in enumerate(self.names):
-            if self._still[n] and name in positions:
-                self._others[n] = positions[name]
+        for name, position in positions.items():
+            if name in self.others:
+                self._others[self.others[name]] = position
+        for _ in self._followers:  # a mimic joint may mimic another one
+            for follower, leader, multiplier, offset in self._followers:
+                self._others[follower] = multiplier * self._others[leader] + offset
+
+    def drivers(self, joints: Collection[int]) -> list[str]:
+        """Return the names of :attr:`others` that are among ``joints``, or that these mimic."""
+        moving = set(joints)
+        for _ in self._followers:
+            moving |= {leader for follower, leader, *_ in self._followers if follower in moving}
+        return [name for name, joint in self.others.items() if joint in moving]
 
     def angles(self, positions: np.ndarray) -> np.ndarray:
         """Return the positions (N, joints) [rad or m] of all joints for commanded ones (N, J)."""

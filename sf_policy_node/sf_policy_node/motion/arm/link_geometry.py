@@ -100,13 +100,20 @@ def read_shapes(
     return shapes
 
 
-def box_shape(name: str, lower: np.ndarray, upper: np.ndarray, base: pinocchio.SE3) -> LinkShape:
-    """Return a stationary box as a shape, with sides along the axes of the ``base`` frame [m]."""
+def box_shape(
+    name: str, lower: np.ndarray, upper: np.ndarray, base: pinocchio.SE3, joint: int = 0
+) -> LinkShape:
+    """Return a box as a shape, with sides along the axes of the ``base`` frame [m].
+
+    Args:
+        base: pose of the base frame in the frame of ``joint``.
+        joint: pinocchio joint that moves the base frame; 0: none.
+    """
     half = 0.5 * (np.asarray(upper, float) - np.asarray(lower, float))
     centre = 0.5 * (np.asarray(upper, float) + np.asarray(lower, float))
     placement = base * pinocchio.SE3(np.eye(3), centre)
     corners = _box_corners(half) @ placement.rotation.T + placement.translation
-    return LinkShape(name, 0, coal.Box(*(2.0 * half)), placement, enclosing_capsule(corners))
+    return LinkShape(name, joint, coal.Box(*(2.0 * half)), placement, enclosing_capsule(corners))
 
 
 def enclosing_capsule(points: np.ndarray) -> BoundingCapsule:

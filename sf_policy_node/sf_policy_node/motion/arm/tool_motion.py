@@ -15,6 +15,7 @@ _GAIN = 2.0  # 1/s: a drift is corrected with a time constant of half a second
 _LAG_S = 0.3  # the arm may lag by this much; a lag along the path is not a drift
 _FRESH_S = 0.1  # an older measurement is not used for corrections
 _FURTHEST = 0.05  # m and rad: the largest drift that counts for a correction
+_DAMPING = 1e-6  # of joint velocities near a singularity
 _RAMP = 0.5  # m/s^2 and rad/s^2: how fast a correction changes
 
 
@@ -54,6 +55,14 @@ class ToolMotion:
         rotates about the tool, not about the base.
         """
         return self._kinematics.jacobian(positions) @ np.asarray(velocities, dtype=float)
+
+    def joint_velocities(self, positions: np.ndarray, twist: np.ndarray) -> np.ndarray:
+        """Return the joint velocities (J,) of a ``twist`` (6,) of the tool, by damped least
+        squares: dq = J^T (J J^T + d I)^-1 twist.
+        """
+        jacobian = self._kinematics.jacobian(positions)
+        squared = jacobian @ jacobian.T + _DAMPING * np.eye(6)
+        return jacobian.T @ np.linalg.solve(squared, np.asarray(twist, dtype=float))
 
 
 class Drift:

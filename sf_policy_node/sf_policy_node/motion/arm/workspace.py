@@ -172,6 +172,19 @@ class Workspace:
         return cls(contract, kinematics, checked)
 
     @property
+    def other_joints(self) -> list[str]:
+        """The joints that are not commanded and matter for collisions, by name."""
+        return self._collisions.other_joints if self._collisions is not None else []
+
+    def set_other_joints(self, positions: Mapping[str, float]) -> None:
+        """Take the measured positions [rad or m] of joints that are not commanded, by name.
+
+        Tools do not depend on them: such a joint between base and tool is refused.
+        """
+        if self._collisions is not None:
+            self._collisions.set_other_joints(positions)
+
+    @property
     def tool_speed(self) -> float:
         """The lowest tool speed limit of all arms [m/s]."""
         return min(box.tool_speed for box in self.boxes.values())
