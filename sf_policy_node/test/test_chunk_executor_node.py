@@ -218,7 +218,7 @@ def patient_contract(tmp_path):
     """Write a contract for a process that may get no processor time for seconds."""
     data = yaml.safe_load(CONTRACT_PATH.read_text())
     (tmp_path / data["urdf"]).write_text(CONTRACT_PATH.with_name(data["urdf"]).read_text())
-    data["budgets"] |= {"joint_state_age_s": 10.0, "chunk_age_s": 20.0, "hold_s": 60.0}
+    data["budgets"] |= {"joint_state_age_s": 5.0, "chunk_age_s": 20.0, "hold_s": 60.0}
     path = tmp_path / "patient.yaml"
     path.write_text(yaml.safe_dump(data))
     return path

@@ -63,12 +63,12 @@ def with_more(*elements):
         (set_joint(4, velocity=143.24), ("2.5 rad/s", "looks like degrees")),
         (
             set_joint(0, step=22.9),
-            ("joints.joint1.step: 22.9 rad", "range of 5.6 rad", "not degrees"),
+            ("joints.joint1.step: 22.9 rad is above 1.2 rad", "looks like degrees"),
         ),
         (set_joint(3, tracking_error=14.3), ("joints.joint4.tracking_error",)),
         (
             set_joint(2, acceleration=859.0),
-            ("joints.joint3.acceleration: 859 rad/s^2 looks like degrees",),
+            ("joints.joint3.acceleration: 859 rad/s^2 is above 100", "looks like degrees"),
         ),
         (
             lambda c: c["workspace"].update(
@@ -81,7 +81,10 @@ def with_more(*elements):
             ("gripper: open and closed 0 and 0.05 m", "0 and 0.035 m"),
         ),
         (lambda c: c["gripper"].update(unit="rad"), ("gripper.unit: rad", "prismatic", "unit: m")),
-        (set_joint(3, unit="m"), ("joints.joint4.unit: m", "revolute", "unit: rad")),
+        (
+            set_joint(3, unit="m", tracking_error=0.01),
+            ("joints.joint4.unit: m", "revolute", "unit: rad"),
+        ),
         (
             lambda c: c["gripper"].update(joint="thumb"),
             ("gripper.joint", "'thumb'", "in_urdf: false"),

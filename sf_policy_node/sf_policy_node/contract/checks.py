@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from sf_policy_node.contract.columns import (
@@ -12,6 +13,14 @@ from sf_policy_node.contract.columns import (
     column_name,
 )
 from sf_policy_node.contract.sections import Action, Arm, Camera, ForeignBags, Topics
+
+_OTHER_UNIT = {"rad": (math.radians(1.0), "degrees"), "m": (1e-3, "millimetres")}
+# By what pydantic found wrong and the end of the key: which unit a value may have.
+_GUESSES = {
+    ("greater_than_equal", "rate_hz"): "; is it the time between two of them?",
+    ("less_than_equal", "collision.margin"): " m; is it in millimetres?",
+    ("greater_than", "field_of_view"): " degrees; is it in radians?",
+}
 
 
 def arm_key(arms: Mapping[str, Arm], name: str, key: str) -> str:
@@ -86,9 +95,12 @@ def _check_pose(arm: Arm, pose: Sequence[float] | None, key: str) -> None:
         )
     for joint, value in zip(arm.joints, pose, strict=True):
         if not joint.lower <= value <= joint.upper:
+            factor, other = _OTHER_UNIT[joint.unit]
+            is_other = joint.lower <= value * factor <= joint.upper and abs(value) > 1.0
+            guess = f" {joint.unit}: is it in {other}?" if is_other else ""
             raise ValueError(
                 f"{key}: {joint.name} at {value:g} is outside its limits {joint.lower:g} to"
-                f" {joint.upper:g}"
+                f" {joint.upper:g}{guess}"
             )
 
 
@@ -197,6 +209,8 @@ def explain(item: dict) -> str:
     if item["type"] == "string_type" and not isinstance(item["input"], (dict, list)):
         return f"{key}: {item['input']!r} is not a text; write it in quotes"
     message = item["msg"].removeprefix("Value error, ")
+    for (kind, end), guess in _GUESSES.items():
+        message += guess if item["type"] == kind and key.endswith(end) else ""
     if not key or isinstance(item["input"], dict):
         return f"{key}: {message}" if key else message
     return f"{key}: {message} (got {item['input']!r})"

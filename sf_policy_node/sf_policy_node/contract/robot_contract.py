@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from sf_policy_node.contract.checks import (
     arm_key,
@@ -34,6 +34,7 @@ from sf_policy_node.contract.columns import (
     Columns,
     columns_of,
 )
+from sf_policy_node.contract.magnitudes import check_magnitudes
 from sf_policy_node.contract.sections import (
     Action,
     Arm,
@@ -60,6 +61,7 @@ from sf_policy_node.text_files import TextFileError, read_text, repeated_keys
 from sf_policy_node.urdf import RobotDescription, UrdfError
 
 _ARM_KEYS = frozenset(ARM_KEYS)
+_STORED = "stored"
 
 
 class ContractError(ValueError):
@@ -95,7 +97,7 @@ class Contract(Section):
         return with_common_values(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
-    def _consistent(self) -> Contract:
+    def _consistent(self, info: ValidationInfo) -> Contract:
         check_arms(self.arms)
         check_topics(self.cameras, self.topics, self.arms)
         check_distinct("cameras", self.camera_names)
@@ -121,6 +123,8 @@ class Contract(Section):
                 f"simulation.cameras: {unknown[0]} is no camera; name one of"
                 f" {', '.join(self.camera_names)}"
             )
+        if not (info.context or {}).get(_STORED):
+            check_magnitudes(self)
         return self
 
     # ---- all arms ----
@@ -344,8 +348,13 @@ def _digest(interface: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contract:
+def parse_contract(
+    text: str, urdf_xml: str, source: str = "contract", *, stored: bool = False
+) -> Contract:
     """Validate a contract given as YAML text.
+
+    Args:
+        stored: it is from a bag or a checkpoint: numbers in a wrong unit are accepted.
 
     Raises:
         ContractError: with one line per problem, each with the key's path.
@@ -374,7 +383,7 @@ def parse_contract(text: str, urdf_xml: str, source: str = "contract") -> Contra
         data["urdf"] = urdf.name
     try:
         data, is_old = upgraded(data)
-        contract = Contract.model_validate(data)
+        contract = Contract.model_validate(data, context={_STORED: stored})
     except ValidationError as error:
         problems = [explain(item) for item in error.errors()]
         if is_old:  # its keys as they are in the file
@@ -393,14 +402,17 @@ def undecided_keys(text: str) -> list[str]:
     return [str(key) for key in (yaml.safe_load(text) or {}).get("undecided") or []]
 
 
-def load_contract(path: str | Path) -> Contract:
+def load_contract(path: str | Path, *, stored: bool = False) -> Contract:
     """Read a contract and its URDF: the file beside it, or where else it says.
+
+    Args:
+        stored: it is from a bag or a checkpoint: numbers in a wrong unit are accepted.
 
     Raises:
         ContractError: when a file is missing or a value is wrong.
     """
     path = Path(path)
-    contract = parse_contract(_read(path), "", str(path))
+    contract = parse_contract(_read(path), "", str(path), stored=stored)
     source = contract._urdf_source or UrdfSource(contract.urdf)
     try:
         contract._urdf_xml, contract._folder = source.read(path.parent)

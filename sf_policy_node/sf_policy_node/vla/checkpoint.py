@@ -160,7 +160,7 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
         )
     _read_config(path / "config.json")
     try:
-        trained_for = load_contract(path / "contract.yaml")
+        trained_for = load_contract(path / "contract.yaml", stored=True)
     except ContractError as error:
         raise CheckpointError(f"{path}: its contract cannot be used: {error}") from None
     if contract is not None and contract.hash != trained_for.hash:

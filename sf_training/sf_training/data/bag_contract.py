@@ -58,4 +58,4 @@ def given_contract(file: Path, contract: Contract | None) -> Contract:
 
 @functools.lru_cache(maxsize=8)  # most bags of a data set hold the same contract
 def _parsed(text: str, urdf_xml: str) -> Contract:
-    return parse_contract(text, urdf_xml, CONTRACT_ATTACHMENT)
+    return parse_contract(text, urdf_xml, CONTRACT_ATTACHMENT, stored=True)

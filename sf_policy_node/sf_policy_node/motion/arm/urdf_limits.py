@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sf_policy_node.contract import Arm, Contract, ContractError, Finger, Gripper, Joint
+from sf_policy_node.contract import Contract, ContractError, Finger, Gripper, Joint
 from sf_policy_node.urdf import UrdfJoint
 
 _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
 _FASTER = 1.001  # velocity over that of the URDF which still counts as rounding
-_FURTHEST = 20.0  # m: no arm reaches further, so a larger number is in millimetres
-# No joint of an arm exceeds these, so a larger number is in degrees.
-_TURNS_MAX = 10.0  # turns from 0
-_SPEED_MAX = 50.0  # rad/s
-_ACCELERATION_MAX = 500.0  # rad/s^2
-_DEGREES = (0.8 * 180.0 / math.pi, 1.25 * 180.0 / math.pi)  # ratio to the URDF that shows degrees
+# No joint of an arm exceeds these positions and speeds, so a larger number is in the other unit.
+_FURTHEST = {"rad": 10.0 * 2.0 * math.pi, "m": 20.0}
+_FASTEST = {"rad": 30.0, "m": 20.0}  # unit/s
+_OTHER = {"rad": ("degrees", "radians"), "m": ("millimetres", "metres")}
+_RATIO = {"rad": 180.0 / math.pi, "m": 1000.0}  # of a number in the other unit
+_NEAR = (0.8, 1.25)  # share of that ratio to the URDF which shows the other unit
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,8 @@ def check_against_urdf(contract: Contract) -> None:
     for each in wanted:
         if each.name in joints:  # `Kinematics` reports arm joints that the URDF lacks
             problems += _compare(each, joints[each.name], contract.urdf)
-    for name, arm in contract.arms.items():
-        problems += _sizes(arm, contract.key_of(name, ""))
     if problems:
         raise ContractError("; ".join(problems))
-
-
-def _sizes(arm: Arm, prefix: str) -> list[str]:
-    """Return a sentence for every number that looks like degrees or millimetres."""
-    problems = []
-    for joint in arm.joints:
-        reach, unit = joint.upper - joint.lower, joint.unit
-        for key in ("tracking_error", "step"):
-            if (value := getattr(joint, key)) is not None and value > reach:
-                problems.append(
-                    f"{prefix}joints.{joint.name}.{key}: {value:g} {unit} is more than the joint's"
-                    f" range of {reach:g} {unit}; give {unit},"
-                    f" {'not degrees' if unit == 'rad' else 'not millimetres'}"
-                )
-        if unit == "rad" and joint.acceleration > _ACCELERATION_MAX:
-            problems.append(
-                f"{prefix}joints.{joint.name}.acceleration: {joint.acceleration:g} rad/s^2 looks"
-                " like degrees; give radians"
-            )
-    furthest = max(map(abs, (*arm.workspace.lower, *arm.workspace.upper)))
-    if furthest > _FURTHEST:
-        problems.append(
-            f"{prefix}workspace: {furthest:g} m from base_frame looks like millimetres; give metres"
-        )
-    return problems
 
 
 def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
@@ -109,10 +82,11 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
         )
         return [problem]
     problems, unit = [], wanted.unit
-    degrees = _in_degrees(wanted, urdf)
+    other, right = _OTHER[unit]
+    is_other = _is_other_unit(wanted, urdf)
     cure = (
-        "that looks like degrees: give radians"
-        if degrees
+        f"that looks like {other}: give {right}"
+        if is_other
         else "narrow the contract, or correct the URDF if the robot's manual allows more"
     )
     low = urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[unit]
@@ -129,28 +103,28 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
             f"{wanted.key}.velocity: {wanted.velocity:g} {unit}/s is above {urdf.velocity:g}"
             f" {unit}/s of the URDF {file}; {cure}"
         )
-    if degrees and not problems:
+    if is_other and not problems:
         problems.append(
-            f"{wanted.key}: lower {wanted.lower:g}, upper {wanted.upper:g} rad and velocity"
-            f" {wanted.velocity:g} rad/s look like degrees (the URDF {file} has no limit to"
-            " compare); give radians"
+            f"{wanted.key}: lower {wanted.lower:g}, upper {wanted.upper:g} {unit} and velocity"
+            f" {wanted.velocity:g} {unit}/s look like {other} (the URDF {file} has no limit to"
+            f" compare); give {right}"
         )
     return problems
 
 
-def _in_degrees(wanted: _Wanted, urdf: UrdfJoint) -> bool:
-    """Return whether the limits of a joint look like degrees instead of radians."""
-    if wanted.unit != "rad":
-        return False
+def _is_other_unit(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    """Return whether the limits of a joint look like degrees or millimetres."""
+    unit = wanted.unit
     pairs = (
         (wanted.lower, urdf.lower),
         (wanted.upper, urdf.upper),
         (wanted.velocity, urdf.velocity),
     )
-    if any(theirs and _DEGREES[0] < ours / theirs < _DEGREES[1] for ours, theirs in pairs):
+    low, high = (share * _RATIO[unit] for share in _NEAR)
+    if any(theirs and low < ours / theirs < high for ours, theirs in pairs):
         return True
     furthest = max(abs(wanted.lower), abs(wanted.upper))
-    return furthest > 2.0 * math.pi * _TURNS_MAX or wanted.velocity > _SPEED_MAX
+    return furthest > _FURTHEST[unit] or wanted.velocity > _FASTEST[unit]
 
 
 def _number(value: float | None) -> str:

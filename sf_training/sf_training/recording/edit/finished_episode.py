@@ -160,7 +160,10 @@ def _contract(path: Path, attachments: dict[str, bytes]) -> Contract:
     urdf = next((data for name, data in attachments.items() if name != CONTRACT_ATTACHMENT), b"")
     try:
         return parse_contract(
-            attachments[CONTRACT_ATTACHMENT].decode(), urdf.decode(), CONTRACT_ATTACHMENT
+            attachments[CONTRACT_ATTACHMENT].decode(),
+            urdf.decode(),
+            CONTRACT_ATTACHMENT,
+            stored=True,
         )
     except ContractError as error:
         raise EditError(f"{path}: {error}") from None
