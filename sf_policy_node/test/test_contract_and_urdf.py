@@ -270,6 +270,44 @@ def test_the_hash_does_not_depend_on_the_text_of_the_urdf(case):
     assert other.hash == sim_arm().hash and sim_arm().difference(other) == []
 
 
+TURNED = '<origin xyz="0 0 0.10" rpy="{}"/>\n  </joint>'
+
+
+def with_turned_tool(rpy):
+    urdf = URDF.replace('<origin xyz="0 0 0.10"/>\n  </joint>', TURNED.format(rpy))
+    assert urdf != URDF
+    return parse_contract(CONTRACT_PATH.read_text(), urdf)
+
+
+@pytest.mark.parametrize(
+    ("digits", "others"),
+    [
+        ("0 1.5708 0", "0 1.57079633 0"),
+        ("3.14159 0 0", "-3.14159265 0 0"),
+        ("0.7854 0 -1.5708", "0.78539816339 0 -1.57079632679"),
+        ("0 1.571 0", "0 1.5707963 0"),
+    ],
+)
+def test_the_digits_of_a_urdf_do_not_make_another_robot(digits, others):
+    here, there = with_turned_tool(digits), with_turned_tool(others)
+    assert here.hash != there.hash
+    assert here.fits(there) and here.difference(there) == []
+    other = with_turned_tool("0.01 1.5708 0")
+    assert not here.fits(other) and here.difference(other)
+
+
+def test_rounded_lengths_and_steps_fit_and_another_order_of_joints_does_not():
+    urdf = URDF.replace("0 0 0.28", "0 0 0.2800004")
+    values = yaml.safe_load(CONTRACT_PATH.read_text())
+    values["action"]["step_s"] = 0.1000000003
+    here = parse_contract(yaml.safe_dump(values), urdf)
+    assert here.hash != sim_arm().hash and here.fits(sim_arm())
+    values["joints"].reverse()
+    other = parse_contract(yaml.safe_dump(values), urdf)
+    assert not other.fits(here)
+    assert other.difference(here)[0].startswith("joints: order joint6, joint5")
+
+
 @pytest.mark.parametrize("case", OTHER_MOTION)
 def test_the_hash_depends_on_how_the_tool_moves(case):
     urdf, key = OTHER_MOTION[case]

@@ -230,11 +230,13 @@ def test_a_checkpoint_of_another_contract_is_refused_with_the_difference(saved):
         load_checkpoint(saved, other)
 
 
-def test_limits_may_be_tuned_without_retraining(saved):
+def test_limits_and_digits_of_the_urdf_may_change_without_retraining(saved):
     tuned = yaml.safe_load(CONTRACT.to_yaml())
     tuned["arms"]["arm"]["joints"][0]["velocity"] = 0.5
     tuned["budgets"]["observation_age_s"] = 0.1
-    robot = parse_contract(yaml.safe_dump(tuned), CONTRACT.urdf_xml)
+    urdf = CONTRACT.urdf_xml.replace("0 0 0.28", "0 0 0.2800004")
+    robot = parse_contract(yaml.safe_dump(tuned), urdf)
+    assert robot.hash != CONTRACT.hash
     assert (
         Policy.load(saved, contract=robot, device="cpu").contract.joints[0].velocity == 0.5
     )  # the robot's limits apply

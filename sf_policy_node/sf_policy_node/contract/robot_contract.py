@@ -34,6 +34,7 @@ from sf_policy_node.contract.columns import (
     Columns,
     columns_of,
 )
+from sf_policy_node.contract.comparison import is_same
 from sf_policy_node.contract.magnitudes import check_magnitudes
 from sf_policy_node.contract.sections import (
     Action,
@@ -291,9 +292,22 @@ class Contract(Section):
         """The contract as YAML, to embed in bags and checkpoints."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
+    def fits(self, other: Contract, *, action: bool = True) -> bool:
+        """Return whether checkpoints and recordings of ``other`` can be used with this contract.
+
+        The hashes are equal, or what they cover differs only in rounded numbers.
+
+        Args:
+            action: false: compare the robots only, as :attr:`robot_hash` does.
+        """
+        key = "hash" if action else "robot_hash"
+        return getattr(self, key) == getattr(other, key) or is_same(
+            self._interface(action=action), other._interface(action=action)
+        )
+
     def difference(self, other: Contract, *, action: bool = True) -> list[str]:
-        """One line for every key of the hash that differs between two contracts; empty when the
-        hashes agree.
+        """One line for every key of the hash that differs between two contracts; empty when they
+        fit.
 
         Args:
             action: false: compare the robots only, as :attr:`robot_hash` does.
@@ -302,13 +316,13 @@ class Contract(Section):
         lines = [
             f"{key}: {mine.get(key, 'absent')} here, {theirs.get(key, 'absent')} there"
             for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
+            if not is_same(mine.get(key), theirs.get(key), key)
         ]
-        if not lines and self.camera_names != other.camera_names:
-            lines.append(
-                f"cameras: order {', '.join(self.camera_names)} here,"
-                f" {', '.join(other.camera_names)} there"
-            )
+        orders = ("cameras", "camera_names"), ("joints", "arm_joints")
+        for key, names in orders if not lines else ():
+            here, there = getattr(self, names), getattr(other, names)
+            if here != there:
+                lines.append(f"{key}: order {', '.join(here)} here, {', '.join(there)} there")
         return lines
 
     def _interface(self, *, action: bool = True) -> dict:

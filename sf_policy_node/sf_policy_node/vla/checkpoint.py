@@ -163,7 +163,7 @@ def load_checkpoint(path: str | Path, contract: Contract | None = None) -> Check
         trained_for = load_contract(path / "contract.yaml", stored=True)
     except ContractError as error:
         raise CheckpointError(f"{path}: its contract cannot be used: {error}") from None
-    if contract is not None and contract.hash != trained_for.hash:
+    if contract is not None and not contract.fits(trained_for):
         difference = "; ".join(contract.difference(trained_for)[:8])
         cure = "retrain, or run the robot with the checkpoint's contract.yaml"
         raise CheckpointError(f"{path}: trained for another contract ({difference}); {cure}")

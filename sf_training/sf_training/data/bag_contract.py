@@ -30,9 +30,9 @@ def own_contract(
         raise BagError(
             f"{file}: {first}; another version of this suite recorded it, record it again"
         ) from None
-    if contract is None or contract.hash == own.hash:
+    if contract is None or contract.fits(own):
         return own
-    if contract.robot_hash != own.robot_hash:
+    if not contract.fits(own, action=False):
         difference = "; ".join(contract.difference(own, action=False)[:5])
         raise BagError(
             f"{file}: was recorded with another contract ({difference}); use that contract, or"

@@ -157,7 +157,7 @@ def _evaluate(
 ) -> tuple[list[EpisodeErrors], list[EpisodeErrors] | None, np.ndarray | None]:
     """Return the errors of both checkpoints, and the mean distance (A,) between their chunks."""
     now, before, apart = [], [], []
-    if earlier and earlier.contract.hash != policy.contract.hash:
+    if earlier and not policy.contract.fits(earlier.contract):
         difference = "; ".join(policy.contract.difference(earlier.contract)[:5])
         raise RegressionError(
             f"--baseline: {earlier.policy_id} was trained for another contract ({difference});"

@@ -125,7 +125,7 @@ def _contracts(measures: list[EpisodeMeasure], _: Thresholds) -> Iterator[Findin
         measure.robot for measure in measures if measure.robot.hash == hashes.most_common(1)[0][0]
     )
     for measure in measures:
-        if measure.robot.hash != most.hash:
+        if not most.fits(measure.robot):
             text = f"another contract than most: {'; '.join(most.difference(measure.robot)[:3])}"
             yield Finding(
                 "contract",

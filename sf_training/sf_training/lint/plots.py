@@ -197,7 +197,7 @@ def _sharpness(axes: Axes, measures: list[EpisodeMeasure]) -> None:
 
 def _ranges(axes: Axes, measures: list[EpisodeMeasure]) -> None:
     contract = measures[0].robot
-    same = [measure for measure in measures if measure.robot.hash == contract.hash]
+    same = [measure for measure in measures if contract.fits(measure.robot)]
     low, width = limits_of(same[0])
     positions = (np.concatenate([measure.joints.positions for measure in same]) - low) / width
     extremes = (

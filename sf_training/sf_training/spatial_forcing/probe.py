@@ -365,8 +365,11 @@ def _sources(
 def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> None:
     """Refuse checkpoints of another architecture, image input or contract than the first one."""
 
+    first = checkpoints[0].contract
+
     def sight(checkpoint: Checkpoint) -> tuple:
         layout, config = checkpoint.model.visual_layout(), checkpoint.model.config
+        contract = first if first.fits(checkpoint.contract) else checkpoint.contract
         return (
             checkpoint.model.kind,
             config.image_size,
@@ -374,7 +377,7 @@ def _check_alike(paths: Sequence[Path], checkpoints: Sequence[Checkpoint]) -> No
             layout.grid,
             layout.width,
             len(layout.blocks),
-            checkpoint.contract.hash,
+            contract.hash,
         )
 
     for path, checkpoint in zip(paths[1:], checkpoints[1:], strict=True):

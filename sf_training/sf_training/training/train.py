@@ -297,7 +297,7 @@ def _robot_contract(settings: Settings, recorded: Contract) -> Contract:
             evaluations.
     """
     contract = load_contract(settings.contract) if settings.contract else recorded
-    if contract.hash != recorded.hash:
+    if not contract.fits(recorded):
         difference = "; ".join(contract.difference(recorded)[:5])
         raise TrainingError(
             f"--contract: the bags were recorded with another one than {settings.contract}"

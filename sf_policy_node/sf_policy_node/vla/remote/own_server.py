@@ -52,8 +52,13 @@ def check_own(metadata: dict[str, Any], contract: Contract, address: str) -> Non
         return
     try:
         theirs = parse_contract(
-            str(metadata.get("contract")), str(metadata.get("urdf")), f"{address}: contract"
+            str(metadata.get("contract")),
+            str(metadata.get("urdf")),
+            f"{address}: contract",
+            stored=True,
         )
+        if contract.fits(theirs):
+            return
         difference = "; ".join(contract.difference(theirs)[:8])
     except ContractError as error:
         difference = str(error)

@@ -87,7 +87,7 @@ def joined(sources: Sequence[FinishedEpisode]) -> list[Window]:
     ordered = sorted(sources, key=lambda source: source.begin)
     first = ordered[0]
     for before, after in itertools.pairwise(ordered):
-        if after.contract.hash != first.contract.hash:
+        if not first.contract.fits(after.contract):
             difference = "; ".join(first.contract.difference(after.contract)[:3])
             raise EditError(
                 f"{after.path}: was recorded with another contract than {first.path}"
