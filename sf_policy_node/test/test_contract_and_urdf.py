@@ -82,7 +82,7 @@ def with_more(*elements):
         ),
         (lambda c: c["gripper"].update(unit="rad"), ("gripper.unit: rad", "prismatic", "unit: m")),
         (
-            set_joint(3, unit="m", tracking_error=0.01),
+            set_joint(3, unit="m"),
             ("joints.joint4.unit: m", "revolute", "unit: rad"),
         ),
         (

@@ -82,7 +82,7 @@ WRONG = {
     "rail's tracking error": (
         ["joints", 0],
         RAIL | {"tracking_error": 5},
-        "joints.joint1.tracking_error: 5 m is above 0.2 m",
+        "joints.joint1.tracking_error: 5 m is above 0.4 m",
         "millimetres",
     ),
     "rail's acceleration": (

@@ -95,6 +95,30 @@ def test_the_problem_names_the_received_values(states, case):
     assert states.problem(3.11) == ""
 
 
+WHEELS = ["left_wheel", "right_wheel"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (0.0, WHEELS, [], [1.0, 1.0]),
+        (4.0, WHEELS, [math.nan] * 2, []),
+        (0.0, WHEELS, [0.0] * 2, []),
+        (0.0, [], [], []),
+        (0.0, ["gripper"], [0.0], []),  # a joint of the contract, but not the late one
+    ],
+)
+def test_a_late_arm_is_not_blamed_on_a_message_about_other_joints(states, message):
+    assert states.read(*message) is None
+    if "gripper" not in message[1]:
+        assert "time stamp" not in states.fault and "positions" not in states.fault
+    states.read(4.0, NAMES, HOME, [])
+    states.read(*message)
+    states.read(4.1, ["gripper"], [0.0], [])
+    assert states.read(*message) is None
+    assert "of joint1 is 0.210 s old, budgets.joint_state_age_s" in states.problem(4.21)
+
+
 def test_the_late_joint_is_named_with_its_own_budget(states):
     states.read(4.0, NAMES, HOME, [])
     states.read(4.2, ARM, HOME[:6], [])

@@ -30,8 +30,8 @@ _BUDGETS = {
 _STEP_S = 5.0
 _CAMERA_HZ = (0.5, 1000.0)
 # Bounds of joints by unit. Degrees are 57 times, millimetres 1000 times as many.
-_TRACKING_ERROR = {"rad": 0.5, "m": 0.2}
-_STEP, _STEP_FACTOR = {"rad": 1.0, "m": 0.3}, 6.0  # of the distance at full speed
+_TRACKING_ERROR = {"rad": 0.5, "m": 0.4}
+_STEP, _STEP_FACTOR = {"rad": 1.0, "m": 0.5}, 6.0  # of the distance at full speed
 _VELOCITY = {"rad": 30.0, "m": 20.0}
 _ACCELERATION, _FASTEST_S = {"rad": 40.0, "m": 50.0}, 0.025  # from rest to full speed
 _GRIPPER_POSITION = {"rad": 4.0 * math.pi, "m": 0.5}

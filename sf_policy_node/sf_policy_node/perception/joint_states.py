@@ -120,8 +120,8 @@ class JointStates:
         self._topic = contract.topics.joint_states
         self._budgets = contract.budgets
         self._tracks = {name: JointTrack(length_s) for name in self._names}
-        # What was wrong with the last message about joints of the contract; empty if nothing.
-        self._fault = ""
+        # By joint of the contract: what was wrong with the last message that named it.
+        self._faults: dict[str, str] = {}
         self._others: dict[str, None] = {}  # received names that are not in the contract
 
     def add(
@@ -133,31 +133,35 @@ class JointStates:
     ) -> bool:
         """Store a message; return False if it is faulty or names no joint of the contract.
 
-        Positions and velocities that are not finite are ignored.
+        Positions and velocities that are not finite are ignored. A message of another device, which
+        names no joint of the contract, may be faulty.
         """
+        known = [name for name in names if name in self._tracks]
+        if len(known) < len(names):
+            for name in names:
+                if name not in self._tracks and len(self._others) < _NAMED:
+                    self._others[name] = None
+        fault = ""
         if len(positions) != len(names):
-            self._fault = f"have {len(names)} names, {len(positions)} positions; correct the driver"
-            return False
-        if stamp <= 0.0:
-            self._fault = "have no time stamp; set header.stamp in the driver"
+            fault = f"have {len(names)} names, {len(positions)} positions; correct the driver"
+        elif stamp <= 0.0:
+            fault = "have no time stamp; set header.stamp in the driver"
+        if fault:
+            self._faults |= dict.fromkeys(known, fault)
             return False
         given = velocities if len(velocities) == len(names) else [math.nan] * len(names)
-        known, fault = False, ""
         for name, position, velocity in zip(names, positions, given, strict=True):
             if (track := self._tracks.get(name)) is None:
-                if len(self._others) < _NAMED:
-                    self._others[name] = None
                 continue
-            known = True
             if math.isfinite(position):
+                self._faults.pop(name, None)
                 track.add(
                     stamp, float(position), float(velocity) if math.isfinite(velocity) else None
                 )
             else:
                 fault = f"have the position {position} for {name}; check its sensor and driver"
-        if known:
-            self._fault = fault
-        return known and not fault
+                self._faults[name] = fault
+        return bool(known) and not fault
 
     def read(
         self,
@@ -197,10 +201,10 @@ class JointStates:
         return None if None in positions else np.array(positions)
 
     def clear(self) -> None:
-        """Forget all positions and the last fault, as after a jump of the clock."""
+        """Forget all positions and faults, as after a jump of the clock."""
         for track in self._tracks.values():
             track.clear()
-        self._fault = ""
+        self._faults.clear()
 
     @property
     def missing(self) -> list[str]:
@@ -260,12 +264,13 @@ class JointStates:
         """Return what is wrong with the messages so far, such as ``have no time stamp``; empty if
         nothing is wrong or there was no message.
         """
+        fault = next(iter(self._faults.values()), "")
         if (
-            self._fault
+            fault
             or not self.missing
             or (not self._others and len(self.missing) == len(self._names))
         ):
-            return self._fault
+            return fault
         named = f"; they name {', '.join(self._others)}" if self._others else ""
         cure = (
             "correct the names in the contract or in the driver"
@@ -281,8 +286,8 @@ class JointStates:
             f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows"
             f" {budget:g} s"
         )
-        if self._fault:
-            return f"joint states on {self._topic} {self._fault}"
+        if fault := self._faults.get(name):
+            return f"joint states on {self._topic} {fault}"
         if name not in self._arm and of and self._budgets.gripper_age_s is None:
             text += "; if its driver is that slow, give budgets.gripper_age_s"
         return text
