@@ -2,15 +2,16 @@
 
 import pytest
 from executor_cases import TOPICS, Executor
-from motion_cases import CONTRACT_PATH, FORWARD
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, sim_arm
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
-from sf_policy_node.nodes.surroundings import Input, Unmatched
+from sf_policy_node.nodes.surroundings import Input, JointSources, Unmatched
 
 pytestmark = pytest.mark.ros
 
@@ -106,3 +107,65 @@ def test_joint_states_of_another_arm_are_named_while_the_executor_waits(graph):
         "the reason",
         each=publish,
     )
+
+
+def test_a_leader_whose_messages_cannot_be_used_is_reported_with_topic_and_cause(graph):
+    executor = Executor(graph)
+    leader = graph.publisher(JointState, TOPICS.teleop_command, qos_profile_sensor_data)
+    names = sim_arm().command_joints
+    stamp = graph.peer.get_clock().now().to_msg()
+    for message, words in (
+        (
+            JointState(name=[f"leader_{name}" for name in names], position=HOME),
+            "lack joint1, joint2, joint3, joint4, joint5, joint6, gripper; they name leader_joint1",
+        ),
+        (JointState(name=names, position=HOME), "they have no time stamp; set header.stamp"),
+        (JointState(name=names, position=HOME[:6]), "they have 7 names, 6 positions"),
+    ):
+        if "stamp" not in words:
+            message.header.stamp = stamp
+        executor.node._unused.clear()
+
+        def publish(message=message):
+            executor.arm()
+            leader.publish(message)
+
+        reason = f"teleoperation commands on {TOPICS.teleop_command} are not used: "
+        graph.until(
+            lambda reason=reason, words=words: (
+                reason in executor.status.reason and words in executor.status.reason
+            ),
+            words,
+            each=publish,
+        )
+
+
+def test_two_drivers_of_the_same_joints_are_counted_and_named(graph):
+    executor = Executor(graph)
+    other = graph.publisher(JointState, TOPICS.joint_states, qos_profile_sensor_data)
+    message = JointState(name=["joint2", "wheel"], position=[0.4, 0.0])
+
+    def publish():
+        executor.arm()
+        message.header.stamp = graph.peer.get_clock().now().to_msg()
+        other.publish(message)
+
+    graph.until(
+        lambda: (
+            "/joint_states: 2 publishers (/test_peer, /test_peer) report joint2; stop all but one"
+            in executor.status.reason
+        ),
+        "the reason",
+        each=publish,
+    )
+    message.name = ["other", "wheel"]  # its own joints on the common topic
+    graph.until(lambda: "publishers" not in executor.status.reason, "no reason", each=publish)
+
+
+def test_without_publishers_of_messages_all_of_a_suspected_topic_are_named(graph):
+    for _ in range(2):
+        graph.peer.create_publisher(JointState, "states", 10)
+    sources = JointSources(graph.peer, "states", ["joint1"])
+    sources.receive(["joint1"], UNKNOWN)
+    assert not sources.problem()
+    graph.until(lambda: "2 publishers" in sources.problem(suspected=True), "both publishers")

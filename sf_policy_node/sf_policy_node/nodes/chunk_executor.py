@@ -44,13 +44,14 @@ from sf_policy_node.nodes.outputs import make_output
 from sf_policy_node.nodes.pose_motion import PoseMotion
 from sf_policy_node.nodes.rest_motion import RestMotion
 from sf_policy_node.nodes.static_frames import listen
-from sf_policy_node.nodes.surroundings import Rivals, Unmatched
+from sf_policy_node.nodes.surroundings import JointSources, Rivals, Unmatched
 from sf_policy_node.perception.joint_states import JointStates
 from sf_policy_node.session.latency import Latencies
 
 _STATUS_S = 0.1
 _LOOK_S = 0.1  # period in which publishers and subscribers are checked, one topic at a time
 _RIVAL_S = 1.0  # how long the status of another executor, sent every 0.1 s, counts
+_UNUSED_S = 1.0  # how long a leader's message that cannot be used stays in the status
 _COMES_UP_S = 2.5  # a driver or a controller may start this long after the activation
 # An executor that receives the status of another one this soon after its activation is the later
 # one.
@@ -106,6 +107,12 @@ class ChunkExecutorNode(ManagedNode):
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
         topics = contract.topics
+        self._joint_sources = {
+            topic: JointSources(self, topic, contract.command_joints)
+            for topic in (topics.joint_states, topics.teleop_command, topics.replay_command)
+        }
+        # By topic: why a leader's messages are not used, and when the last one was received [s].
+        self._unused: dict[str, tuple[str, float]] = {}
         self._rivals, self._rival = Rivals(self, topics.executor_status), ""
         self._active_since, self._waits_until = -math.inf, time.monotonic() + _COMES_UP_S
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
@@ -125,7 +132,7 @@ class ChunkExecutorNode(ManagedNode):
             self.subscribe(
                 JointState,
                 topic,
-                functools.partial(self._on_leader, source, JointStates(contract)),
+                functools.partial(self._on_leader, source, topic, JointStates(contract)),
                 _LEADER,
             )
         self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
@@ -234,16 +241,21 @@ class ChunkExecutorNode(ManagedNode):
         )
         self._report_change()
 
-    def _on_leader(self, source: Source, joints: JointStates, message: JointState) -> None:
+    def _on_leader(
+        self, source: Source, topic: str, joints: JointStates, message: JointState, info: dict
+    ) -> None:
+        self._joint_sources[topic].receive(message.name, publisher_of(info))
         command = joints.read(
             to_seconds(message.header.stamp), message.name, message.position, message.velocity
         )
         what = f"a {source.name.lower()} command"
         if command is None:
-            self.get_logger().warning(
-                f"{what} is not used: {joints.fault}", throttle_duration_sec=5.0
-            )
+            fault = joints.fault or ("name no joint" if joints.missing else "")
+            if fault:
+                problem = f"{source.name.lower()} commands on {topic} are not used: they {fault}"
+                self._unused[topic] = (problem, time.monotonic())
             return
+        self._unused.pop(topic, None)
         if self._shadow:
             self.get_logger().info(
                 f"{what} is not followed: this executor is in shadow mode", once=True
@@ -261,7 +273,9 @@ class ChunkExecutorNode(ManagedNode):
             self.get_logger().warning(f"refused {what}: {refusal}", throttle_duration_sec=1.0)
         self._report_change()
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _on_joint_state(self, message: JointState, info: dict) -> None:
+        topic = self._contract.topics.joint_states
+        self._joint_sources[topic].receive(message.name, publisher_of(info))
         stamp = to_seconds(message.header.stamp)
         if self._motion.other_joints:
             self._motion.other_joints.add(stamp, message.name, message.position, self.now())
@@ -316,6 +330,11 @@ class ChunkExecutorNode(ManagedNode):
             self._rival = ""
         problems = [self._rival] if self._rival else []
         problems += [self._emergency_stop.problem] if self._emergency_stop.problem else []
+        moment = time.monotonic()
+        problems += [text for text, at in self._unused.values() if moment - at < _UNUSED_S]
+        lies = "wrong joint states" in self._motion.status.reason
+        sources = [each.problem(suspected=lies) for each in self._joint_sources.values()]
+        problems += [each for each in sources if each]
         now = self.now()
         problems += [silent] if (silent := self._motion.other_joints.problem(now)) else []
         waits = time.monotonic() < self._waits_until

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from sf_policy_node.nodes.any_qos import UNKNOWN, type_name
+
+_SOURCE_S = 1.0  # a publisher that was silent for longer does not count
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Unmatched:
     def _faults(self, topic: str, own: list[Input]) -> Iterator[str]:
         types = {type_name(each.kind) for each in own}
         for publisher in self._node.get_publishers_info_by_topic(topic):
-            who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+            who = full_name(publisher)
             fitting = [each for each in own if type_name(each.kind) == publisher.topic_type]
-            faults = [_qos_fault(publisher.qos_profile, each.qos) for each in fitting]
+            faults = [qos_fault(publisher.qos_profile, each.qos) for each in fitting]
             if not fitting:
                 yield _wrong_type(topic, who, publisher.topic_type, types)
             elif all(faults):
@@ -75,7 +79,12 @@ def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
     )
 
 
-def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
+def full_name(endpoint: TopicEndpointInfo) -> str:
+    """Return the full name of the node of a publisher or subscription."""
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
+def qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
     """Return which requested QoS policy a publisher does not offer; empty when it matches.
 
     Only reliability and durability are compared: ROS 2 reports no others of a remote publisher.
@@ -93,6 +102,55 @@ def _qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
     ):
         return "volatile and transient local is needed"
     return ""
+
+
+class JointSources:
+    """Finds joints that several publishers of one topic report.
+
+    Args:
+        joints: names to look at. Publishers of different joints may share the topic.
+    """
+
+    def __init__(self, node: Node, topic: str, joints: Iterable[str]) -> None:
+        self._node, self._topic = node, node.resolve_topic_name(topic)
+        # By joint: its publishers with the time of the last message [s].
+        self._received: dict[str, dict[str, float]] = {joint: {} for joint in joints}
+
+    def receive(self, names: Iterable[str], publisher: str) -> None:
+        """Note who published a message with these joints."""
+        now = time.monotonic()
+        for name in names:
+            if (received := self._received.get(name)) is not None:
+                received[publisher] = now
+
+    def problem(self, *, suspected: bool = False) -> str:
+        """Return which joints have several publishers, and the cure; empty when none has.
+
+        Args:
+            suspected: the joint states are known to be wrong. Before Kilted rclpy does not report
+                publishers of messages; then all publishers of the topic are named.
+        """
+        old = time.monotonic() - _SOURCE_S
+        joints, found = [], set()
+        for name, received in self._received.items():
+            recent = {publisher for publisher, at in received.items() if at > old}
+            if suspected or len(recent) > 1:
+                found |= recent
+                joints += [name] * (len(recent) > 1)
+        if not joints and not (suspected and UNKNOWN in found):
+            return ""
+        infos = self._node.get_publishers_info_by_topic(self._topic)
+        if joints:
+            infos = [each for each in infos if bytes(each.endpoint_gid).hex() in found]
+        elif len(infos) < 2:
+            return ""
+        names = ", ".join(sorted(full_name(each) for each in infos))
+        count = len(found) if joints else len(infos)
+        what = f"report {', '.join(joints)}" if joints else "may report the same joints"
+        return (
+            f"{self._topic}: {count} publishers ({names}) {what}; stop all but one of them, or give"
+            " the others another topic"
+        )
 
 
 class Rivals:
@@ -133,7 +191,4 @@ class Rivals:
 
     def _publishers(self) -> dict[str, str]:
         infos = self._node.get_publishers_info_by_topic(self._topic)
-        return {
-            bytes(each.endpoint_gid).hex(): f"{each.node_namespace.rstrip('/')}/{each.node_name}"
-            for each in infos
-        }
+        return {bytes(each.endpoint_gid).hex(): full_name(each) for each in infos}
