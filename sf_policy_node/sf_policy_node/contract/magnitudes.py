@@ -7,14 +7,11 @@ them: a recording stays usable, because no robot moves with its limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
+from sf_policy_node.contract.checks import arm_key
 from sf_policy_node.contract.sections import Arm, Budgets, Camera, Gripper, Joint
 from sf_policy_node.contract.surroundings import CollisionCheck, Simulation
-
-if TYPE_CHECKING:
-    from sf_policy_node.contract.robot_contract import Contract
 
 # Largest value of each key [s]. A value in milliseconds is above it.
 _BUDGETS = {
@@ -51,23 +48,33 @@ _JOINT = {
 }
 
 
-def check_magnitudes(contract: Contract) -> None:
-    """Refuse numbers that no robot has in the contract's units.
+def check_magnitudes(
+    arms: Mapping[str, Arm],
+    cameras: Sequence[Camera],
+    step_s: float,
+    budgets: Budgets,
+    collision: CollisionCheck,
+    simulation: Simulation,
+) -> None:
+    """Refuse sections of a contract with numbers that no robot has in the contract's units.
+
+    Args:
+        step_s: of the action space.
 
     Raises:
         ValueError: with key, value, bound and the unit that was probably meant, for each of them.
     """
-    problems = list(_budgets(contract.budgets))
-    if contract.action.step_s > _STEP_S:
+    problems = list(_budgets(budgets))
+    if step_s > _STEP_S:
         problems.append(
-            f"action.step_s: {contract.action.step_s:g} s is above {_STEP_S:g} s and looks like"
+            f"action.step_s: {step_s:g} s is above {_STEP_S:g} s and looks like"
             " milliseconds or a rate in Hz: give seconds"
         )
-    for camera in contract.cameras:
+    for camera in cameras:
         problems += _camera(camera)
-    for name, arm in contract.arms.items():
-        problems += _arm(contract.key_of(name, ""), arm, contract.action.step_s)
-    problems += [*_collision(contract.collision), *_simulation(contract.simulation)]
+    for name, arm in arms.items():
+        problems += _arm(arm_key(arms, name, ""), arm, step_s)
+    problems += [*_collision(collision), *_simulation(simulation)]
     if problems:
         raise ValueError("; ".join(problems))
 

@@ -125,7 +125,14 @@ class Contract(Section):
                 f" {', '.join(self.camera_names)}"
             )
         if not (info.context or {}).get(_STORED):
-            check_magnitudes(self)
+            check_magnitudes(
+                self.arms,
+                self.cameras,
+                self.action.step_s,
+                self.budgets,
+                self.collision,
+                self.simulation,
+            )
         return self
 
     # ---- all arms ----
