@@ -253,9 +253,16 @@ def write_bag(
 
 
 def write_mcap(
-    path: Path, entries: Sequence[Entry], encoding: str = "cdr", schema: str = "ros2msg", **options
+    path: Path,
+    entries: Sequence[Entry],
+    encoding: str = "cdr",
+    schema: str = "ros2msg",
+    type_name: Callable[[str], str] = str,
+    **options,
 ) -> Path:
-    """Write one MCAP file with the mcap library and its options."""
+    """Write one MCAP file with the mcap library and its options; ``type_name`` changes the names of
+    the types.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     store, schemas, channels = messages.typestore(), {}, {}
     with path.open("wb") as file:
@@ -264,7 +271,9 @@ def write_mcap(
         for each in entries:
             if each.kind not in schemas:
                 definition = messages.definition(each.kind)[0].encode()
-                schemas[each.kind] = writer.register_schema(each.kind, schema, definition)
+                schemas[each.kind] = writer.register_schema(
+                    type_name(each.kind), schema, definition
+                )
             if each.topic not in channels:
                 channels[each.topic] = writer.register_channel(
                     each.topic, encoding, schemas[each.kind]

@@ -123,10 +123,25 @@ def test_a_trajectory_is_interpolated_at_the_times_of_its_points(tmp_path):
 def test_an_invalid_trajectory_is_named(tmp_path):
     states = without(recording(0.6), LEADER)
     for name, names, points, sentence in (
-        ("order", ALL, [(0.4, pose_at(0)), (0.2, pose_at(1))], "the points of a trajectory"),
-        ("size", ALL, [(0.1, pose_at(0)[:5])], "a trajectory point does not hold 7"),
+        (
+            "order",
+            ALL,
+            [(0.4, pose_at(0)), (0.2, pose_at(1))],
+            r"the points of the trajectory of 0\.00 s",
+        ),
+        (
+            "size",
+            ALL,
+            [(0.1, pose_at(0)[:5])],
+            r"a point of the trajectory of 0\.00 s does not hold 7",
+        ),
         ("early", ALL, [(-3.0, pose_at(0)), (0.2, pose_at(1))], r"time_from_start .* is -3 s"),
-        ("twice", [*ARM, "joint1"], [(0.1, pose_at(0))], "a trajectory names joint joint1 twice"),
+        (
+            "twice",
+            [*ARM, "joint1"],
+            [(0.1, pose_at(0))],
+            "the trajectory of .* names joint joint1 twice",
+        ),
     ):
         plan = [
             entry(LEADER, messages.JOINT_TRAJECTORY, t, trajectory(0, names, points))

@@ -129,7 +129,7 @@ REFUSED = {
     "out of reach": (
         messages.POSE,
         lambda stamp, t: pose_ahead(stamp, t, move=(2.0, 0.0, 0.0)),
-        r"25 of 25 poses are out of the arm's reach, the first by .* tool_frame",
+        r"25 of 25 poses are out of the arm's reach, the first at 0.00 s by .* tool_frame",
     ),
     "another arm's": (
         messages.POSE,
@@ -139,7 +139,12 @@ REFUSED = {
     "not a number": (
         messages.TWIST,
         lambda stamp, t: twist(stamp, [np.nan, 0, 0], [0, 0, 0]),
-        r"a twist is \[nan, 0.0, 0.0\]; correct its publisher",
+        r"at 0.00 s, a twist is \[\[nan, 0.0, 0.0\], .*\] \(25 of 25 messages\); corr",
+    ),
+    "not a number for a while": (
+        messages.POSE,
+        lambda stamp, t: pose_ahead(stamp, t, move=(np.nan if 0.4 < t < 0.5 else 0.0, 0.0, 0.0)),
+        r"at 0.44 s, a pose is \[nan, .*\] with a quaternion .* 1 \(2 of 25 messages\); corr",
     ),
 }
 

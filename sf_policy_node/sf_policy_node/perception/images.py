@@ -24,11 +24,19 @@ _DEPTH: dict[str, np.dtype] = {
     "16UC1": np.dtype(np.uint16),
     "mono16": np.dtype(np.uint16),
 }
-RAW_ENCODINGS = frozenset(COLOUR) | frozenset(_DEPTH)  # of ``sensor_msgs/Image`` that are decoded
 
 
 class ImageError(ValueError):
     """Raised for an image that cannot be decoded; names the topic, the encoding and the cure."""
+
+
+def bytes_per_pixel(encoding: str, *, is_depth: bool) -> int:
+    """Return the bytes of a pixel of a raw colour or depth image; 0 for an encoding that is not
+    decoded.
+    """
+    if is_depth:
+        return _DEPTH[encoding].itemsize if encoding in _DEPTH else 0
+    return COLOUR[encoding][0] if encoding in COLOUR else 0
 
 
 def decode_image(
@@ -150,7 +158,10 @@ def decode_compressed_depth(format: str, data: Buffer, *, source: str = "depth")
             " format png"
         )
     image = flat[_DEPTH_HEADER:] if is_transport else flat
-    pixels = cv2.imdecode(image, cv2.IMREAD_UNCHANGED) if len(image) else None
+    try:
+        pixels = cv2.imdecode(image, cv2.IMREAD_UNCHANGED) if len(image) else None
+    except cv2.error:  # for example a wrong size in a damaged header
+        pixels = None
     if pixels is None or pixels.ndim != 2 or pixels.dtype != np.uint16:
         what = (
             "no PNG image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -137,10 +138,7 @@ def bag_files(path: Path) -> BagFiles:
         raise BagError(
             f"{path}: is compressed with {packing!r}, only zstd is read; decompress it first"
         )
-    custom = information.get("custom_data")
-    custom = (
-        {str(key): str(value) for key, value in custom.items()} if isinstance(custom, dict) else {}
-    )
+    custom = _texts(information.get("custom_data"))
     return BagFiles(_storage(files[0], information), files, mode == "message", custom)
 
 
@@ -174,9 +172,23 @@ def embedded_custom_data(record: Mapping[str, str]) -> dict[str, str]:
     try:
         information = yaml.load(record["serialized_metadata"], Loader=_Loader)
         custom = information.get("rosbag2_bagfile_information", information).get("custom_data")
-        return {str(key): str(value) for key, value in custom.items()}
+        return _texts(custom)
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError):
         return {}
+
+
+def _texts(custom: object) -> dict[str, str]:
+    """Return custom data as texts, without nulls; a list or mapping as JSON, unless it is a list of
+    one text.
+    """
+    found = {}
+    for key, value in custom.items() if isinstance(custom, dict) else ():
+        inner = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(inner, (list, dict)):
+            inner = json.dumps(inner, default=str)
+        if inner is not None:
+            found[str(key)] = str(inner)
+    return found
 
 
 def labels_folder(path: Path) -> Path | None:

@@ -42,6 +42,8 @@ DAMAGE = (
     RuntimeError,  # of lz4
 )
 _ROWS = 3  # codec of a block that is a sqlite3 file
+# Statements that merge a write-ahead log into its file, and roll back an unfinished transaction.
+MERGE = "PRAGMA journal_mode=DELETE; SELECT count(*) FROM messages"
 
 
 class Channel(NamedTuple):
@@ -178,13 +180,13 @@ class Bag:
             schema = summary.schemas.get(channel.schema_id)
             text = schema.data.decode() if schema and schema.encoding == "ros2msg" else ""
             count = summary.counts.get(number, 0)
-            found[number] = Channel(
-                channel.topic, schema.name if schema else "", channel.message_encoding, text, count
-            )
+            type_name = ros_type(schema.name) if schema else ""
+            found[number] = Channel(channel.topic, type_name, channel.message_encoding, text, count)
         return found
 
     def _sqlite(self, file: Path) -> dict[int, Channel]:
         self.unpacked += file.stat().st_size
+        _check_is_merged(file)
         with _opened(file) as reader:
             self._begin(reader.metadata.start_time if reader.metadata.message_count else 0)
             with suppress(apsw.Error):  # older files have no such table
@@ -198,7 +200,7 @@ class Bag:
             return {
                 each.id: Channel(
                     each.topic,
-                    each.msgtype,
+                    ros_type(each.msgtype),
                     str(getattr(each.ext, "serialization_format", "")),
                     str(each.msgdef.data) if each.msgdef.format.name == "MSG" else "",
                     each.msgcount,
@@ -233,6 +235,32 @@ class Bag:
                 yield Located(
                     channel, log_time, memoryview(data), (len(blocks) - 1, row, len(data))
                 )
+
+
+def ros_type(name: str) -> str:
+    """Return the ROS 2 name of a message type: package/msg/Type.
+
+    Some recorders write package/Type as in ROS 1, or the name in DDS: package::msg::dds_::Type_.
+    """
+    if "::" in name:
+        name = name.removesuffix("_") if "::dds_::" in name else name
+        name = name.replace("::dds_::", "::").replace("::", "/")
+    package, slash, kind = name.partition("/")
+    return f"{package}/msg/{kind}" if slash and "/" not in kind else name
+
+
+def _check_is_merged(file: Path) -> None:
+    """Raise BagError if messages are in a journal of sqlite3 beside the file, not yet in the file.
+
+    rosbags opens the file as immutable, so it does not read the journal.
+    """
+    for ending in ("-wal", "-journal"):
+        journal = file.with_name(file.name + ending)
+        if journal.is_file() and journal.stat().st_size:
+            raise BagError(
+                f"{file}: its newest messages are still in {journal.name}, because the recorder was"
+                f' not closed; merge them with `sqlite3 {file} "{MERGE}"`'
+            )
 
 
 def _connection(reader: Sqlite3Reader) -> apsw.Connection:

@@ -106,7 +106,7 @@ def check_channels(
         Name of each camera without images, and a sentence about it.
 
     Raises:
-        BagError: a topic is missing, or has another type.
+        BagError: a topic is missing, has another type, or is two topics of the bag.
     """
     types = accepted_types(contract)
     for number, ours in mapped.items():
@@ -126,6 +126,7 @@ def check_channels(
             raise BagError(
                 f"{file}: {which} holds {_short(channel.type_name)}, but {needed} is needed; {cure}"
             )
+    _check_one_source(file, contract, channels, mapped)
     held = {ours for number, ours in mapped.items() if channels[number].count}
     cameras = {absolute(camera.topic): camera.name for camera in contract.cameras}
     may_lack = cameras if allow_missing_cameras and held & set(cameras) else {}
@@ -137,6 +138,34 @@ def check_channels(
                 raise BagError(f"{file}: {sentence}")
             missing_cameras[cameras[topic.name]] = sentence
     return missing_cameras
+
+
+def _check_one_source(
+    file: Path, contract: Contract, channels: Sequence[Channel], mapped: Mapping[int, str]
+) -> None:
+    """Raise BagError if the messages of a camera come from two topics of the bag. Joint states and
+    commands may: they name their joints.
+    """
+    of_cameras = {
+        absolute(topic): camera.name
+        for camera in contract.cameras
+        for topic in (camera.topic, camera.depth_topic, camera.info_topic)
+        if topic
+    }
+    for ours, camera in of_cameras.items():
+        found = [channels[number] for number, each in mapped.items() if each == ours]
+        topics = sorted({channel.topic for channel in found if channel.count})
+        types = sorted({_short(channel.type_name) for channel in found if channel.count})
+        if len(topics) > 1:
+            raise BagError(
+                f"{file}: {' and '.join(topics)} are both mapped to {ours} of camera {camera}; map"
+                " only one of them in the contract's bags.topics"
+            )
+        if len(types) > 1:
+            raise BagError(
+                f"{file}: {topics[0]} of camera {camera} holds {' and '.join(types)}; record each"
+                " type on a topic of its own"
+            )
 
 
 def _missing(contract: Contract, topic: str, channels: Sequence[Channel], *, foreign: bool) -> str:

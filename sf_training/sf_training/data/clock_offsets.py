@@ -6,13 +6,18 @@ about the same for all streams that are stamped by one clock, whatever its offse
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_training.data.joint_messages import JointMessages
 from sf_training.data.stream import Stream
+from sf_training.recording.topics import absolute
+
+if TYPE_CHECKING:
+    from sf_training.data.episode_reader import EpisodeReader
 
 # Streams whose delays from stamp to receipt differ by more than this are on different clocks.
 APART_NS = 1_000_000_000
@@ -46,16 +51,14 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
     source = max(sources, key=lambda stream: len(stream.stamps))
     if abs(float(np.median(_delay(source)))) <= APART_NS:
         return dict(streams)
-    source = source.take(np.flatnonzero(source.log_times != source.stamps))
-    order = np.argsort(source.log_times, kind="stable")
-    received, stamps = source.log_times[order], source.stamps[order]
+    received, stamps = _received_and_stamps(source)
     return {
         topic: (
             replace(
                 stream,
                 stamps=np.where(
                     stream.log_times == stream.stamps,
-                    _at(stream.log_times, received, stamps),
+                    _stamps_at(stream.log_times, received, stamps),
                     stream.stamps,
                 ),
             )
@@ -67,46 +70,95 @@ def with_one_clock(streams: Mapping[str, Stream], stamped: Sequence[str]) -> dic
 
 
 def check_clocks(
-    contract: Contract, streams: Mapping[str, Stream], names: Mapping[str, str]
+    reader: EpisodeReader, streams: Mapping[str, Stream], topics: Collection[str]
 ) -> list[str]:
-    """Return a sentence if two clocks differ by little, else an empty list.
+    """Return a sentence for each publisher whose clock differs by little.
 
     Args:
-        names: topics of cameras, joint states and commands, and their names in the bag.
+        topics: of cameras, joint states and commands.
 
     Raises:
-        ClocksDiffer: the stamps of two streams cannot be compared.
+        ClocksDiffer: the stamps of two publishers cannot be compared.
     """
-    delays = {
-        topic: int(np.median(_delay(streams[topic])))
-        for topic in names
-        if len(streams[topic].stamps)
-    }
-    if len(delays) < 2:
+    found = [
+        publisher
+        for topic in dict.fromkeys(topics)
+        for publisher in _publishers(reader, topic, streams[topic])
+    ]
+    if len(found) < 2:
         return []
-    early, late = min(delays, key=delays.__getitem__), max(delays, key=delays.__getitem__)
-    ahead = delays[early] < -FUTURE_NS and delays[late] > -FUTURE_NS
-    if delays[late] - delays[early] > (FUTURE_APART_NS if ahead else APART_NS):
+    early, late = (choose(found, key=lambda each: each.delay) for choose in (min, max))
+    ahead = early.delay < -FUTURE_NS and late.delay > -FUTURE_NS
+    if late.delay - early.delay > (FUTURE_APART_NS if ahead else APART_NS):
         raise ClocksDiffer(
-            f"{names[early]} and {names[late]} are on two clocks: on receipt, messages of the first"
-            f" are {_age(delays[early])}, of the second {_age(delays[late])}; synchronise the"
+            f"{early.name} and {late.name} are on two clocks: on receipt, messages of the first"
+            f" are {_age(early.delay)}, of the second {_age(late.delay)}; synchronise the"
             " clocks of all machines (chrony, PTP) or stamp all with one clock, and record again"
         )
-    budget = max(contract.budgets.observation_age_s, contract.budgets.joint_state_age_s) / _S
     notes = []
     if ahead:
-        notes.append(
-            f"{names[early]}: messages are {_age(delays[early])} on receipt, those of"
-            f" {names[late]} {_age(delays[late])}; synchronise the clocks of all machines (chrony,"
-            " PTP)"
+        notes = [
+            f"{each.name}: messages are {_age(each.delay)} on receipt, those of {late.name}"
+            f" {_age(late.delay)}; synchronise the clocks of all machines (chrony, PTP)"
+            for each in found
+            if each.delay < -FUTURE_NS
+        ]
+        early = min(
+            (each for each in found if each.delay >= -FUTURE_NS), key=lambda each: each.delay
         )
-    elif delays[late] - delays[early] > budget:
-        notes.append(
-            f"{names[late]}: messages are {_age(delays[late])} on receipt, those of {names[early]}"
-            f" {_age(delays[early])}, and the live policy refuses such old images; check network,"
-            " load and clocks"
+    return notes + [
+        f"{each.name}: messages are {_age(each.delay)} on receipt, those of {early.name}"
+        f" {_age(early.delay)}{each.consequence}; check network, load and clocks"
+        for each in found
+        if each.delay - early.delay > each.budget
+    ]
+
+
+@dataclass(frozen=True)
+class _Publisher:
+    """One publisher of a topic.
+
+    Attributes:
+        name: of the topic in the bag, with the joints where others publish on it, too.
+        delay: median from stamp to receipt [ns].
+        budget: how much longer than that of the fastest publisher it may be [ns].
+        consequence: clause about a longer delay.
+    """
+
+    name: str
+    delay: int
+    budget: float
+    consequence: str
+
+
+def _publishers(reader: EpisodeReader, topic: str, stream: Stream) -> list[_Publisher]:
+    """Return the publishers of a topic that matter: cameras, and those of the robot's joints."""
+    contract = reader.contract
+    is_camera = topic in {absolute(camera.topic) for camera in contract.cameras}
+    is_state = topic == absolute(contract.topics.joint_states)
+    ages_s = dict(zip(contract.command_joints, contract.joint_ages_s, strict=True))
+    sources, found = stream.sources(), []
+    for source in sources:
+        channel = int(source.channels[0])
+        name = reader.channel(channel).topic
+        budget_s = contract.budgets.joint_state_age_s
+        if is_camera:
+            budget_s = contract.budgets.observation_age_s
+        elif isinstance(source.messages, JointMessages):
+            joints = [joint for joint in ages_s if joint in source.messages.names()]
+            if not joints:  # of another robot, or of a base
+                continue
+            budget_s = min(ages_s[joint] for joint in joints)
+            if sum(int(each.channels[0]) == channel for each in sources) > 1:
+                name += f" ({', '.join(joints)})"
+        consequence = (
+            f", and the live policy refuses them after {budget_s:g} s"
+            if is_camera or is_state
+            else ", so labels come from earlier commands"
         )
-    return notes
+        delay = int(np.median(_delay(source)))
+        found.append(_Publisher(name, delay, budget_s / _S, consequence))
+    return found
 
 
 def _delay(stream: Stream) -> np.ndarray:
@@ -114,11 +166,27 @@ def _delay(stream: Stream) -> np.ndarray:
     return stream.log_times - stream.stamps
 
 
+def on_clock_of(stream: Stream, times: np.ndarray) -> np.ndarray:
+    """Return times of receipt (N,) on the clock of a stream's stamps [ns]; unchanged if that is the
+    clock of the recorder.
+    """
+    if not _has_stamps(stream) or abs(float(np.median(_delay(stream)))) <= APART_NS:
+        return times
+    return _stamps_at(times, *_received_and_stamps(stream))
+
+
+def _received_and_stamps(stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+    """Return times of receipt and stamps of the stamped messages, sorted by receipt."""
+    stamped = np.flatnonzero(stream.log_times != stream.stamps)
+    order = stamped[np.argsort(stream.log_times[stamped], kind="stable")]
+    return stream.log_times[order], stream.stamps[order]
+
+
 def _has_stamps(stream: Stream) -> bool:
     return bool(len(stream.stamps)) and bool((stream.log_times != stream.stamps).mean() > 0.5)
 
 
-def _at(times: np.ndarray, received: np.ndarray, stamps: np.ndarray) -> np.ndarray:
+def _stamps_at(times: np.ndarray, received: np.ndarray, stamps: np.ndarray) -> np.ndarray:
     """Return the stamps that correspond to times of receipt, by linear interpolation.
 
     Args:

@@ -41,13 +41,14 @@ class Commands:
         topic: of the commands.
         recording: all messages of the topic. They decide which joints the values of messages
             without joint names belong to.
+        start: first image of the recording [ns], for messages.
 
     Raises:
         BagError: the joints of a command are unknown, or its type holds no joint positions.
     """
 
-    def __init__(self, reader: EpisodeReader, topic: str, recording: Stream) -> None:
-        self._reader, self._topic = reader, topic
+    def __init__(self, reader: EpisodeReader, topic: str, recording: Stream, start: int) -> None:
+        self._reader, self._topic, self._start = reader, topic, start
         self._contract = reader.contract
         self._is_joint_states = isinstance(recording.messages, JointMessages)
         self._columns = {} if self._is_joint_states else self._joints_of_values(recording)
@@ -146,6 +147,7 @@ class Commands:
                     stamps[order],
                     [contents[row] for row in order.tolist()],
                     self._contract.command_joints,
+                    self._start,
                 )
             except ValueError as error:
                 raise BagError(
@@ -197,7 +199,9 @@ class Commands:
                     self._tools[arm] = ToolCommands(self._contract, arm)
                 rows = np.flatnonzero(arms == arm)
                 chosen = [contents[row] for row in rows.tolist()]
-                found |= self._tools[arm].knots(recorded.type_name, stamps[rows], chosen, joints)
+                found |= self._tools[arm].knots(
+                    recorded.type_name, stamps[rows], chosen, joints, self._start
+                )
         except ValueError as error:
             raise BagError(f"{self._reader.path}: {recorded.topic}: {error}") from None
         return found

@@ -9,6 +9,7 @@ import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
 from sf_training.data.bag_files import BagError
+from sf_training.data.bag_storage import RandomAccess
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.stream import Stream
 from sf_training.data.synchronisation import SAME_STAMP_NS, Observations, nearest
@@ -16,54 +17,86 @@ from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic
 
 _NO_IMAGE = (-1, 0, 0)  # location of an image that does not exist
+LACKING_SHARE = 0.25  # of the observations: if more lack depth that is recorded, there is a note
 
 
 def usable_images(
     reader: EpisodeReader, streams: Mapping[str, Stream], observations: Observations, start: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Return which observations (N,) have decodable images of the contract's size, and a sentence
-    about the others.
+    """Return which observations (N,) have decodable images of the contract's size, colour and
+    depth, and a sentence about the others. Depth may be missing.
 
     Compressed images are decoded. Of raw images the header and the number of bytes are checked.
 
     Args:
+        streams: by topic; depth is checked if it was read.
         start: first image of the recording [ns].
 
     Raises:
-        BagError: no image of a camera can be used.
+        BagError: no image of a topic can be used.
     """
     good, notes = np.ones(len(observations.stamps), bool), []
     with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
         for view, camera in enumerate(reader.contract.cameras):
             if camera.name in reader.missing_cameras:
                 continue
-            topic = absolute(camera.topic)
-            stream, rows = streams[topic], observations.indices[:, view]
-            sizes = stream.sizes[rows]
-            fits = (sizes == (camera.width, camera.height)).all(axis=1)
-            usable = fits.copy()
-            if reader.topics[topic] != messages.IMAGE:
-                order = np.lexsort(stream.locations[rows].T[1::-1])
-                for row in order[fits[order]].tolist():
-                    data = access.read(*stream.locations[rows[row]].tolist())
-                    usable[row] = reader.image_is_readable(topic, data)
-            if usable.all():
-                continue
-            first = int(np.flatnonzero(~usable)[0])
-            if sizes[first, 0] < 0 or fits[first]:
-                data = access.read(*stream.locations[rows[first]].tolist())
-                problem = _decoding_problem(reader, topic, data)
-            else:
-                problem = _size_problem(camera, *sizes[first].tolist())
-            if not usable.any():
-                raise BagError(f"{reader.path}: {topic}: {problem}")
-            at = (int(stream.stamps[rows[first]]) - start) * 1e-9
-            notes.append(
-                f"{topic} at {at:.2f} s: {problem} ({(~usable).sum()} of {len(usable)} observations"
-                " are left out)"
-            )
-            good &= usable
+            chosen = [(absolute(camera.topic), observations.indices[:, view])]
+            if camera.depth_topic:
+                depth = depth_rows(reader.contract, view, observations, streams)
+                chosen.append((absolute(camera.depth_topic), depth))
+            for topic, rows in chosen:
+                there = np.flatnonzero(rows >= 0)
+                if 0 < len(there) < (1.0 - LACKING_SHARE) * len(rows):
+                    notes.append(
+                        f"{topic}: {len(rows) - len(there)} of {len(rows)} observations have no"
+                        f" depth image within {reader.contract.budgets.camera_skew_s:g} s; check"
+                        " its rate and its stamps"
+                    )
+                if not len(there):
+                    continue
+                usable, problem = _usable(
+                    reader, access, camera, topic, streams[topic], rows[there]
+                )
+                if usable.all():
+                    continue
+                if not usable.any():
+                    raise BagError(f"{reader.path}: {topic}: {problem}")
+                first = rows[there[~usable][0]]
+                at = (int(streams[topic].stamps[first]) - start) * 1e-9
+                notes.append(
+                    f"{topic} at {at:.2f} s: {problem} ({(~usable).sum()} of {len(rows)}"
+                    " observations are left out)"
+                )
+                good[there] &= usable
     return good, notes
+
+
+def _usable(
+    reader: EpisodeReader,
+    access: RandomAccess,
+    camera: Camera,
+    topic: str,
+    stream: Stream,
+    rows: np.ndarray,
+) -> tuple[np.ndarray, str]:
+    """Return which of the images ``rows`` (N,) can be used, and what is wrong with the first one
+    that cannot, with the cure.
+    """
+    sizes = stream.sizes[rows]
+    fits = (sizes == (camera.width, camera.height)).all(axis=1)
+    usable = fits.copy()
+    if reader.topics[topic] != messages.IMAGE:
+        order = np.lexsort(stream.locations[rows].T[1::-1])
+        for row in order[fits[order]].tolist():
+            data = access.read(*stream.locations[rows[row]].tolist())
+            usable[row] = reader.image_is_readable(topic, data)
+    if usable.all():
+        return usable, ""
+    first = int(np.flatnonzero(~usable)[0])
+    if sizes[first, 0] < 0 or fits[first]:
+        data = access.read(*stream.locations[rows[first]].tolist())
+        return usable, _decoding_problem(reader, topic, data)
+    return usable, _size_problem(camera, *sizes[first].tolist())
 
 
 def _decoding_problem(reader: EpisodeReader, topic: str, data: bytes | memoryview) -> str:
@@ -145,25 +178,37 @@ def depth_locations(
 ) -> np.ndarray:
     """Return the locations (N, 3) of the depth images of one camera; block -1 where there is none.
 
-    A depth image belongs to the colour image with the nearest stamp, within the skew budget.
-
     Args:
         view: index of the camera.
     """
-    contract = reader.contract
-    camera = contract.cameras[view]
+    camera = reader.contract.cameras[view]
     locations = np.tile(np.array(_NO_IMAGE, np.int64), (len(observations.stamps), 1))
-    stream = section[absolute(camera.depth_topic)] if camera.depth_topic else None
-    if stream is None or not len(stream.stamps) or camera.name in reader.missing_cameras:
-        return locations
+    if camera.depth_topic and camera.name not in reader.missing_cameras:
+        rows = depth_rows(reader.contract, view, observations, section)
+        near = rows >= 0
+        locations[near] = section[absolute(camera.depth_topic)].locations[rows[near]]
+    return locations
+
+
+def depth_rows(
+    contract: Contract, view: int, observations: Observations, section: Mapping[str, Stream]
+) -> np.ndarray:
+    """Return the index (N,) in its stream of the depth image of each colour image: that with the
+    nearest stamp, within the skew budget; -1 where there is none.
+
+    Args:
+        view: index of a camera with a depth topic and with images.
+        section: streams by topic; without the depth topic, no image has depth.
+    """
+    camera = contract.cameras[view]
+    found = np.full(len(observations.stamps), -1)
+    stream = section.get(absolute(str(camera.depth_topic)))
+    if stream is None or not len(stream.stamps):
+        return found
     wanted = section[absolute(camera.topic)].stamps[observations.indices[:, view]]
     index = nearest(stream.stamps, wanted)
     close = np.abs(stream.stamps[index] - wanted) <= round(contract.budgets.camera_skew_s * 1e9)
-    fits = (stream.sizes[index] == (camera.width, camera.height)).all(axis=1)
-    # Exclude single images of another size. If all have another size, `check_first_images` raises.
-    close &= fits | ~fits.any()
-    locations[close] = stream.locations[index[close]]
-    return locations
+    return np.where(close, index, found)
 
 
 def camera_matrices(contract: Contract, streams: dict[str, Stream]) -> np.ndarray:

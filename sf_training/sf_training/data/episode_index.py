@@ -19,6 +19,7 @@ from sf_training.data import (
     commands,
     efforts,
     episode_cameras,
+    image_checks,
     instructions,
     plausibility,
     synchronisation,
@@ -49,7 +50,14 @@ from sf_training.data.plausibility import (
     check_one_source,
 )
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
-from sf_training.data.targets import Pairs, expert_pairs, no_labels, operator_pairs
+from sf_training.data.targets import (
+    UNLABELLED_SHARE,
+    Pairs,
+    expert_pairs,
+    no_labels,
+    operator_pairs,
+    unlabelled,
+)
 from sf_training.recording.messages import to_chunk
 from sf_training.recording.topics import absolute, camera_pose_topic
 
@@ -132,6 +140,7 @@ def _code_hash() -> str:
         commands,
         efforts,
         episode_cameras,
+        image_checks,
         instructions,
         clock_offsets,
         plausibility,
@@ -237,7 +246,7 @@ class _Recording:
         check_one_source(reader, streams[topic])
         check_all_joints(reader, streams[states])
         texts = Instructions.of_recording(reader, streams)
-        return cls(reader, streams, start, texts, Commands(reader, topic, streams[topic]))
+        return cls(reader, streams, start, texts, Commands(reader, topic, streams[topic], start))
 
 
 def missing_camera_notes(reader: EpisodeReader) -> list[str]:
@@ -280,7 +289,7 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
     contract = reader.contract
     states = absolute(contract.topics.joint_states)
     recorded_names = {topic: reader.recorded_name(topic) for topic in _clocks(reader)}
-    notes = check_clocks(contract, section, recorded_names)
+    notes = check_clocks(reader, section, recorded_names)
     chunks = section[absolute(contract.topics.expert_chunk)]
     views = range(len(contract.cameras))
     observations = align_cameras(
@@ -355,6 +364,12 @@ def _with_joints(
             f" {budgets.camera_skew_s} s, of these none with joint states within"
             f" {budgets.joint_state_age_s} s; check the stamps of the cameras and of joint_states"
         )
+    if (~known).sum() > UNLABELLED_SHARE * len(known):
+        notes.append(
+            f"{name}: {(~known).sum()} of {len(known)} observations are left out, because a joint"
+            f" has no position within {contract.budgets.joint_state_age_s:g} s; check its rate and"
+            " its stamps"
+        )
     return (
         Observations(*(getattr(observations, each.name)[known] for each in fields(observations))),
         joints[known],
@@ -403,6 +418,7 @@ def _pairs(
         if is_measured
         else check_joints(reader, stream, reader.recorded_name(topic), recording.start)
     )
+    notes += unlabelled(contract, observations.stamps, stream, recording.start)
     if not is_measured:
         held = stream.held(observations.stamps)
         check_commands_are_near(reader, held, joints, reader.recorded_name(topic))

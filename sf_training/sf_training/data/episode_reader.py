@@ -33,6 +33,7 @@ from sf_training.data.bag_topics import IMAGES, NUMBERS, check_channels, mapped_
 from sf_training.data.bag_units import Conversions, unit_conversions
 from sf_training.data.cache_folder import checksum_of
 from sf_training.data.converted_bag import restore_record
+from sf_training.data.custom_data import custom_instruction, instruction_text
 from sf_training.data.image_checks import decoded_image, encoded_image_is_readable, size_of
 from sf_training.data.joint_messages import JointMessageBuilder
 from sf_training.data.mcap_blocks import Block, Located
@@ -46,7 +47,6 @@ __all__ = ["BagError", "EpisodeReader", "Stream", "find_episodes"]
 
 _UNSTAMPED = NUMBERS | {messages.STRING, messages.BOOL}
 _UNREADABLE = (SerdeError, ValueError, TypeError, AttributeError, *DAMAGE)
-_INSTRUCTION_KEYS = ("instruction", "task", "language_instruction")  # in custom data of others
 
 
 class EpisodeReader:
@@ -159,13 +159,12 @@ class EpisodeReader:
         if not self.foreign:
             return self.metadata.get("instruction", "")
         for number, _, data, _ in self._raw([absolute(self.contract.topics.instruction)]):
-            text = self._deserialize(number, data).data.strip()
+            text = instruction_text(self._deserialize(number, data).data)
             if text:
                 return text
-        custom = (self.bag.custom.get(key, "").strip() for key in _INSTRUCTION_KEYS)
         bags = self.contract.bags
         assert bags is not None  # of a contract for bags of other recorders
-        return next(filter(None, custom), bags.instruction)
+        return custom_instruction(self.path, self.bag.custom) or bags.instruction
 
     @property
     def recorded_cameras(self) -> list[Camera]:
@@ -242,7 +241,11 @@ class EpisodeReader:
         self.blocks = []
         for order, (number, log_time, data, location) in enumerate(self._raw(topics, self.blocks)):
             topic, type_name = self._mapped[number], self.bag.channels[number].type_name
-            size = size_of(data, type_name) if type_name in IMAGES else (0, 0)
+            size = (
+                size_of(data, type_name, is_depth=topic in self._depth_topics)
+                if type_name in IMAGES
+                else (0, 0)
+            )
             try:
                 built[topic].add(
                     self._stamp(number, log_time, data), log_time, order, location, number, size
@@ -300,9 +303,13 @@ class EpisodeReader:
 
     def image_is_readable(self, topic: str, data: bytes | memoryview) -> bool:
         """Return whether an image with a readable header can be decoded to its end."""
-        if self.topics[topic] == messages.COMPRESSED_IMAGE:
-            return encoded_image_is_readable(data)
-        if self.topics[topic] == messages.VIDEO_PACKET:
+        type_name = self.topics[topic]
+        if type_name == messages.COMPRESSED_IMAGE and not encoded_image_is_readable(data):
+            return False
+        # A PNG on a depth topic may hold colours.
+        if type_name == messages.VIDEO_PACKET or (
+            type_name == messages.COMPRESSED_IMAGE and topic in self._depth_topics
+        ):
             try:
                 self.image(topic, data)
             except BagError:

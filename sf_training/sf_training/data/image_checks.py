@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from sf_policy_node.perception.images import (
-    RAW_ENCODINGS,
+    bytes_per_pixel,
     decode_compressed,
     decode_compressed_depth,
     decode_depth,
@@ -24,7 +24,6 @@ from sf_training.recording import messages
 
 _UNREADABLE = (-1, -1)
 _DEPTH_HEADER = 12  # bytes before the PNG of a compressedDepth image
-_RAW_ENCODINGS = frozenset(name.encode() for name in RAW_ENCODINGS)
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
@@ -46,16 +45,16 @@ def decoded_image(message: Any, is_depth: bool, topic: str) -> np.ndarray:
     return decode_image(*fields, source=topic)
 
 
-def size_of(data: memoryview, type_name: str) -> tuple[int, int]:
+def size_of(data: memoryview, type_name: str, *, is_depth: bool = False) -> tuple[int, int]:
     """Return width and height [pixels] of an image message from the header in its CDR bytes; -1 if
-    the header cannot be read.
+    the header cannot be read, or a raw image is not decoded as colour or depth.
     """
     try:
         order = "<" if data[1] & 1 else ">"
         end = 16 + struct.unpack_from(f"{order}I", data, 12)[0]
         end += -end % 4
         if type_name == messages.IMAGE:
-            return _raw_size(data, order, end)
+            return _raw_size(data, order, end, is_depth)
         if type_name == messages.VIDEO_PACKET:
             size = struct.unpack_from(f"{order}ii", data, end)
             return size if min(size) > 0 else _UNREADABLE
@@ -99,19 +98,20 @@ def encoded_image_is_readable(data: bytes | memoryview) -> bool:
     return True
 
 
-def _raw_size(data: memoryview, order: str, position: int) -> tuple[int, int]:
+def _raw_size(data: memoryview, order: str, position: int, is_depth: bool) -> tuple[int, int]:
     """Return width and height of an ``Image`` whose std_msgs/Header ends at a position; -1 if it
     has too few bytes or an unknown encoding.
     """
     height, width, length = struct.unpack_from(f"{order}III", data, position)
-    if bytes(data[position + 12 : position + 12 + length]).rstrip(b"\0") not in _RAW_ENCODINGS:
-        return _UNREADABLE
+    encoding = bytes(data[position + 12 : position + 12 + length]).rstrip(b"\0").decode()
+    used = width * bytes_per_pixel(encoding, is_depth=is_depth)
     position += 12 + length + 1  # encoding and is_bigendian
     step, count = struct.unpack_from(f"{order}II", data, position + -position % 4)
     complete = (
         position + -position % 4 + 8 + count <= len(data)
-        and step * height <= count
-        and 0 < width <= step
+        and height > 0
+        and 0 < used <= step
+        and step * (height - 1) + used <= count
     )
     return (width, height) if complete else _UNREADABLE
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sf_training.data.clock_offsets import APART_NS
+from sf_training.data.clock_offsets import on_clock_of
+from sf_training.data.custom_data import instruction_text
 from sf_training.data.stream import Stream
 from sf_training.recording.topics import absolute
 
@@ -28,7 +29,7 @@ class Instructions:
         stream: ``std_msgs/String`` on the instruction topic, on the clock of the cameras.
         start: first image [ns]. In a bag of this suite the instruction of the episode replaces
             messages before it.
-        shift: clock of the cameras minus clock of the recorder [ns].
+        clock: images of a camera. Labels are given in times of receipt.
 
     Attributes:
         texts: the instructions.
@@ -36,18 +37,19 @@ class Instructions:
             image; else empty.
     """
 
-    def __init__(self, reader: EpisodeReader, stream: Stream, start: int, shift: int = 0) -> None:
+    def __init__(self, reader: EpisodeReader, stream: Stream, start: int, clock: Stream) -> None:
         self._times, self.texts = [np.iinfo(np.int64).min], [reader.instruction]
         self.note = ""
         if reader.relabelled:
             for seconds, text in reader.label_segments[1:]:
-                self._times.append(reader.bag.start + shift + round(seconds * 1e9))
+                received = np.array([reader.bag.start + round(seconds * 1e9)])
+                self._times.append(int(on_clock_of(clock, received)[0]))
                 self.texts.append(text)
             return
         if reader.foreign:
             self.note = _note(stream, start)
         for stamp, message in zip(stream.stamps.tolist(), stream.messages, strict=True):
-            text = message.data.strip()
+            text = instruction_text(message.data)
             if text and text != self.texts[-1] and (reader.foreign or stamp > start):
                 self._times.append(stamp)
                 self.texts.append(text)
@@ -64,13 +66,8 @@ class Instructions:
         contract = reader.contract
         cameras = [streams[absolute(camera.topic)] for camera in reader.recorded_cameras]
         start = min(int(stream.stamps.min()) for stream in cameras)
-        shift = int(np.median(cameras[0].stamps - cameras[0].log_times))
-        return cls(
-            reader,
-            streams[absolute(contract.topics.instruction)],
-            start,
-            shift if abs(shift) > APART_NS else 0,
-        )
+        stream = streams[absolute(contract.topics.instruction)]
+        return cls(reader, stream, start, max(cameras, key=lambda camera: len(camera.stamps)))
 
     @property
     def different(self) -> list[str]:
@@ -82,7 +79,7 @@ def _note(stream: Stream, start: int) -> str:
     stamps = [
         stamp
         for stamp, message in zip(stream.stamps.tolist(), stream.messages, strict=True)
-        if message.data.strip()
+        if instruction_text(message.data)
     ]
     late = min(stamps, default=start) - start
     if late <= LATE_NS:

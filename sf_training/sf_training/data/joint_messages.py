@@ -114,6 +114,14 @@ class JointMessages(Sequence):
             name for number in np.unique(self._layout).tolist() for name in self._layouts[number]
         }
 
+    def publishers(self) -> np.ndarray:
+        """Return the publisher (N,) of each message, as a number; publishers differ in their
+        joints.
+        """
+        sets = [frozenset(names) for names in self._layouts]
+        numbers = {names: number for number, names in enumerate(dict.fromkeys(sets))}
+        return np.array([numbers[names] for names in sets], int)[self._layout]
+
     def repeated(self) -> str:
         """Return a joint that a message names twice; empty if there is none."""
         for number in np.unique(self._layout).tolist():

@@ -17,7 +17,8 @@ from sf_training.recording.topics import absolute
 # Shares of a joint's range:
 NEAR_SHARE = 0.05  # positions beyond a limit by more than this get a note
 FAR_SHARE = 0.5  # positions beyond a limit by more than this are in another unit
-FAR_GRIPPER = 10.0  # the same for grippers, whose open and closed are often set roughly
+# The same for grippers, whose open and closed are often set roughly.
+NEAR_GRIPPER, FAR_GRIPPER = 0.5, 10.0
 APART_SHARE = 0.25  # commands further than this from the joint belong to something else
 # Share of the positions: if more of them jump back and forth, there are two publishers.
 SWINGS = 0.2
@@ -245,19 +246,28 @@ def _units(
         BagError: a joint is so far beyond that its unit must be another one.
     """
     bounds = JointLimits.of(contract)
-    far_of = np.where(bounds.is_gripper, FAR_GRIPPER, FAR_SHARE).tolist()
-    units = contract.columns.commands.units
-    limits = list(zip(bounds.lower.tolist(), bounds.upper.tolist(), far_of, units, strict=True))
+    limits = zip(
+        contract.command_joints,
+        bounds.lower.tolist(),
+        bounds.upper.tolist(),
+        contract.columns.commands.units,
+        bounds.is_gripper.tolist(),
+        strict=True,
+    )
     notes, worst, share = [], "", 0.0
-    for name, low, high, (lower, upper, far, unit) in zip(
-        contract.command_joints, lows, highs, limits, strict=True
-    ):
+    for (name, lower, upper, unit, is_gripper), low, high in zip(limits, lows, highs, strict=True):
+        near, far = (NEAR_GRIPPER, FAR_GRIPPER) if is_gripper else (NEAR_SHARE, FAR_SHARE)
         beyond = max(lower - low, high - upper) / (upper - lower)
         value = low if lower - low > high - upper else high
         text = f"{name} reaches {value:.4g}, the contract allows {lower:g} to {upper:g} {unit}"
         if beyond > far and beyond / far > share:
             worst, share = text, beyond / far
-        elif beyond > NEAR_SHARE and far == FAR_SHARE:
+        elif beyond > near and is_gripper:
+            notes.append(
+                f"{topic}: {text}, so every opening beyond is learned as open or closed; "
+                + _gripper_cure(reader, topic)
+            )
+        elif beyond > near:
             notes.append(f"{topic}: {text}; correct units, zero position or the contract's limits")
     if not worst:
         return notes
@@ -293,13 +303,15 @@ def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequ
         )
         return f"this looks like degrees{other}; {cure}"
     if arm_is_right:
-        cure = (
-            f"add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
-            if reader.foreign
-            else "correct it in the driver"
-        )
+        cure = _gripper_cure(reader, topic)
         return f"this looks like millimetres, percent or another unit; {cure}"
     return (
         "this looks like another unit, another robot or another order of joints; correct it in the"
         " driver or the contract"
     )
+
+
+def _gripper_cure(reader: EpisodeReader, topic: str) -> str:
+    if reader.foreign:
+        return f"add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
+    return "correct it in the driver, or open and closed in the contract's gripper section"

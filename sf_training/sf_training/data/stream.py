@@ -41,6 +41,22 @@ class Stream:
         assert isinstance(self.messages, JointMessages)
         return self.messages
 
+    def sources(self) -> list[Stream]:
+        """Return the messages of each publisher: of each channel of the bag, and for joint states
+        of each set of joints. They may be stamped by different clocks.
+        """
+        channels = self.channels if len(self.channels) else np.zeros(len(self.stamps), int)
+        joints = (
+            self.messages.publishers()
+            if isinstance(self.messages, JointMessages)
+            else np.zeros(len(self.stamps), int)
+        )
+        pairs = np.stack([channels, joints], axis=1)
+        return [
+            self.take(np.flatnonzero((pairs == pair).all(axis=1)))
+            for pair in np.unique(pairs, axis=0)
+        ]
+
     def take(self, rows: np.ndarray) -> Stream:
         """Return some of the messages."""
         contents = self.messages

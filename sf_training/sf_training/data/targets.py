@@ -16,6 +16,7 @@ from sf_training.data.synchronisation import SAME_STAMP_NS, JointStream, nearest
 
 # Share of a joint's range: if the commands of a label stay within it, the label is idle.
 IDLE_SHARE = 0.002
+UNLABELLED_SHARE = 0.25  # of the observations: more without a command get a note
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,39 @@ def is_commanded(contract: Contract, stamps: np.ndarray, commands: JointStream) 
     """
     first_step = round(contract.action.step_s * 1e9)
     return (stamps + first_step >= commands.first) & (stamps < commands.last)
+
+
+def unlabelled(
+    contract: Contract, stamps: np.ndarray, commands: JointStream, start: int
+) -> list[str]:
+    """Return a sentence if many observations (N,) have no label because they are before the first
+    or after the last command of a joint, else an empty list.
+
+    Args:
+        stamps: of the observations [ns].
+        commands: of the joints ``contract.command_joints``.
+        start: first image of the recording [ns].
+    """
+    lost = ~is_commanded(contract, stamps, commands)
+    if lost.sum() <= UNLABELLED_SHARE * len(lost) or lost.all():
+        return []
+    names = contract.command_joints
+    begins = [int(knots.stamps[0]) for knots in commands.knots]
+    reasons = []
+    if (lost & (stamps < commands.first)).any():
+        late = [name for name, begin in zip(names, begins, strict=True) if begin == commands.first]
+        at = f"{(commands.first - start) * 1e-9:.2f} s"
+        which = (
+            f"{', '.join(late)} is first commanded" if len(late) < len(names) else "commands begin"
+        )
+        reasons.append(f"{which} at {at}")
+    if (lost & (stamps >= commands.last)).any():
+        reasons.append(f"no joint is commanded after {(commands.last - start) * 1e-9:.2f} s")
+    problem = (
+        f"{lost.sum()} of {len(stamps)} observations have no label: {', and '.join(reasons)};"
+        " publish the commands of all joints during the whole recording, or trim the episode"
+    )
+    return [problem]
 
 
 def no_labels(labelled: np.ndarray) -> list[str]:

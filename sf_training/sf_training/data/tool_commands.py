@@ -68,7 +68,12 @@ class ToolCommands:
         self._frames = {"": self._frames[contract.base_frame], **self._frames}
 
     def knots(
-        self, type_name: str, stamps: np.ndarray, contents: Sequence, states: JointStream
+        self,
+        type_name: str,
+        stamps: np.ndarray,
+        contents: Sequence,
+        states: JointStream,
+        start: int,
     ) -> dict[str, Knots]:
         """Return the commanded positions of the arm's joints.
 
@@ -81,6 +86,7 @@ class ToolCommands:
             stamps: (N,) [ns].
             contents: N messages.
             states: measured joints of all arms, in the order of ``contract.command_joints``.
+            start: first image of the recording [ns], for messages.
 
         Raises:
             ValueError: the arm cannot reach the poses, the twists are not in m/s and rad/s, a
@@ -93,6 +99,7 @@ class ToolCommands:
         if not len(order):
             return {}
         stamps, contents = stamps[order], [contents[row] for row in order.tolist()]
+        _check_numbers(contents, (stamps - start) * 1e-9)
         starts = [self._kinematics.forward(row) for row in measured]
         if type_name == messages.POSE:
             goals = [self._pose(message) for message in contents]
@@ -101,7 +108,7 @@ class ToolCommands:
         solutions = [
             self._kinematics.inverse(goal, seed) for goal, seed in zip(goals, measured, strict=True)
         ]
-        self._check_reached(solutions, stamps)
+        self._check_reached(solutions, (stamps - start) * 1e-9)
         positions = np.array([solution.positions for solution in solutions])
         return {
             name: Knots(stamps, column, np.zeros(len(stamps), bool))
@@ -110,16 +117,8 @@ class ToolCommands:
 
     def _pose(self, message: Any) -> ToolPose:
         """Return a commanded pose in the base frame."""
-        position, orientation = message.pose.position, message.pose.orientation
-        quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
-        length = np.linalg.norm(quaternion)
-        point = np.array([position.x, position.y, position.z])
-        if not (np.isfinite(point).all() and abs(length - 1.0) < 0.1):
-            raise ValueError(
-                f"a pose is {point.round(3).tolist()} with a quaternion of length {length:.3g};"
-                " correct its publisher"
-            )
-        rotation = pinocchio.Quaternion(quaternion / length).toRotationMatrix()
+        point, quaternion = _values(message.pose.position), _values(message.pose.orientation)
+        rotation = pinocchio.Quaternion(quaternion / np.linalg.norm(quaternion)).toRotationMatrix()
         goal = self._frame(message).act(pinocchio.SE3(rotation, point))
         return ToolPose(goal.translation, goal.rotation)
 
@@ -133,8 +132,7 @@ class ToolCommands:
         goals, speeds = [], np.zeros((len(stamps), 2))
         for row, (message, start) in enumerate(zip(contents, starts, strict=True)):
             linear, angular = (
-                self._in_base_frame(message, start, np.array([vector.x, vector.y, vector.z]))
-                for vector in (message.twist.linear, message.twist.angular)
+                self._in_base_frame(message, start, _values(part)) for part in _vectors(message)
             )
             speeds[row] = np.linalg.norm(linear), np.linalg.norm(angular)
             turn = pinocchio.exp3(angular * seconds[row])
@@ -144,8 +142,6 @@ class ToolCommands:
 
     def _in_base_frame(self, message: Any, start: ToolPose, vector: np.ndarray) -> np.ndarray:
         """Return a vector of a twist in the base frame."""
-        if not np.isfinite(vector).all():
-            raise ValueError(f"a twist is {vector.tolist()}; correct its publisher")
         if message.header.frame_id == self._arm.tool_frame:
             return start.rotation @ vector
         return self._frame(message).rotation @ vector
@@ -179,12 +175,56 @@ class ToolCommands:
                 " units (MoveIt Servo: command_in_type speed_units)"
             )
 
-    def _check_reached(self, solutions: Sequence, stamps: np.ndarray) -> None:
+    def _check_reached(self, solutions: Sequence, times: np.ndarray) -> None:
+        """Raise if many poses are out of reach.
+
+        Args:
+            times: (N,) [s after the first image].
+        """
         missed = np.array([not solution.reached for solution in solutions])
         if missed.mean() > OUT_OF_REACH:
             first = int(np.argmax(missed))
             raise ValueError(
-                f"{missed.sum()} of {len(missed)} poses are out of the arm's reach, the first by"
-                f" {solutions[first].position_error:.3f} m; check their frame and the contract's"
-                f" tool_frame {self._arm.tool_frame!r}"
+                f"{missed.sum()} of {len(missed)} poses are out of the arm's reach, the first at"
+                f" {times[first]:.2f} s by {solutions[first].position_error:.3f} m; check their"
+                f" frame and the contract's tool_frame {self._arm.tool_frame!r}"
             )
+
+
+def _check_numbers(contents: Sequence, times: np.ndarray) -> None:
+    """Raise if poses or twists hold values that are not finite, or no rotation.
+
+    Args:
+        contents: N messages.
+        times: (N,) [s after the first image].
+    """
+    wrong = [row for row, message in enumerate(contents) if not _is_valid(message)]
+    if wrong:
+        raise ValueError(
+            f"at {times[wrong[0]]:.2f} s, {_shown(contents[wrong[0]])} ({len(wrong)} of"
+            f" {len(contents)} messages); correct its publisher, trim the episode, or leave it out"
+        )
+
+
+def _is_valid(message: Any) -> bool:
+    if hasattr(message, "pose"):
+        length = np.linalg.norm(_values(message.pose.orientation))
+        return bool(np.isfinite(_values(message.pose.position)).all() and abs(length - 1.0) < 0.1)
+    return all(np.isfinite(_values(part)).all() for part in _vectors(message))
+
+
+def _shown(message: Any) -> str:
+    if hasattr(message, "pose"):
+        point = _values(message.pose.position).round(3).tolist()
+        length = np.linalg.norm(_values(message.pose.orientation))
+        return f"a pose is {point} with a quaternion of length {length:.3g}"
+    return f"a twist is {[_values(part).tolist() for part in _vectors(message)]}"
+
+
+def _vectors(message: Any) -> tuple:
+    return message.twist.linear, message.twist.angular
+
+
+def _values(part: Any) -> np.ndarray:
+    """Return the numbers of a vector, point or quaternion, as (x, y, z) or (x, y, z, w)."""
+    return np.array([getattr(part, axis) for axis in "xyzw" if hasattr(part, axis)])

@@ -13,7 +13,7 @@ from sf_training.data.synchronisation import Knots
 
 
 def trajectory_knots(
-    stamps: np.ndarray, trajectories: Sequence, names: Sequence[str]
+    stamps: np.ndarray, trajectories: Sequence, names: Sequence[str], begin: int = 0
 ) -> dict[str, Knots]:
     """Return the positions that trajectories command, by joint.
 
@@ -25,6 +25,7 @@ def trajectory_knots(
         stamps: (N,) sorted [ns].
         trajectories: N messages ``trajectory_msgs/JointTrajectory``.
         names: wanted joints.
+        begin: first image of the recording [ns], for messages.
 
     Raises:
         ValueError: a trajectory names a joint twice, or its points are out of order, before its
@@ -32,24 +33,28 @@ def trajectory_knots(
     """
     found: dict[str, list[list]] = {}
     for start, message in zip(stamps.tolist(), trajectories, strict=True):
+        at = f"{(start - begin) * 1e-9:.2f} s"
         times = [start + _nanoseconds(point.time_from_start) for point in message.points]
         if times and times[0] < start:
             raise ValueError(
-                f"time_from_start of a trajectory point is {(times[0] - start) * 1e-9:g} s; correct"
-                " its publisher"
+                f"time_from_start of a trajectory point is {(times[0] - start) * 1e-9:g} s, in the"
+                f" trajectory of {at}; correct its publisher"
             )
         if any(after < before for after, before in zip(times[1:], times, strict=False)):
             raise ValueError(
-                "the points of a trajectory are not in the order of time_from_start; correct its"
-                " publisher"
+                f"the points of the trajectory of {at} are not in the order of time_from_start;"
+                " correct its publisher"
             )
         joints = list(message.joint_names)
         twice = next((name for name in joints if joints.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"a trajectory names joint {twice} twice; correct its publisher")
+            raise ValueError(
+                f"the trajectory of {at} names joint {twice} twice; correct its publisher"
+            )
         if any(len(point.positions) != len(joints) for point in message.points):
             raise ValueError(
-                f"a trajectory point does not hold {len(joints)} positions; correct its publisher"
+                f"a point of the trajectory of {at} does not hold {len(joints)} positions; correct"
+                " its publisher"
             )
         for name in found if not message.points else [name for name in names if name in joints]:
             column = joints.index(name) if name in joints else -1

@@ -26,6 +26,7 @@ from sf_training.data.plausibility import (
     check_one_source,
 )
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras
+from sf_training.data.targets import unlabelled
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_writer import DatasetWriter
 from sf_training.lerobot.export_depth import depth_cameras, depth_indices
@@ -131,12 +132,8 @@ def stretches(
         check_one_source(reader, read[joints])
         check_one_source(reader, read[given])
         check_all_joints(reader, read[joints])
-        notes += check_clocks(
-            contract,
-            read,
-            {topic: reader.recorded_name(topic) for topic in (*cameras, joints, given)},
-        )
-        commands = Commands(reader, given, read[given]) if source == "commanded" else None
+        notes += check_clocks(reader, read, (*cameras, joints, given))
+        commands = Commands(reader, given, read[given], start) if source == "commanded" else None
         for section in cut_at_clock_steps(read, [*cameras, joints], joints):
             if all(len(section[topic].stamps) for topic in (*cameras, joints)):
                 found += _stretches(
@@ -341,6 +338,7 @@ def _commands(
     if given is None:
         return np.full((len(observations.stamps), len(reader.contract.command_joints)), np.nan)
     notes += check_joints(reader, given, reader.recorded_name(topic), start)
+    notes += unlabelled(reader.contract, observations.stamps, given, start)
     later = observations.stamps + round(1e9 / fps)
     usable = (observations.stamps < given.last) & (later - given.newest(later) <= age_s * 1e9)
     usable &= later <= teleoperated_until(observations.stamps, read[control], section[control])

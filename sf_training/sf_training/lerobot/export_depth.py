@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from sf_policy_node.contract import Camera, Contract
+from sf_training.data.episode_cameras import depth_rows
 from sf_training.data.episode_reader import EpisodeReader
 from sf_training.data.stream import Stream
-from sf_training.data.synchronisation import Observations, nearest
+from sf_training.data.synchronisation import Observations
 from sf_training.lerobot.layout import DEPTH_SUFFIX
 from sf_training.recording.topics import absolute
 
@@ -35,15 +36,10 @@ def depth_indices(
         if not camera.depth_topic:
             continue
         topic = absolute(camera.depth_topic)
-        stream, found = section[topic], np.full(len(observations.stamps), -1)
-        if len(stream.stamps):
-            wanted = section[absolute(camera.topic)].stamps[observations.indices[:, view]]
-            index = nearest(stream.stamps, wanted)
-            close = np.abs(stream.stamps[index] - wanted) <= round(
-                contract.budgets.camera_skew_s * 1e9
-            )
-            found[close] = np.searchsorted(read[topic].order, stream.order)[index[close]]
-        columns.append(found)
+        rows = depth_rows(contract, view, observations, section)
+        near = rows >= 0
+        rows[near] = np.searchsorted(read[topic].order, section[topic].order)[rows[near]]
+        columns.append(rows)
     return np.stack(columns, axis=1) if columns else np.empty((len(observations.stamps), 0), int)
 
 

@@ -17,7 +17,7 @@ from sf_training.recording.topics import absolute
 
 @dataclass(frozen=True)
 class ImageFaults:
-    """N images of one camera.
+    """N images of one topic: colour or depth of a camera.
 
     Attributes:
         readable: (N,) False where an image cannot be decoded.
@@ -39,7 +39,7 @@ class ImageFaults:
 def image_faults(
     reader: EpisodeReader, streams: Mapping[str, Stream], start: int
 ) -> list[ImageFaults]:
-    """Check all images of all cameras that are not missing.
+    """Check all images, colour and depth, of all cameras that are not missing.
 
     Args:
         start: first image of the episode [ns].
@@ -50,25 +50,22 @@ def image_faults(
     found = []
     with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
         for camera in reader.recorded_cameras:
-            topic = absolute(camera.topic)
-            stream = streams[topic]
-            readable = np.all(stream.sizes > 0, axis=1)
-            if reader.topics[topic] != messages.IMAGE:
-                for row in np.flatnonzero(readable).tolist():
-                    data = access.read(*stream.locations[row].tolist())
-                    readable[row] = reader.image_is_readable(topic, data)
-            fits = np.all(stream.sizes == (camera.width, camera.height), axis=1)
-            times = (stream.stamps - start) * 1e-9
             size = (camera.width, camera.height)
-            found.append(
-                ImageFaults(
-                    f"{camera.name} camera",
-                    topic,
-                    readable,
-                    fits | ~readable,
-                    times,
-                    stream.sizes,
-                    size,
+            for name, topic in (
+                (f"{camera.name} camera", absolute(camera.topic)),
+                (f"{camera.name} depth", absolute(camera.depth_topic or "")),
+            ):
+                stream = streams.get(topic)
+                if stream is None or not len(stream.stamps):
+                    continue
+                readable = np.all(stream.sizes > 0, axis=1)
+                if reader.topics[topic] != messages.IMAGE:
+                    for row in np.flatnonzero(readable).tolist():
+                        data = access.read(*stream.locations[row].tolist())
+                        readable[row] = reader.image_is_readable(topic, data)
+                fits = np.all(stream.sizes == size, axis=1)
+                times = (stream.stamps - start) * 1e-9
+                found.append(
+                    ImageFaults(name, topic, readable, fits | ~readable, times, stream.sizes, size)
                 )
-            )
     return found

@@ -25,7 +25,7 @@ from sf_training.data.plausibility import (
     check_one_source,
 )
 from sf_training.data.synchronisation import JointStream, Observations, align_cameras, nearest
-from sf_training.data.targets import is_commanded, no_labels
+from sf_training.data.targets import is_commanded, no_labels, unlabelled
 from sf_training.lint.cameras import CameraMeasure, measure_cameras
 from sf_training.lint.image_faults import ImageFaults, image_faults
 from sf_training.lint.motion import Motion, measure_motion
@@ -167,7 +167,8 @@ def _measure(reader: EpisodeReader, limits: Thresholds, frames: int) -> EpisodeM
         [absolute(camera.topic) for camera in contract.cameras],
         absolute(topics.joint_states),
     )
-    others = [absolute(topics.expert_chunk), absolute(topics.instruction)]
+    depths = [absolute(camera.depth_topic) for camera in contract.cameras if camera.depth_topic]
+    others = [absolute(topics.expert_chunk), absolute(topics.instruction), *depths]
     read = with_one_clock(reader.read([*names, *others]), [*cameras, states])
     missing = [camera.name in reader.missing_cameras for camera in contract.cameras]
     stamps = [read[topic].stamps for topic in cameras]
@@ -266,10 +267,10 @@ def _commands(
 
     def commanded() -> JointStream | None:
         check_one_source(reader, read[topic])
-        return Commands(reader, topic, read[topic]).stream(read[topic], read[states])
+        return Commands(reader, topic, read[topic], first).stream(read[topic], read[states])
 
     recorded_names = {each: reader.recorded_name(each) for each in names}
-    notes += attempt(lambda: check_clocks(contract, read, recorded_names)) or []
+    notes += attempt(lambda: check_clocks(reader, read, recorded_names)) or []
     joints = attempt(measured) if len(read[states].stamps) else None
     if len(read[topic].stamps) and topic != states:
         given = attempt(commanded)
@@ -281,6 +282,7 @@ def _commands(
                 attempt(lambda: check_commands_are_near(reader, near, far, name))
             if not len(read[absolute(contract.topics.expert_chunk)].stamps):
                 notes += no_labels(is_commanded(contract, observations.stamps, given))
+                notes += unlabelled(contract, observations.stamps, given, first)
     return given, faults, notes
 
 

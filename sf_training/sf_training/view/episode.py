@@ -103,7 +103,7 @@ def load(reader: EpisodeReader) -> Episode:
     commands = (
         None
         if given == absolute(topics.joint_states)
-        else Commands(reader, given, read[given]).stream(read[given], states)
+        else Commands(reader, given, read[given], start).stream(read[given], states)
     )
     commanded = None if commands is None else _curve(commands, read[given].stamps, start)
     return Episode(
