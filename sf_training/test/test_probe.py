@@ -1,6 +1,7 @@
 """Tests of the depth probe: what its heads can predict, its figures, and the command."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -431,3 +432,18 @@ def test_episodes_without_depth_are_refused(tmp_path, capsys):
         "the episodes hold no depth, which the probe needs as truth; record depth"
         in capsys.readouterr().err
     )
+
+
+def test_a_single_file_is_data_and_its_faults_are_reported(bags, tmp_path, capsys):
+    file = shutil.copy(next((bags / "episode_0").glob("*.mcap")), tmp_path / "take.mcap")
+    words = ["--checkpoints", checkpoint(tmp_path, "none", 0), "--out", str(tmp_path / "out")]
+    assert main(["--data", str(file), *words]) == 2
+    assert "take.mcap: 1 episode; the probe needs some for fitting" in capsys.readouterr().err
+    for name in ("a", "b"):
+        write_episode(tmp_path / "two", CONTRACT, name, frames=2)
+    broken = next((tmp_path / "two/b").glob("*.mcap"))
+    broken.write_bytes(broken.read_bytes()[:2000])
+    assert main(["--data", str(tmp_path / "two"), *words]) == 2
+    assert "left out: " in capsys.readouterr().out
+    assert main(["--data", str(tmp_path / "two"), *words, "--strict"]) == 2
+    assert "is truncated or damaged" in capsys.readouterr().err

@@ -27,6 +27,7 @@ from sf_training.data.episode_reader import BagError, EpisodeReader, find_episod
 from sf_training.data.opening import (
     VERDICTS,
     LeftOut,
+    check_strict,
     lacking_everywhere,
     none_left,
     open_bags,
@@ -195,8 +196,7 @@ def load_dataset(
         for reader, index in zip(readers, indices, strict=True)
         for note in index.notes
     ]
-    if strict and (left_out or notes):
-        raise BagError(left_out[0].reason if left_out else notes[0])
+    check_strict(strict, left_out, notes)
     left_out = [*opened.left_out, *left_out, *(unseen := lacking_everywhere(readers))]
     if not readers or unseen:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)

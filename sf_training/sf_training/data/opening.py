@@ -164,6 +164,12 @@ def none_left(
     )
 
 
+def check_strict(strict: bool, left_out: Sequence[LeftOut], notes: Sequence[str]) -> None:
+    """Raise BagError with ``strict`` if an episode is left out or has an anomaly."""
+    if strict and (left_out or notes):
+        raise BagError(left_out[0].reason if left_out else notes[0])
+
+
 def say_left_out(
     console: Console,
     left_out: Iterable[LeftOut],

@@ -43,6 +43,7 @@ def evaluate_open_loop(
     batch: int,
     plot: Path,
     console: Console,
+    strict: bool = False,
 ) -> dict:
     """Return errors of a policy on recorded episodes as plain values.
 
@@ -52,15 +53,15 @@ def evaluate_open_loop(
         checkpoint: from which the policy was loaded; names the episodes it was trained on.
         part: see :func:`choose`.
         batch: predictions at once.
+        strict: stop at the first unusable episode or anomaly.
 
     Raises:
         BagError: there are no such episodes, or one cannot be used.
     """
     settings = _training(checkpoint).get("settings") or {}
     verdicts = settings.get("verdicts", VERDICTS)  # as in training
-    readers, selection = choose(
-        checkpoint, bags, open_episodes(bags, policy.contract, outcomes, verdicts), part
-    )
+    found_episodes = open_episodes(bags, policy.contract, outcomes, verdicts, strict=strict)
+    readers, selection = choose(checkpoint, bags, found_episodes, part)
     console.print(f"{bags}: {selection}", soft_wrap=True, highlight=False)
     with ProgressBar("episodes", console=console) as bar:
         found = [

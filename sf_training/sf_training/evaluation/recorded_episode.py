@@ -17,7 +17,14 @@ from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import IDLE_S, index_episodes
 from sf_training.data.episode_arrays import load_episode
 from sf_training.data.episode_reader import BagError, EpisodeReader, find_episodes
-from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, say_left_out
+from sf_training.data.opening import (
+    VERDICTS,
+    LeftOut,
+    check_strict,
+    none_left,
+    open_bags,
+    say_left_out,
+)
 from sf_training.data.targets import in_action_space
 
 
@@ -56,10 +63,7 @@ class RecordedEpisode:
         # As in training without long pauses, in which holding position would be correct.
         moving = np.flatnonzero(arrays.pairs.idle <= IDLE_S)
         if not len(moving):
-            raise BagError(
-                f"{reader.path}: holds no observation with a command after it, pauses aside; leave"
-                " it out"
-            )
+            raise BagError(_no_label(reader))
         return cls(
             name=reader.name,
             instruction=reader.instruction,
@@ -87,32 +91,42 @@ def open_episodes(
     outcomes: Sequence[str],
     verdicts: Sequence[str] = VERDICTS,
     console: Console | None = None,
+    *,
+    strict: bool = False,
 ) -> list[EpisodeReader]:
     """Return the episodes below a folder with one of the outcomes, in the order of training.
 
     Episodes are indexed, and the indices saved in the cache folder of ``bags``. Episodes that
-    cannot be used are reported on the console, by default on stderr.
+    cannot be used, and anomalies in the others, are reported on the console, by default on stderr.
+
+    Args:
+        strict: raise on the first unusable episode or anomaly.
 
     Raises:
         BagError: none can be used, or none has such an outcome.
     """
-    opened = open_bags(find_episodes(bags), contract, outcomes, verdicts)
+    opened = open_bags(find_episodes(bags), contract, outcomes, verdicts, strict)
     indices = index_episodes(opened.readers, cache_folder(bags))
-    left_out = list(opened.left_out)
-    left_out += [
-        LeftOut(reader.path, why)
-        for reader, why in zip(opened.readers, indices, strict=True)
-        if isinstance(why, str)
-    ]
-    readers = [
-        reader
-        for reader, index in zip(opened.readers, indices, strict=True)
-        if not isinstance(index, str)
-    ]
+    left_out, notes, readers = list(opened.left_out), [], []
+    for reader, index in zip(opened.readers, indices, strict=True):
+        if isinstance(index, str):
+            left_out.append(LeftOut(reader.path, index))
+        elif not (index.pairs.idle <= IDLE_S).any():
+            left_out.append(LeftOut(reader.path, _no_label(reader)))
+        else:
+            readers.append(reader)
+            notes += [f"{reader.path}: {note}" for note in index.notes]
+    check_strict(strict, left_out, notes)
     if not readers:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)
-    say_left_out(console or Console(stderr=True), left_out, roots=[bags])
+    say_left_out(console or Console(stderr=True), left_out, notes, roots=[bags])
     return readers
+
+
+def _no_label(reader: EpisodeReader) -> str:
+    return (
+        f"{reader.path}: holds no observation with a command after it, pauses aside; leave it out"
+    )
 
 
 def predicted_chunks(policy: Policy, episode: RecordedEpisode, batch: int = 32) -> np.ndarray:

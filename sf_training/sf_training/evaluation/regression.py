@@ -71,6 +71,8 @@ class Arguments:
     """Growth that never counts, of the gripper's opening (0 to 1)."""
     outcomes: tuple[str, ...] = ("success",)
     """Episodes with another outcome are left out."""
+    strict: bool = False
+    """Stop at the first unusable episode or anomaly; otherwise list and exclude such episodes."""
     batch: int = 32
     """Predictions at once."""
     device: str = "auto"
@@ -120,7 +122,9 @@ def regress(arguments: Arguments, console: Console) -> int:
         earlier = _load(arguments, file)
     elif file is not None:
         saved = _read(file)
-    readers = open_episodes(arguments.bags, policy.contract, arguments.outcomes)
+    readers = open_episodes(
+        arguments.bags, policy.contract, arguments.outcomes, strict=arguments.strict
+    )
     now, before, apart = _evaluate(policy, earlier, readers, arguments.batch, console)
     baseline = earlier.policy_id if earlier else None
     if file is not None and saved is not None:

@@ -18,7 +18,14 @@ from sf_policy_node.contract import ContractError, load_contract
 from sf_training.config_file import parse
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.data.image_rows import images_in_rows
-from sf_training.data.opening import VERDICTS, LeftOut, none_left, open_bags, say_left_out
+from sf_training.data.opening import (
+    VERDICTS,
+    LeftOut,
+    check_strict,
+    none_left,
+    open_bags,
+    say_left_out,
+)
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.lerobot.export_bags import (
@@ -63,7 +70,7 @@ class Export:
     action: ActionSource = "commanded"
     """What the operator commanded, or what the joints measured, one frame later."""
     strict: bool = False
-    """Stop at an episode that cannot be used; otherwise it is listed and left out."""
+    """Stop at the first unusable episode or anomaly; otherwise list and exclude such episodes."""
     verdicts: tuple[str, ...] = VERDICTS
     """Episodes with another verdict of the recorder are left out."""
     outcomes: tuple[str, ...] = ("success",)
@@ -183,6 +190,7 @@ def export(settings: Export, console: Console) -> Path:
                     left_out.append(LeftOut(reader.path, str(error)))
                     continue
                 notes += [f"{reader.path}: {note}" for note in dict.fromkeys(found)]
+                check_strict(settings.strict, left_out, notes)
                 for stretch in pieces:
                     if len(stretch.state) < settings.min_frames:
                         short += 1
@@ -286,14 +294,17 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
         f"{name}_{position:06d}"
         for position in range(min(reader.episodes, settings.episodes or reader.episodes))
     ]
-    damaged = []
+    if reader.effort_note:
+        console.print(f"warning: {reader.effort_note}", highlight=False, soft_wrap=True)
+    damaged: list[str] = []
+    notes: list[str] = []
     with (
         all_or_nothing(settings.out, name, names) as stage,
         ProgressBar("writing episodes", console=console) as bar,
     ):
         for position, episode in bar.track(list(enumerate(names))):
             try:
-                write_episode(reader, position, contract, found, stage, episode)
+                write_episode(reader, position, contract, found, stage, episode, notes)
             except LeRobotError as error:
                 if not settings.skip_damaged:
                     raise LeRobotError(f"{error}, or leave it out with --skip-damaged") from None
@@ -301,6 +312,7 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
                 console.print(f"left out: {error}", highlight=False, soft_wrap=True)
         if len(damaged) == len(names):
             raise LeRobotError(f"{settings.data}: no episode can be read; fetch the dataset again")
+    say_left_out(console, [], notes)
     left = f", {len(damaged)} damaged ones left out" if damaged else ""
     console.print(
         f"{settings.out}: {len(names) - len(damaged)} episodes of {settings.data}{left}",

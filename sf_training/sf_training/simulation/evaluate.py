@@ -74,6 +74,10 @@ class Arguments:
     """
     outcomes: tuple[str, ...] = ("success",)
     """Open loop: episodes with another outcome are left out."""
+    strict: bool = False
+    """Open loop: stop at the first unusable episode or anomaly; otherwise list and exclude such
+    episodes.
+    """
     batch: int = 32
     """Open loop: batch size."""
     device: str = "auto"
@@ -112,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open_loop(arguments: Arguments, console: Console) -> None:
     policy = _load(arguments.checkpoint, arguments.contract, arguments.device)
     assert arguments.bags is not None
-    chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch")}
+    chosen = {name: getattr(arguments, name) for name in ("part", "outcomes", "batch", "strict")}
     picture = arguments.out.with_name("open_loop.png")
     summary = evaluate_open_loop(
         policy, arguments.checkpoint, arguments.bags, **chosen, plot=picture, console=console

@@ -22,8 +22,10 @@ from rich.console import Console
 from sf_policy_node.contract import ContractError
 from sf_policy_node.vla.checkpoint import Checkpoint, CheckpointError, Model, load_checkpoint
 from sf_training.config_file import parse, print_settings
+from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, find_episodes
+from sf_training.data.opening import say_left_out
 from sf_training.data.split import split_by_order, split_episodes, trained_folders
 from sf_training.progress import counted, status
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
@@ -93,6 +95,8 @@ class Arguments:
     """Where the policies run: cpu or cuda."""
     threads: int = 1
     """Threads of PyTorch."""
+    strict: bool = False
+    """Stop at the first unusable episode or anomaly; otherwise list and exclude such episodes."""
 
     def __post_init__(self) -> None:
         for name in ("train_frames", "test_frames", "cells", "dpt_steps", "threads"):
@@ -155,10 +159,12 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
     dataset = load_dataset(
         find_episodes(arguments.data),
         checkpoints[0].contract,
-        cache=arguments.data / ".cache",
+        cache=cache_folder(arguments.data),
         depth=True,
+        strict=arguments.strict,
         **image_options,
     )
+    say_left_out(console, dataset.left_out, dataset.notes, [arguments.data])
     share = _share(arguments, training)
     identities = [episode.checksum for episode in dataset.episodes]
     listed = all("held_out_episodes" in entry for entry in training)
