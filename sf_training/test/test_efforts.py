@@ -2,6 +2,7 @@
 
 import json
 
+import lerobot_datasets as datasets
 import numpy as np
 import pytest
 from foreign_recordings import (
@@ -121,3 +122,27 @@ def test_stats_shows_efforts_with_their_unit(tmp_path, capsys):
     effort = json.loads(out.read_text())["effort"]
     assert effort["joint1"]["min"] == pytest.approx(1.0, abs=1e-4)
     assert effort["joint3"]["frames"] < effort["joint1"]["frames"] == 10
+
+
+@pytest.mark.parametrize("columns", [7, 3])
+def test_import_keeps_known_efforts_and_counts_the_others(tmp_path, capsys, columns):
+    def efforts(_, frame):
+        return {"observation.effort": [np.nan if frame == 2 else 1.0, *[2.0] * (columns - 1)]}
+
+    data = datasets.write(tmp_path / "set", lengths=(6,), extra=efforts)
+    info = data / "meta/info.json"
+    described = json.loads(info.read_text())
+    described["features"]["observation.effort"] = {"dtype": "float32", "shape": [columns]}
+    info.write_text(json.dumps(described))
+    robot = datasets.save_contract(tmp_path, datasets.one_camera_contract())
+    names = dict(zip(datasets.one_camera_contract().command_joints, datasets.JOINTS, strict=True))
+    words = ["--contract", str(robot), "--out", str(tmp_path / "bags"), "--joints"]
+    words += [f"{ours}={theirs}" for ours, theirs in names.items()]
+    assert not lerobot(["import", str(data), *words])
+    said = " ".join(capsys.readouterr().out.split())
+    found = loaded([tmp_path / "bags/set_000000"], None).joint_efforts
+    if columns == 3:
+        assert "observation.effort has 3 columns, the state 7" in said and np.isnan(found).all()
+    else:
+        assert "not finite in 1 of 6 frames (most often of joint1)" in said
+        assert (found[:, 1:] == 2.0).all() and found[3, 0] == 1.0

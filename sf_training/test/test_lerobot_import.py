@@ -464,7 +464,7 @@ def test_depth_survives_a_round_trip_to_the_millimetre(tmp_path):
     found = mapping(
         reader, contract, {}, dict(word.split("=") for word in JOINT_WORDS), "auto", None
     )
-    bag = write_episode(reader, 0, contract, found, tmp_path / "bags", "back")
+    bag = write_episode(reader, 0, contract, found, tmp_path / "bags", "back", [])
     (topic,) = (f"/{camera.depth_topic}" for camera in contract.cameras)
     frames = [pixels for _, _, pixels in EpisodeReader(bag, contract).frames({topic: range(4)})]
     assert np.abs(frames[2][1:] - metres(2, size)[1:]).max() < 0.0012

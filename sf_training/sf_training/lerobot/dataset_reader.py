@@ -35,7 +35,8 @@ class DatasetEpisode:
         index: number of the episode in the dataset.
         segments: first frame and text of each instruction, in order; the first begins at 0.
         state, action: (N, C), in the units of the dataset.
-        effort: (N, C), columns as in the state; None if the dataset has none.
+        effort: (N, C), columns as in the state, NaN where it is not finite; None if the dataset
+            has none.
         timestamps: (N,) [s after its start].
         stamps: (N,) times of recording [s]; None if the dataset has none.
     """
@@ -93,6 +94,19 @@ class DatasetReader:
     def has_subtasks(self) -> bool:
         """Whether frames are also labelled with subtasks."""
         return self._instructions.has_subtasks
+
+    @property
+    def effort_note(self) -> str:
+        """Why the efforts of the dataset are not read; empty if they are, or it has none."""
+        if layout.EFFORT not in self._info.features:
+            return ""
+        width = column_names(self.info_file, self._info, layout.EFFORT)[1]
+        if width == self.state_width:
+            return ""
+        return (
+            f"{self.directory}: {layout.EFFORT} has {width} columns, the state {self.state_width},"
+            " so the efforts are left out"
+        )
 
     def number(self, position: int) -> int:
         """Return the number of an episode in the dataset."""
@@ -164,15 +178,12 @@ class DatasetReader:
         )
 
     def _effort(self, entry: EpisodeEntry) -> np.ndarray | None:
-        if (
-            layout.EFFORT not in self._info.features
-            or column_names(self.info_file, self._info, layout.EFFORT)[1] != self.state_width
-        ):
+        if layout.EFFORT not in self._info.features or self.effort_note:
             return None
         values = self._matrix(
             entry, self._rows_of(entry, (layout.EFFORT,)), layout.EFFORT, self.state_width
         )
-        return values if np.isfinite(values).all() else None
+        return np.where(np.isfinite(values), values, np.nan)
 
     def images(self, position: int, camera: str) -> Iterator[np.ndarray]:
         """Yield all images (H, W, 3) uint8 RGB of a camera in an episode.

@@ -104,9 +104,18 @@ def mapping(
 
 
 def write_episode(
-    reader: Reader, position: int, contract: Contract, mapped: Mapped, out: Path, name: str
+    reader: Reader,
+    position: int,
+    contract: Contract,
+    mapped: Mapped,
+    out: Path,
+    name: str,
+    notes: list[str],
 ) -> Path:
     """Write one episode as a bag; return its directory.
+
+    Args:
+        notes: a sentence about efforts that are left out is added to it.
 
     Raises:
         LeRobotError, EpisodeWriteError: the episode cannot be read or written.
@@ -121,6 +130,15 @@ def write_episode(
         )
     )
     texts = dict(_checked(reader, episode))
+    efforts = None if episode.effort is None else episode.effort[:, mapped.state_columns]
+    if efforts is not None and not np.isfinite(efforts).all():
+        unknown = ~np.isfinite(efforts)
+        joint = contract.command_joints[int(unknown.sum(axis=0).argmax())]
+        notes.append(
+            f"{reader.directory}: episode {episode.index}: observation.effort is not finite in"
+            f" {unknown.any(axis=1).sum()} of {len(unknown)} frames (most often of {joint}); these"
+            " efforts are left out"
+        )
     topics, joints = contract.topics, contract.command_joints
     operator = f"lerobot {reader.directory.resolve().name}"
     with EpisodeWriter(out, contract, instruction=texts[0], operator=operator, name=name) as writer:
@@ -160,7 +178,7 @@ def write_episode(
                 _write(writer, camera.topic, messages.image(stamp, camera.frame, pixels), stamp)
             for (camera, topic), pixels in zip(measured, metres, strict=True):
                 _write(writer, topic, messages.depth_image(stamp, camera.frame, pixels), stamp)
-            effort = None if episode.effort is None else episode.effort[frame, mapped.state_columns]
+            effort = None if efforts is None else efforts[frame]
             _write(
                 writer,
                 topics.joint_states,

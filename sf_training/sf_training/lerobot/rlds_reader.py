@@ -47,6 +47,7 @@ class RldsReader:
     """
 
     has_subtasks = False
+    effort_note = ""
     fps = LIBERO_HZ
 
     def __init__(self, directory: Path, joints: Sequence[str], instruction: str = "") -> None:
