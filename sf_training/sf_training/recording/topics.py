@@ -87,6 +87,13 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         _recorded(topic, _COMMANDS[contract.output], Delivery.RELIABLE)
         for topic in contract.command_groups
     ]
+    grippers = [arm.command.gripper for arm in contract.arms.values() if arm.command.gripper]
+    # The goals of a parallel_gripper are those of an action, which no topic carries.
+    topics += [
+        _recorded(gripper.topic, _COMMANDS[gripper.output], Delivery.RELIABLE)
+        for gripper in grippers
+        if gripper.output in _COMMANDS
+    ]
     return topics
 
 
