@@ -33,7 +33,7 @@ from sf_bringup.arguments import (
 )
 from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
 from sf_bringup.second_start import refuse_second_start
-from sf_bringup.simulated_contract import for_simulation
+from sf_bringup.simulated_contract import for_simulation, is_simulated
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.vla.remote.address import is_remote
 from sf_training.recording.screen.controls import DEFAULT_BUTTONS
@@ -202,8 +202,8 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
         contract = load_contract(path)
     except ContractError as error:
         raise GraphError(str(error)) from None
-    is_simulated = sim or contract.robot == SIM_ROBOT
-    if is_simulated and not sim and path != find_robot(SIM_ROBOT):
+    simulated = is_simulated(contract, sim)
+    if simulated and not sim and path != find_robot(SIM_ROBOT):
         print(
             f"robot: {path} has the name {SIM_ROBOT}, so the simulated arm is started on its"
             " topics; for a real arm give it another name (key robot)",
@@ -213,8 +213,8 @@ def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
     return _Robot(
         path,
         contract,
-        is_simulated,
-        is_simulated if use_sim_time == "auto" else use_sim_time == "true",
+        simulated,
+        simulated if use_sim_time == "auto" else use_sim_time == "true",
     )
 
 

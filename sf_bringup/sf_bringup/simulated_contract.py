@@ -8,7 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sf_bringup.arguments import SIM_ROBOT
 from sf_policy_node.contract import Contract
+
+
+def is_simulated(contract: Contract, sim: bool) -> bool:
+    """Return whether a robot is simulated: with ``sim:=true``, and ``sim_arm`` always."""
+    return sim or contract.robot == SIM_ROBOT
 
 
 def for_simulation(path: Path, contract: Contract) -> Path:

@@ -353,6 +353,23 @@ def test_state_and_joints_of_the_controller_are_checked():
     assert failures_of(check_controller(CONTRACT, Seen())) == []
 
 
+def test_two_publishers_of_one_joint_are_counted():
+    seen = joint_states()
+    seen.joints.sources = {"joint1": {"a"}, "joint2": {"a", "b"}}
+    [failure] = failures_of(check_joint_states(CONTRACT, seen))
+    assert "2 publishers report joint2 on /joint_states" in failure.seen
+
+
+def test_cures_in_simulation_are_those_of_a_simulation():
+    slow = camera_stream()
+    slow.received = [1000.0 + (time - 1000.0) / 0.7 for time in slow.received]
+    slow.stamps = [time - 0.03 for time in slow.received]
+    seen = seen_cameras(slow, camera_stream())
+    for seen.is_simulated, word in ((True, "real_time_factor"), (False, "USB")):
+        [rate] = [f for f in check_cameras(CONTRACT, seen) if f.level is Level.WARN]
+        assert word in rate.cure and ("USB" in rate.cure) is not seen.is_simulated
+
+
 def test_parameters_of_the_controller_are_reported():
     seen = Seen(
         controller_refusal="/jtc: is set to velocity", controller_remarks=["/jtc: goal_time is 0"]

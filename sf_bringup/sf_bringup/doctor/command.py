@@ -26,7 +26,7 @@ from sf_bringup.doctor.output_checks import check_commands, check_controller, ch
 from sf_bringup.doctor.seen import Seen
 from sf_bringup.doctor.stream_checks import check_cameras, check_joint_states
 from sf_bringup.graph import find_robot
-from sf_bringup.simulated_contract import for_simulation
+from sf_bringup.simulated_contract import for_simulation, is_simulated
 from sf_bringup.up import usage
 from sf_policy_node.contract import Contract, ContractError, load_contract
 
@@ -86,7 +86,9 @@ def _examine_graph(node: Node, values: dict[str, Any]) -> int:
     contract = load_contract(path)
     if values["sim"]:
         contract = load_contract(for_simulation(path, contract))
-    is_simulated = bool(values["sim"] or node.get_parameter("use_sim_time").value)
+    simulated = bool(
+        is_simulated(contract, bool(values["sim"])) or node.get_parameter("use_sim_time").value
+    )
     print(
         f"doctor: listening for {values['seconds']:g} s, after at most {patience:g} s of waiting"
         " for publishers",
@@ -97,7 +99,7 @@ def _examine_graph(node: Node, values: dict[str, Any]) -> int:
         seen = Listener(node, contract, node.get_namespace()).listen(values["seconds"], patience)
     finally:
         node.destroy_node()
-    seen.is_simulated = is_simulated
+    seen.is_simulated = simulated
     look_at_machine(seen, Path.cwd())
     findings = examine(contract, seen) + list(check_machine(contract, seen))
     if values["json"] == "-":

@@ -21,7 +21,10 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
 from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.any_qos import publisher_of
 from sf_policy_node.nodes.controller_watch import ControllerWatch
+from sf_policy_node.nodes.outputs import NEWEST as COMMAND_QOS
+from sf_policy_node.nodes.surroundings import full_name, qos_fault
 from sf_policy_node.perception.images import ImageError, decode_compressed
 
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived
@@ -108,6 +111,16 @@ class Listener:
             )
             if publishers:
                 seen.streams[topic].types = {info.topic_type for info in publishers}
+        for topic in self._inputs():
+            for info in node.get_publishers_info_by_topic(topic):
+                if fault := qos_fault(info.qos_profile, qos_profile_sensor_data):
+                    seen.streams[topic].qos_faults.append(f"{full_name(info)} publishes {fault}")
+        for topic in map(seen.resolve, contract.command_groups):
+            for info in node.get_subscriptions_info_by_topic(topic):
+                if fault := qos_fault(COMMAND_QOS, info.qos_profile):
+                    seen.streams[topic].qos_faults.append(
+                        f"{full_name(info)} does not receive commands, which are {fault}"
+                    )
 
     def _subscribe(self, topic: str) -> None:
         stream = self.seen.streams[topic]
@@ -115,12 +128,12 @@ class Listener:
         if kind is None:
             return
 
-        def take(message: Any) -> None:
+        def take(message: Any, info: dict) -> None:
             stamp = message.header.stamp
             stream.received.append(self._node.get_clock().now().nanoseconds * 1e-9)
             stream.stamps.append(stamp.sec + 1e-9 * stamp.nanosec)
             if isinstance(message, JointState):
-                self._take_joints(message)
+                self._take_joints(message, publisher_of(info))
                 return
             stream.frames.add(message.header.frame_id)
             if isinstance(message, Image):
@@ -130,12 +143,13 @@ class Listener:
 
         self._node.create_subscription(kind, topic, take, qos_profile_sensor_data)
 
-    def _take_joints(self, message: JointState) -> None:
+    def _take_joints(self, message: JointState, publisher: str) -> None:
         joints, now = self.seen.joints, time.monotonic()
         if len(message.name) != len(message.position):
             joints.mismatched = (len(message.name), len(message.position))
         for name, value in zip(message.name, message.position, strict=False):
             joints.positions[name] = value
+            joints.sources.setdefault(name, set()).add(publisher)
             joints.times.setdefault(name, []).append(now)
             if not np.isfinite(value):
                 joints.not_finite.add(name)
@@ -205,10 +219,12 @@ def look_at_machine(seen: Seen, folder: Path) -> None:
 
 
 def _joints_of(claimed: list[str], controller: Any) -> tuple[str, ...]:
-    """Return the joints of interfaces such as ``joint1/position``; an inactive controller claims
-    none yet.
+    """Return the joints of interfaces such as ``joint1/position``, in the controller's order.
+
+    Only the required interfaces are in the order of its parameters, and an inactive controller has
+    claimed none yet.
     """
-    interfaces = claimed or list(getattr(controller, "required_command_interfaces", []))
+    interfaces = list(getattr(controller, "required_command_interfaces", [])) or claimed
     return tuple(dict.fromkeys(each.rpartition("/")[0] for each in interfaces))
 
 

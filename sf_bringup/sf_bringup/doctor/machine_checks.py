@@ -12,7 +12,7 @@ from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.motion.arm.limits import require_limits
 from sf_policy_node.motion.homing import check_rest_poses
 
-_LITTLE_DISK_GB, _NO_DISK_GB = 20.0, 2.0
+_LITTLE_DISK_GB, _NO_DISK_GB = 8.0, 2.0
 
 
 def check_contract(contract: Contract) -> Iterator[Finding]:

@@ -37,6 +37,8 @@ def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
                 yield passed(subject, f"{action} is served")
             else:
                 cure = f"start the gripper's controller, or set {key}"
+                if seen.has_clock and not seen.is_simulated:
+                    cure += "; if the robot is simulated, give sim:=true"
                 yield failed(subject, f"no node serves the action {action}", cure)
 
 
@@ -62,7 +64,16 @@ def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
             yield failed(subject, f"{''.join(name)} is not loaded; loaded are {known}", cure)
             continue
         wanted = [contract.command_joints[joint] for joint in joints]
-        yield from _controller(found, wanted, seen.controllers)
+        ordered = contract.output == "forward_command"
+        yield from _controller(found, wanted, seen.controllers, ordered=ordered)
+    for arm in contract.arms.values():
+        command = arm.command.gripper
+        if command is None or command.output != "forward_command":
+            continue
+        name = seen.resolve(command.topic).strip("/").split("/")[-2:-1]
+        for found in seen.controllers:
+            if [found.name] == name:
+                yield from _controller(found, arm.gripper_joints, seen.controllers, ordered=True)
 
 
 def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
@@ -106,6 +117,8 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
     if not listeners:
         cure = f"start and activate the controller that subscribes to it, or set {key}"
         yield failed(subject, f"no node subscribes to {topic}", cure)
+    elif stream.qos_faults:
+        yield failed(subject, f"{topic}: {'; '.join(stream.qos_faults)}", "change its QoS")
     elif stream.types - {kind}:
         kinds = ", ".join(sorted(stream.types - {kind}))
         cure = f"set {key} or command.output: the contract sends {kind}"
@@ -121,8 +134,13 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
 
 
 def _controller(
-    found: Controller, wanted: list[str], controllers: list[Controller]
+    found: Controller, wanted: list[str], controllers: list[Controller], *, ordered: bool
 ) -> Iterator[Finding]:
+    """Yield the state and the joints of a controller.
+
+    Args:
+        ordered: its commands are numbers without names, so the order of the joints matters.
+    """
     if found.state != "active":
         rivals = [
             each.name
@@ -136,5 +154,12 @@ def _controller(
         extra = sorted(set(found.joints) ^ set(wanted))
         cure = "give controller and contract the same joints; a gripper of its own: command.gripper"
         yield failed("controller", f"{found.name} and contract differ in {', '.join(extra)}", cure)
+    elif ordered and found.joints and list(found.joints) != wanted:
+        text = (
+            f"{found.name} has the order {', '.join(found.joints)}, the contract"
+            f" {', '.join(wanted)}; forward_command sends numbers without names"
+        )
+        cure = "give the controller's parameter joints and the contract the same order"
+        yield failed("controller", text, cure)
     elif found.state == "active":
         yield passed("controller", f"{found.name} is active ({found.kind})")

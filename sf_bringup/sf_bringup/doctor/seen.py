@@ -11,12 +11,13 @@ class Stream:
 
     Times are seconds: ``received`` on the doctor's clock (simulated where there is a ``/clock``),
     ``stamps`` of the headers (0: without a stamp). ``types`` are those of all publishers.
+    ``qos_faults``: a sentence for each endpoint that is not connected because of its QoS.
     """
 
     types: set[str] = field(default_factory=set)
     publishers: list[str] = field(default_factory=list)
     subscribers: list[str] = field(default_factory=list)
-    reliable: list[bool] = field(default_factory=list)
+    qos_faults: list[str] = field(default_factory=list)
     received: list[float] = field(default_factory=list)
     stamps: list[float] = field(default_factory=list)
     frames: set[str] = field(default_factory=set)
@@ -42,6 +43,8 @@ class Joints:
     times: dict[str, list[float]] = field(default_factory=dict)
     mismatched: tuple[int, int] | None = None  # names, positions
     not_finite: set[str] = field(default_factory=set)
+    # By joint: the publishers of its messages; one of them is empty where rclpy reports none.
+    sources: dict[str, set[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def check_joint_states(contract: Contract, seen: Seen) -> Iterator[Finding]:
     if bad := sorted(joints.not_finite & set(wanted)):
         cure = "fix the driver or the encoder"
         yield failed(subject, f"position of {', '.join(bad)} is not finite", cure)
+    if doubled := [name for name in wanted if len(joints.sources.get(name, ())) > 1]:
+        count = len(set().union(*(joints.sources[name] for name in doubled)))
+        cure = "stop all but one of them, or give the others another topic"
+        text = f"{count} publishers report {', '.join(doubled)} on {topic}"
+        yield failed(subject, f"{text} ({', '.join(sorted(stream.publishers))} publish it)", cure)
     yield from _positions(contract, seen)
     yield from _joint_rates(contract, seen)
     yield from _stamps(
@@ -65,7 +70,10 @@ def _camera(camera: Camera, contract: Contract, seen: Seen) -> Iterator[Finding]
     rate, due = stream.rate_hz, camera.rate_hz
     text = f"{rate:.1f} Hz on {topic}, the contract says {due:g}"
     cure = (
-        f"raise the driver's frame rate, or set cameras.{camera.name}.rate_hz; look at USB"
+        "start the simulation with a smaller real_time_factor, such as 0.5: this machine renders"
+        " too slowly"
+        if seen.is_simulated
+        else f"raise the driver's frame rate, or set cameras.{camera.name}.rate_hz; look at USB"
         " bandwidth"
     )
     if rate < _TOO_SLOW * due:
@@ -107,6 +115,8 @@ def _absent(
                 f"set {key.rpartition('.')[0]}.transport: {transport}, or {key} to the other topic"
             )
         return failed(subject, f"{topic} carries {kinds}, the contract needs {wanted}", cure)
+    if stream.qos_faults:
+        return failed(subject, f"{topic}: {'; '.join(stream.qos_faults)}", "change its QoS")
     if not stream.received:
         cure = "check the driver; a firewall can stop data but not discovery"
         return failed(
