@@ -33,7 +33,7 @@ from sf_policy_node.vla.preprocessing import Fit
 
 IGNORED = "ignore"
 ZERO = "zero"
-GRIPPER = "gripper"
+JOINT = "joint:"  # before the name of a joint that is also the name of another value
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

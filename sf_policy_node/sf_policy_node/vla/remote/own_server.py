@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sf_policy_node.contract import GRIPPER_COLUMN, Contract, ContractError, parse_contract
+from sf_policy_node.contract import ColumnKind, Contract, ContractError, parse_contract
 from sf_policy_node.motion.types import Join
-from sf_policy_node.vla.remote.mapping import GRIPPER, Column, Mapping, MappingError
+from sf_policy_node.vla.remote.mapping import JOINT, Column, Mapping, MappingError
 
 SERVER = "sf_policy_node"
 PROTOCOL = 1
@@ -73,18 +73,17 @@ def own_mapping(contract: Contract) -> Mapping:
     Keys: ``images.CAMERA`` as the camera has them; ``state`` (J,) in the order of
     ``contract.command_joints`` [rad, m]; ``prompt``; ``actions`` as the contract has them.
     """
-    state = [Column(name=name) for name in contract.arm_joints]
-    if contract.gripper:  # its joint position; the joint may have any name
-        state.append(
-            Column(name=GRIPPER, open=contract.gripper.open, closed=contract.gripper.closed)
-        )
+    # With the prefix: a joint may have the name of an opening.
+    state = [Column(name=f"{JOINT}{name}") for name in contract.command_joints]
     return Mapping(
         images={camera: f"images.{camera}" for camera in contract.camera_names},
         state={"state": state},
         space=contract.action.space,
         step_s=contract.action.step_s,
         columns=[
-            Column(name=name, open=1.0, closed=0.0) if name == GRIPPER_COLUMN else Column(name=name)
-            for name in contract.action.names
+            Column(name=column.name, open=1.0, closed=0.0)
+            if column.kind is ColumnKind.GRIPPER
+            else Column(name=column.name)
+            for column in contract.columns.action
         ],
     )

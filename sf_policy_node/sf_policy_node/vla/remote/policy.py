@@ -121,10 +121,11 @@ class RemotePolicy:
             camera.name: np.zeros((camera.height, camera.width, 3), np.uint8)
             for camera in self._contract.cameras
         }
-        joints = np.array([0.5 * (joint.lower + joint.upper) for joint in self._contract.joints])
-        if self._contract.gripper:
-            joints = np.append(joints, self._contract.gripper.open)
-        self.predict(images, joints, "warm up")
+        joints: list[float] = []
+        for arm in self._contract.arms.values():
+            joints += [0.5 * (joint.lower + joint.upper) for joint in arm.joints]
+            joints += arm.gripper.to_joints(1.0) if arm.gripper else []
+        self.predict(images, np.array(joints), "warm up")
         self._network, self._model = Latencies(_WINDOW), Latencies(_WINDOW)
 
     def predict(

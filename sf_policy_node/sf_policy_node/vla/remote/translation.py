@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics
+from sf_policy_node.contract import GRIPPER_COLUMN, ActionSpace, ColumnKind, Contract
+from sf_policy_node.contract.columns import column_name
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 from sf_policy_node.vla.preprocessing import prepare
-from sf_policy_node.vla.remote.mapping import GRIPPER, IGNORED, ZERO, Column, Mapping, MappingError
+from sf_policy_node.vla.remote.mapping import IGNORED, JOINT, ZERO, Column, Mapping, MappingError
 
 _TOOL = ("tool_x", "tool_y", "tool_z", "tool_rx", "tool_ry", "tool_rz")
+_OPENING = "1"  # unit of the opening of a gripper
 _UNITS = {"rad": ("rad", "deg"), "m": ("m", "mm")}
 _GRIPPER_BEYOND = 0.25  # of its stroke: more than a network's overshoot, less than a wrong unit
 _JOINT_BEYOND = 0.5  # of its range
@@ -28,8 +30,17 @@ class Translation:
 
     def __init__(self, contract: Contract, mapping: Mapping, source: str = "mapping") -> None:
         self._contract, self._mapping, self._source = contract, mapping, source
-        self._kinematics = Kinematics(contract)
-        self._units = {joint.name: joint.unit for joint in contract.joints}
+        self._kinematics = kinematics_of(contract)
+        commands, arms = contract.columns.commands, contract.arms
+        units = dict(zip(commands.names, commands.units, strict=True))
+        # Units of what a server's state may hold; 1 for the opening of a gripper.
+        self._state_units = units | {JOINT + name: unit for name, unit in units.items()}
+        self._state_units[ZERO] = "m"
+        for name, arm in arms.items():
+            for index, axis in enumerate(_TOOL):
+                self._state_units[column_name(name, axis, arms)] = "m" if index < 3 else "rad"
+            if arm.gripper:
+                self._state_units[column_name(name, GRIPPER_COLUMN, arms)] = _OPENING
         self._check()
         names = contract.action.names
         self._picked = [[column.name for column in mapping.columns].index(name) for name in names]
@@ -121,15 +132,19 @@ class Translation:
         """
         limits = {}
         if self._contract.action.space is ActionSpace.JOINT_POSITION:
-            limits = {joint.name: (joint.lower, joint.upper) for joint in self._contract.joints}
-        for index, name in enumerate(self._contract.action.names):
-            column = rows[:, index]
-            if name == GRIPPER_COLUMN:
+            limits = {
+                joint.name: (joint.lower, joint.upper)
+                for arm in self._contract.arms.values()
+                for joint in arm.joints
+            }
+        for action in self._contract.columns.action:
+            name, column = action.name, rows[:, action.index]
+            if action.kind is ColumnKind.GRIPPER:
                 low, high, beyond, why = (
                     0.0,
                     1.0,
                     _GRIPPER_BEYOND,
-                    f"open and closed of {GRIPPER_COLUMN} in {self._source}",
+                    f"open and closed of {name} in {self._source}",
                 )
             elif name in limits:
                 (low, high), beyond = limits[name], _JOINT_BEYOND
@@ -143,7 +158,7 @@ class Translation:
                     f"the server's chunk moves {name} to {wrong[0]:.4g}, its range is {low:g} to"
                     f" {high:g}: check {why}"
                 )
-            if name == GRIPPER_COLUMN:
+            if action.kind is ColumnKind.GRIPPER:
                 column.clip(0.0, 1.0, out=column)
 
     def _state(self, joints: np.ndarray) -> dict[str, float]:
@@ -153,10 +168,19 @@ class Translation:
                 f"joint positions: needs {len(names)} finite values ({', '.join(names)})"
             )
         values = dict(zip(names, joints, strict=True)) | {ZERO: 0.0}
-        pose = self._kinematics.forward(joints[: len(contract.joints)])
-        values |= dict(zip(_TOOL, (*pose.position, *_rotation_vector(pose.rotation)), strict=True))
-        if contract.gripper:
-            values[GRIPPER] = contract.gripper.to_opening(joints[-1])
+        values |= {JOINT + name: value for name, value in zip(names, joints, strict=True)}
+        commands, arms = contract.columns.commands, contract.arms
+        for name, arm in arms.items():
+            pose = self._kinematics[name].forward(
+                joints[commands.indices(ColumnKind.JOINT, arm=name)]
+            )
+            numbers = (*pose.position, *_rotation_vector(pose.rotation))
+            for axis, number in zip(_TOOL, numbers, strict=True):
+                values[column_name(name, axis, arms)] = number
+            if arm.gripper:
+                fingers = joints[commands.indices(ColumnKind.GRIPPER, arm=name)]
+                opening = arm.gripper.mean_opening(fingers.tolist())
+                values[column_name(name, GRIPPER_COLUMN, arms)] = opening
         return values
 
     def _check(self) -> None:
@@ -171,15 +195,15 @@ class Translation:
                     f"images.{camera}",
                     f"the contract has no such camera; it has {', '.join(contract.camera_names)}",
                 )
-        known = {*contract.command_joints, *_TOOL, ZERO, *([GRIPPER] if contract.gripper else [])}
+        known = [name for name in self._state_units if not name.startswith(JOINT)]
         for key, columns in mapping.state.items():
             for column in columns:
-                if column.name not in known:
+                if column.name not in self._state_units:
                     self._refuse(
                         f"state.{key}",
                         f"{column.name} is unknown; known are {', '.join(sorted(known))}",
                     )
-                self._check_column(f"state.{key}", column)
+                self._check_column(f"state.{key}", column, self._state_units[column.name])
         names = [column.name for column in mapping.columns if column.name != IGNORED]
         for name in action.names:
             if names.count(name) != 1:
@@ -192,21 +216,21 @@ class Translation:
                 f"{left[0]} is not an action of the contract ({', '.join(action.names)}); write"
                 f" {IGNORED} to leave it out",
             )
+        layout = contract.columns.action
+        units = dict(zip(layout.names, layout.units, strict=True))
         for column in mapping.columns:
-            self._check_column("columns", column)
+            self._check_column("columns", column, units.get(column.name, "m"))
 
-    def _check_column(self, key: str, column: Column) -> None:
-        gripper = column.name == GRIPPER
+    def _check_column(self, key: str, column: Column, unit: str) -> None:
+        gripper = unit == _OPENING
         if gripper and column.open is None:
             self._refuse(
-                key, "gripper: give the server's values of open and closed; there is no default"
+                key,
+                f"{column.name}: give the server's values of open and closed; there is no default",
             )
         if not gripper and column.open is not None:
             self._refuse(key, f"{column.name}: open and closed are for the gripper")
-        unit = self._units.get(column.name) or (
-            "rad" if column.name in (*_TOOL[3:], "rx", "ry", "rz") else "m"
-        )
-        if column.unit and column.unit not in _UNITS[unit]:
+        if column.unit and not gripper and column.unit not in _UNITS[unit]:
             self._refuse(
                 key, f"{column.name}: unit {column.unit} does not fit, the contract's is {unit}"
             )
