@@ -4,12 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pinocchio
 import pytest
 
-from sf_policy_node.contract import load_contract
+from sf_policy_node.contract import ActionSpace, load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_training.simulation import rendering
-from sf_training.simulation.arm_sim import ArmSim
+from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
 from sf_training.simulation.expert import can_approach, expert_chunk
 from sf_training.simulation.instructions import Phrasing, canonical, held_out_phrase
 from sf_training.simulation.motion_trace import MotionTrace
@@ -96,6 +97,27 @@ def test_the_expert_picks_the_named_cube_and_moves_no_other(sim):
         answers = [chunk for _, chunk in frames[0].answers]
         assert len(answers) == len(scene.colours)
         assert all(np.abs(answers[0] - other).max() > 0.03 for other in answers[1:])
+
+
+def test_demonstrations_have_the_contracts_action_space_of_the_tool(sim):
+    """The labels of one frame, in each space, give the tool the same poses."""
+    poses = {}
+    for space in ("ee_delta", "ee_pose"):
+        names = ["gripper", "x", "y", "z", "rx", "ry", "rz"]
+        update = {"space": ActionSpace(space), "names": names}
+        contract = CONTRACT.model_copy(update={"action": CONTRACT.action.model_copy(update=update)})
+        sim.reset(1)
+        frame = next(demonstrate(sim, contract, KINEMATICS, np.random.default_rng(1)))
+        start = KINEMATICS.forward(frame.reference[:6])
+        actions = frame.answers[0][1]
+        assert set(actions[:, 0]) <= {0.0, 1.0}
+        position = actions[:, 1:4] + (start.position if space == "ee_delta" else 0.0)
+        turn = pinocchio.exp3(actions[0, 4:])
+        poses[space] = position, turn @ start.rotation if space == "ee_delta" else turn
+    (first, down), (second, other) = poses.values()
+    np.testing.assert_allclose(first, second, atol=1e-9)
+    np.testing.assert_allclose(down, other, atol=1e-9)
+    np.testing.assert_allclose(down, TOOL_DOWN, atol=1e-9)
 
 
 def test_the_expert_reopens_the_gripper_after_a_failed_grasp():

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sf_policy_node.contract import ColumnKind, Contract, load_contract
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract, ContractError, load_contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_training.simulation import demonstrations
 from sf_training.simulation.arm_sim import ArmSim, scatter
 from sf_training.simulation.controllers import ControllerGroup, make_controller
 from sf_training.simulation.joint_expert import JointExpert, assignment
@@ -88,6 +89,29 @@ def test_each_arm_has_its_controller(sim):
     start = sim.joint_positions()
     group.hold(start)
     np.testing.assert_allclose(group.sample(0.0)[0], start)
+
+
+def test_labels_of_joint_deltas_are_relative_to_the_measured_joints(sim, expert):
+    scene = sim.reset(ONE)
+    action = pair().action.model_copy(update={"space": ActionSpace.JOINT_DELTA})
+    deltas = JointExpert(pair().model_copy(update={"action": action}), sim)
+    absolute = expert.answers(scene.targets)[scene.targets]
+    relative = deltas.answers(scene.targets)[scene.targets]
+    grippers, joints = pair().columns.action.grippers, sim.joint_positions()
+    np.testing.assert_array_equal(relative[:, grippers], absolute[:, grippers])
+    joints[grippers] = 0.0
+    np.testing.assert_allclose(relative + joints, absolute, atol=1e-12)
+
+
+def test_a_process_that_cannot_record_ends_the_command_with_the_reason(monkeypatch, tmp_path):
+    """An exception while a process of a pool starts would only start the next one."""
+    monkeypatch.setattr(demonstrations, "_refusal", None)
+    names = [f"{arm}/{axis}" for arm in ("left", "right") for axis in "xyz"]
+    update = {"space": ActionSpace.EE_POSE, "names": names}
+    action = pair().action.model_copy(update=update)
+    demonstrations._start_worker(pair().model_copy(update={"action": action}), tmp_path, False)
+    with pytest.raises(ContractError, match="has the arms left, right, and this part works with"):
+        demonstrations._record_seed(0)
 
 
 def test_one_named_cube_is_picked_by_its_arm_while_the_other_moves_home(sim, expert):

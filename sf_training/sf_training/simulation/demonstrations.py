@@ -212,17 +212,25 @@ def _name(seed: int) -> str:
 _worker: tuple[ArmSim, Contract, Kinematics | None, Path]
 _expert: JointExpert | None
 _slips: bool
+_refusal: Exception | None = None  # why the process cannot record
 
 
 def _start_worker(contract: Contract, directory: Path, slips: bool) -> None:
-    global _worker, _expert, _slips
-    sim, is_tool = ArmSim(contract), contract.action.space.is_tool
-    _worker = (sim, contract, Kinematics(contract) if is_tool else None, directory)
-    _expert = None if is_tool else JointExpert(contract, sim)
-    _slips = slips
+    global _worker, _expert, _slips, _refusal
+    try:
+        is_tool = contract.action.space.is_tool
+        kinematics = Kinematics(contract) if is_tool else None
+        sim = ArmSim(contract)
+        _worker = (sim, contract, kinematics, directory)
+        _expert = None if is_tool else JointExpert(contract, sim)
+        _slips = slips
+    except Exception as error:  # a pool would start processes that fail here again and again
+        _refusal = error
 
 
 def _record_seed(seed: int) -> str:
+    if _refusal is not None:
+        raise _refusal
     return record_episode(*_worker, seed, _expert, slips=_slips)
 
 

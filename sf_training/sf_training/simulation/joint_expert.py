@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ActionSpace, Contract
 from sf_policy_node.contract.columns import ColumnKind
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_training.simulation.arm_sim import ArmSim
@@ -189,6 +189,8 @@ class JointExpert:
     def _chunk(self, paths: Mapping[str, ArmPath]) -> np.ndarray:
         chunk = np.empty((len(self._times), len(self._action)))
         rows = self.positions(paths, self._times)
+        if self._contract.action.space is ActionSpace.JOINT_DELTA:
+            rows = rows - self._sim.joint_positions()
         for arm, expert in self.arms.items():
             columns = self._action.indices(ColumnKind.JOINT, arm=arm)
             chunk[:, columns] = rows[:, expert.joints]

@@ -1,4 +1,4 @@
-"""Demonstrate with the scripted expert on any robot whose chunks are joint positions.
+"""Demonstrate with the scripted expert on any robot whose chunks are joint targets.
 
 As in :mod:`operator`, commands are noisy and labels are clean. An arm may also miss a grasp once:
 its gripper closes without a cube and rises, so that the data show how to recover.

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pinocchio
 
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
 from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
 from sf_policy_node.motion.types import Trajectory
 from sf_training.simulation.arm_sim import TOOL_DOWN, ArmSim
@@ -65,18 +66,21 @@ def demonstrate(
     The instructions of one frame differ only in their colour words, so that a policy must use
     these.
     """
-    target = sim.scene.target
+    target, gripper = sim.scene.target, contract.only_arm.fitted_gripper
+    fingers = contract.columns.commands.grippers
+    own = contract.columns.commands.indices(ColumnKind.JOINT)
     steps = round(contract.action.step_s / sim.TIMESTEP)
     for _ in range(STEPS_MAX):
         stamp, joints, tool = sim.time, sim.joint_positions(), sim.tool_position()
         speeds = sim.joint_velocities()
-        opening = contract.only_arm.fitted_gripper.to_opening(joints[-1])
+        opening = gripper.mean_opening(joints[fingers].tolist())
         chunks = {
             colour: _answer(sim, contract, colour, tool, opening) for colour in sim.scene.colours
         }
         phrasing = Phrasing.draw(rng)
+        start = kinematics.forward(joints[own]).rotation
         answers = [
-            (phrasing.say(colour, rng), chunk)
+            (phrasing.say(colour, rng), label(contract, chunk, tool, start))
             for colour, chunk in chunks.items()
             if colour == target or can_approach(tool, opening, sim.cube_position(colour))
         ]
@@ -109,6 +113,28 @@ def demonstrate(
             return
 
 
+def label(contract: Contract, moves: np.ndarray, tool: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return the actions (H, A) of an expert's chunk in the contract's action space of the tool.
+
+    Args:
+        moves: (H, 4) displacement from ``tool`` [m] and gripper opening.
+        tool: tool position (3,) [m].
+        start: tool rotation (3, 3); the expert's tool points down (R).
+
+    Columns rx ry rz are log(R start^T) for ee_delta and log R for ee_pose.
+    """
+    layout, is_delta = contract.columns.action, contract.action.space is ActionSpace.EE_DELTA
+    rotation = pinocchio.log3(TOOL_DOWN @ start.T if is_delta else TOOL_DOWN)
+    actions = np.zeros((len(moves), len(layout)))
+    actions[:, layout.indices(ColumnKind.TOOL_POSITION)] = moves[:, :3] + (
+        0.0 if is_delta else tool
+    )
+    rotations = layout.indices(ColumnKind.TOOL_ROTATION)
+    actions[:, rotations] = rotation[: len(rotations)]
+    actions[:, layout.grippers] = moves[:, 3:]
+    return actions
+
+
 def _answer(
     sim: ArmSim, contract: Contract, colour: str, tool: np.ndarray, opening: float
 ) -> np.ndarray:
@@ -133,16 +159,17 @@ def _drive(
 
     Inverse kinematics is seeded with the previous step. Velocities are central differences.
     """
-    seed, rows = joints[:-1], []
+    commands, gripper = contract.columns.commands, contract.only_arm.fitted_gripper
+    seed, rows = joints[commands.indices(ColumnKind.JOINT)], []
     for *move, opening in chunk:
         position = np.clip(tool + move, contract.workspace.lower, contract.workspace.upper)
         seed = kinematics.inverse(ToolPose(position, TOOL_DOWN), seed).positions
-        rows.append([*seed, contract.only_arm.fitted_gripper.to_joint(opening)])
+        rows.append([*seed, *gripper.to_joints(opening)])
     positions = np.array(rows)
     step = contract.action.step_s
     velocities = np.zeros_like(positions)
     velocities[:-1] = (positions[1:] - np.vstack([joints, positions[:-2]])) / (2 * step)
-    velocities[:, -1] = 0.0  # gripper commands are steps, without a velocity
+    velocities[:, commands.grippers] = 0.0  # gripper commands are steps, without a velocity
     return Trajectory(
         stamp,
         tuple(contract.command_joints),
