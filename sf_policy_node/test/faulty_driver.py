@@ -1,4 +1,7 @@
-"""A faulty driver: droop, lag, noise, quantisation, wrong, wrapped, lost and late joint states."""
+"""A faulty driver: droop, lag, noise, quantisation, wrong, wrapped, lost and late joint states.
+
+Rarely its stamps drift, or a second publisher reports the same joints.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class FaultyDriver:
         self._wrong: np.ndarray | None = None
         self._wrong_left = self._lost_left = 0
         self._held: tuple | None = None
+        self._rare = RareFaults(rng, joints)
 
     def _wrong_by(self, true: np.ndarray) -> np.ndarray:
         kind = self._rng.choice(["zeros", "one", "all", "far", "turn"])
@@ -59,6 +63,9 @@ class FaultyDriver:
         return measured - true
 
     def __call__(self, stamp: float, true: np.ndarray, velocity: np.ndarray) -> list[tuple]:
+        return self._rare(stamp, true, velocity, self._readings(stamp, true, velocity))
+
+    def _readings(self, stamp: float, true: np.ndarray, velocity: np.ndarray) -> list[tuple]:
         rng = self._rng
         self._past.append(true.copy())
         measured = self._past[max(0, len(self._past) - 1 - self._lag)] + self._droop
@@ -99,3 +106,68 @@ class FaultyDriver:
             out.append(self._held)  # overtaken by the next one
             self._held = None
         return out
+
+
+class RareFaults:
+    """Adds faults that few drivers have: drifting stamps, and other publishers of the same joints.
+
+    They are drawn from a generator of their own, seeded by the state of the driver's generator:
+    other draws of a seed are the same with and without them.
+
+    Args:
+        share: of drivers with each of these faults.
+    """
+
+    def __init__(self, rng: np.random.Generator, joints: int, share: float = 0.06) -> None:
+        self._rng = own = np.random.default_rng(rng.bit_generator.state["state"]["state"])
+        sign = own.choice([-1.0, 1.0])
+        # s per s; a driver whose clock is corrected once a second starts again at 0
+        drifts = own.random() < share
+        self.drift = sign * float(own.choice([1e-4, 5e-3, 0.05])) if drifts else 0.0
+        self._corrected_s = float(own.choice([1.0, np.inf]))
+        self._ahead, self._last_stamp = 0.0, -np.inf
+        count = int(own.choice([1, 2])) if own.random() < share else 0
+        self.others = [self._draw_publisher(joints) for _ in range(count)]
+        self._past: deque[tuple] = deque(maxlen=16)
+        self._start: np.ndarray | None = None  # where a publisher froze
+
+    def _draw_publisher(self, joints: int) -> tuple:
+        """Return how another publisher differs: kind, delay in readings, displacement, share."""
+        kind = self._rng.choice(["copy", "late", "beside", "frozen", "unfinished"])
+        beside = self._rng.normal(0.0, 0.02, joints)
+        return kind, int(self._rng.integers(1, 8)), beside, float(self._rng.choice([0.1, 0.5, 1.0]))
+
+    def __call__(
+        self, stamp: float, true: np.ndarray, velocity: np.ndarray, readings: list[tuple]
+    ) -> list[tuple]:
+        """Return the ``readings`` of the driver with drifting stamps, and those of the others."""
+        if not self.drift and not self.others:
+            return readings
+        elapsed = stamp - self._last_stamp
+        self._last_stamp = stamp
+        if 0.0 < elapsed < 0.1:
+            self._ahead += self.drift * elapsed
+        if abs(self._ahead) > abs(self.drift) * self._corrected_s:
+            self._ahead = 0.0
+        self._past.append((stamp, true.copy(), velocity.copy()))
+        out = [(at + self._ahead, *rest) for at, *rest in readings]
+        for other in self.others:
+            reading = self._other(*other)
+            if reading is not None:  # before or after that of the driver
+                out.insert(int(self._rng.integers(0, len(out) + 1)), reading)
+        return out
+
+    def _other(self, kind: str, delay: int, beside: np.ndarray, share: float) -> tuple | None:
+        if self._rng.random() >= share:
+            return None
+        stamp, true, velocity = self._past[-1]
+        if kind == "late":
+            return self._past[max(0, len(self._past) - 1 - delay)]
+        if kind == "beside":
+            return stamp, true + beside, velocity
+        if kind == "frozen":  # an old driver that still publishes where it was started
+            self._start = true.copy() if self._start is None else self._start
+            return stamp, self._start, 0.0 * velocity
+        if kind == "unfinished":
+            return stamp, np.where(beside > 0.0, true, np.nan), velocity
+        return stamp, true.copy(), velocity
