@@ -128,7 +128,7 @@ class Listener:
         if kind is None:
             return
 
-        def take(message: Any, info: dict) -> None:
+        def take(message: Any, info: Any) -> None:
             stamp = message.header.stamp
             stream.received.append(self._node.get_clock().now().nanoseconds * 1e-9)
             stream.stamps.append(stamp.sec + 1e-9 * stamp.nanosec)
