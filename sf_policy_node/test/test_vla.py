@@ -234,7 +234,7 @@ def test_limits_and_digits_of_the_urdf_may_change_without_retraining(saved):
     tuned = yaml.safe_load(CONTRACT.to_yaml())
     tuned["arms"]["arm"]["joints"][0]["velocity"] = 0.5
     tuned["budgets"]["observation_age_s"] = 0.1
-    urdf = CONTRACT.urdf_xml.replace("0 0 0.28", "0 0 0.2800004")
+    urdf = CONTRACT.urdf_xml.replace("0 0 0.28", "0 0 0.280003")
     robot = parse_contract(yaml.safe_dump(tuned), urdf)
     assert robot.hash != CONTRACT.hash
     assert (
