@@ -6,12 +6,14 @@ tests check the commands to the hardware in every cycle.
 
 import contextlib
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from motion_cases import FORWARD, HOME, make_chunk, sim_arm, straight
 
 from sf_policy_node.controller.control_loop import ControlLoop
+from sf_policy_node.controller.limiter import JointLimiter
 from sf_policy_node.controller.parameters import ControllerParameters
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
@@ -149,32 +151,47 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("rate", "lag", "desired", "clock"),
-    [
-        (100.0, 0.0, False, 0.0),
-        (100.0, 0.05, True, -0.03),
-        (250.0, 0.05, False, -0.03),
-        (250.0, 0.0, True, 0.0),
-        (500.0, 0.05, False, 0.0),
-        (500.0, 0.0, False, -0.03),
-        (500.0, 0.05, True, 0.0),
-        (500.0, 0.0, False, 0.03),
-    ],
-)
-def test_blending_and_stops_keep_the_limits_at_the_hardware(rate, lag, desired, clock):
-    rng = np.random.default_rng(int(rate + 100 * lag))
-    for stop in STOPS:
-        arm = Arm(update_rate_hz=rate, servo_lag_s=lag, desired=desired, clock_offset_s=clock)
+def enforced():
+    """Return the limiter of a controller manager whose URDF has the margin of ``outputs.md``."""
+    return JointLimiter(LIMITS.lower, LIMITS.upper, LIMITS.velocity / 0.8)
+
+
+# Every update rate with every servo lag, every `interpolate_from_desired_state`, and the limiter
+# off and on; clocks and stops take turns. 50 and 1000 Hz are the rates at the ends.
+GRID = [
+    *itertools.product((100.0, 250.0, 500.0), (0.0, 0.05), (False, True), (False, True)),
+    (50.0, 0.05, False, True),
+    (1000.0, 0.05, False, True),
+]
+CLOCKS = (0.0, -0.03, 0.03)
+
+
+@pytest.mark.parametrize("case", range(len(GRID)))
+def test_blending_and_stops_keep_the_limits_at_the_hardware(case):
+    rate, lag, desired, limited = GRID[case]
+    rng = np.random.default_rng(case)
+    for n in (case, case + 2):
+        stop, limiter = list(STOPS)[n % len(STOPS)], enforced() if limited else None
+        arm = Arm(
+            update_rate_hz=rate,
+            servo_lag_s=lag,
+            desired=desired,
+            clock_offset_s=CLOCKS[n % len(CLOCKS)],
+            limiter=limiter,
+        )
         for _ in range(5):
             rows = FAST * np.append(rng.uniform(-1.0, 1.0, 3), 1.0)
-            arm.chunk(rows + np.append(rng.normal(0.0, 0.002, 3), 0.0))
+            with contextlib.suppress(ChunkRefused):  # out of reach, at a few seeds
+                arm.chunk(rows + np.append(rng.normal(0.0, 0.002, 3), 0.0))
             arm.run(float(rng.choice([0.2, 0.27])))
         STOPS[stop](arm)
         arm.run(1.8)
-        arm.check_limits(stop)
+        arm.check_limits((GRID[case], stop))
+        assert arm.executor.status.chunks_accepted >= 3
         assert not arm.refused and arm.executor.status.guard_refusals == 0
         assert np.abs(arm.loop.velocity).max() < 1e-3
+        if limiter is not None:
+            assert not limiter.position_clips.any() and not limiter.velocity_clips.any()
 
 
 def test_blending_and_stops_keep_the_limits_on_a_busy_machine():
