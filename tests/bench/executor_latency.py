@@ -33,8 +33,8 @@ DELAYS = (0.0, 0.1)  # s
 def bench_executor(figures: Figures, chunks: int) -> None:
     """Execute ``chunks`` chunks of recorded rollouts at each rate.
 
-    Chunks arrive at their recorded times, with the joint states measured then. The last figures are
-    of two such arms.
+    Chunks arrive at their recorded times, with the joint states measured then. Each rate is run
+    with and without collision check. The last figures are of two such arms.
     """
     contract = load_contract(find_robot("sim_arm"))
     recordings = record_rollouts(contract, ChunkExecutor, DELAYS, chunks=chunks)
@@ -42,9 +42,18 @@ def bench_executor(figures: Figures, chunks: int) -> None:
         command = contract.command.model_copy(update={"rate_hz": float(rate)})
         fast = contract.model_copy(update={"command": command})
         _measure(figures, f"executor_{rate}hz", fast, recordings)
+        _measure(figures, f"executor_{rate}hz_unchecked", _unchecked(fast), recordings)
     both = twice(contract)
     doubled = [of_both(recording, both) for recording in recordings]
-    _measure(figures, f"executor_two_arms_{both.rate_hz:g}hz", both, doubled)
+    name = f"executor_two_arms_{both.rate_hz:g}hz"
+    _measure(figures, name, both, doubled)
+    _measure(figures, f"{name}_unchecked", _unchecked(both), doubled)
+
+
+def _unchecked(contract: Contract) -> Contract:
+    """Return the contract with ``collision.check: false``."""
+    section = contract.collision.model_copy(update={"check": False})
+    return contract.model_copy(update={"collision": section})
 
 
 def _measure(figures: Figures, name: str, contract: Contract, recordings: list[Recording]) -> None:
@@ -53,8 +62,9 @@ def _measure(figures: Figures, name: str, contract: Contract, recordings: list[R
     gc.freeze()  # the node does the same
     wall, processor, refused = _replay(contract, recordings)
     note = (
-        f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; one"
-        f" process, no DDS; {refused} refused"
+        f"ActionChunk bytes in, JointTrajectory bytes out, {len(recordings)} rollouts; collision"
+        f" check {'on' if contract.collision.check else 'off'}; one process, no DDS;"
+        f" {refused} refused"
     )
     figures.spread(name, 1e3 * wall, "ms", note, (50, 99, 100))
     figures.spread(
