@@ -119,7 +119,7 @@ def test_without_joint_states_there_is_no_observation():
     with pytest.raises(NoObservation, match="no joint states on joint_states"):
         buffer.pick(10.0)
     buffer.add_joint_state(9.95, NAMES, np.full(7, np.nan))
-    with pytest.raises(NoObservation, match="have the position nan for gripper"):
+    with pytest.raises(NoObservation, match="have the position nan for joint1"):
         buffer.pick(10.0)
     buffer.add_joint_state(9.95, NAMES, HOME)
     with pytest.raises(NoObservation, match="no joint state yet when the images were taken"):
