@@ -45,6 +45,7 @@ class ArmClient:
         images: also subscribe to the cameras and store their newest images.
         alive: called while waiting; raises an exception when the graph has ended.
         namespace: of the arm's nodes; None takes that of the environment (ROS_NAMESPACE).
+        hint: end of the error message when nothing answers, such as where the log is.
 
     Attributes:
         task, policy, executor, feedback: newest message of each kind; None before the first.
@@ -57,13 +58,14 @@ class ArmClient:
         images: bool = False,
         alive: Callable[[], None] = lambda: None,
         namespace: str | None = None,
+        hint: str = "",
     ) -> None:
         self.task: TaskState | None = None
         self.policy: PolicyStatus | None = None
         self.executor: ExecutorStatus | None = None
         self._images: dict[str, Image] = {}
         self._camera_names = contract.camera_names
-        self._alive = alive
+        self._alive, self._hint = alive, hint
         self._context = rclpy.Context()
         # The command line belongs to the program: `robot:=` would be taken for a remapping.
         rclpy.init(args=[], context=self._context)
@@ -106,7 +108,7 @@ class ArmClient:
         while not condition():
             self._alive()
             if time.monotonic() > end:
-                raise ArmClientError(f"{what} within {timeout_s:g} s")
+                raise ArmClientError(f"{what} within {timeout_s:g} s{self._hint}")
             self._spinner.spin_once(timeout_sec=0.1)
 
     def wait_for_arm(self, timeout_s: float) -> None:

@@ -46,7 +46,7 @@ def running_graph(
     _refuse_second_arm(contract)
     words = [f"robot:={robot}", f"policy:={policy}", *(["sim:=true"] if sim else [])]
     with GraphProcess(words, log) as graph:
-        client = ArmClient(contract, images=images, alive=graph.check)
+        client = ArmClient(contract, images=images, alive=graph.check, hint=f"; read {log}")
         try:
             begin = time.monotonic()
             with console.status("starting the simulated arm"):

@@ -104,14 +104,17 @@ def values(status):
         (
             {"state": PolicyStatus.IDLE, "camera_age_s": [0.03, -1.0]},
             WARN,
-            "camera wrist: no image on wrist_camera/image_raw",
+            (
+                "camera wrist: no image on wrist_camera/image_raw; start its driver, or correct"
+                " cameras.wrist.topic"
+            ),
         ),
         (
             {"state": PolicyStatus.IDLE, "camera_age_s": [0.8, 0.03]},
             WARN,
             (
                 "camera scene: the newest image is 0.800 s old, budgets.observation_age_s allows"
-                " 0.25 s"
+                " 0.25 s; check its driver, the network and the clocks"
             ),
         ),
         (
@@ -179,15 +182,25 @@ def test_unmeasured_figures_are_reported_as_missing():
             OK,
             "stopped: ran for 8 s",
         ),
-        ({"state": ExecutorStatus.INACTIVE}, STALE, "inactive: nothing is sent"),
+        ({"state": ExecutorStatus.INACTIVE}, STALE, "inactive: nothing is sent; activate it"),
         ({"state": ExecutorStatus.STOPPED, "reason": "emergency stop"}, ERROR, "emergency stop"),
-        ({"joint_state_age_s": -1.0}, ERROR, "no joint states on joint_states"),
+        (
+            {"joint_state_age_s": -1.0},
+            ERROR,
+            (
+                "no joint states on joint_states; start the robot's driver, or correct"
+                " topics.joint_states"
+            ),
+        ),
         ({"joint_state_age_s": -1.0, "reason": _SHORT}, ERROR, _SHORT),
         ({"reason": _NOBODY}, WARN, _NOBODY),
         (
             {"joint_state_age_s": 0.5},
             ERROR,
-            "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s",
+            (
+                "the newest joint state is 0.500 s old, budgets.joint_state_age_s allows 0.1 s;"
+                " check the robot's driver, and the load of this computer"
+            ),
         ),
         (
             {"guard_refusals": 2},
@@ -197,7 +210,7 @@ def test_unmeasured_figures_are_reported_as_missing():
         (
             {"missed_deadlines": 20, "cycle_late_max_s": 0.045},
             WARN,
-            "20 of 1000 control cycles were late, one by 0.045 s: this host is too busy",
+            "20 of 1000 control cycles were late, one by 0.045 s; reduce the load of this computer",
         ),
         (
             {"clip_rate": 1.0},

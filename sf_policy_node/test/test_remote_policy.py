@@ -200,7 +200,7 @@ def test_a_foreign_server_needs_a_mapping_and_expected_metadata():
             load_remote(f"openpi://127.0.0.1:{server.port}", sim_arm())
         with pytest.raises(
             MappingError,
-            match="metadata says robot: other, the mapping expects mine: is this the right policy",
+            match="metadata says robot: other, the mapping expects mine; start that policy",
         ):
             remote(server, metadata={"robot": "mine"})
         remote(server, metadata={"robot": "other", "reset_pose": [0.0, 0.0]}).close()
@@ -274,7 +274,7 @@ def test_a_chunk_comes_from_oft_as_a_list_of_arrays():
 
 
 OFT_GARBAGE = {
-    "error": (lambda *_: "error", ServerError, "reports 'error'; its own log says why"),
+    "error": (lambda *_: "error", ServerError, "reports 'error'; read its log"),
     "not found": (
         lambda handler, _: handler.send_error(404),
         ServerError,

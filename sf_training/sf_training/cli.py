@@ -28,38 +28,44 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "stats": (
             "sf_training.data.stats",
-            "how many episodes, frames and instructions, and the range of every column",
+            "count episodes, frames and instructions, and show the range of every column",
         ),
         "view": (
             "sf_training.view.command",
-            "an episode as HTML or MP4: cameras, joints, timeline",
+            "show an episode as HTML or MP4: cameras, joints, timeline",
         ),
         "recover": (
             "sf_training.recording.recover.recovery",
-            "make an episode of a recording that was cut off",
+            "complete a recording that was interrupted",
         ),
         "verify": (
             "sf_training.recording.recover.verification",
-            "are episodes still, bit by bit, what was recorded?",
+            "compare episodes with the checksums of their recording",
         ),
         "relabel": (
             "sf_training.recording.edit.command:relabel",
-            "say outcome, instruction (or several in time) or note of episodes",
+            "set outcome, instruction (or several in time) or note of episodes",
         ),
-        "trim": ("sf_training.recording.edit.command:trim", "a part of an episode as a new one"),
+        "trim": (
+            "sf_training.recording.edit.command:trim",
+            "copy a part of an episode to a new one",
+        ),
         "split": (
             "sf_training.recording.edit.command:split",
-            "cut an episode into several new ones",
+            "copy an episode in parts to several new ones",
         ),
         "merge": (
             "sf_training.recording.edit.command:merge",
-            "join episodes that follow each other into a new one",
+            "copy episodes that follow each other to one new one",
         ),
         "replay": (
             "sf_training.teleoperation.replay_node",
             "send an episode to the robot again, through the guard",
         ),
-        "lerobot": ("sf_training.lerobot.command", "episodes to a LeRobot v3 data set, and back"),
+        "lerobot": (
+            "sf_training.lerobot.command",
+            "export episodes to a LeRobot v3 dataset, or import one",
+        ),
     },
     "Training": {
         "cache": (
@@ -72,7 +78,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "layers": (
             "sf_training.training.layers",
-            "which layer to align: CKA with the teacher, cosine between the losses' gradients",
+            "choose the layer to align: CKA with the teacher, cosine of the losses' gradients",
         ),
         "teacher": (
             "sf_training.spatial_forcing.teacher_view",
@@ -83,24 +89,30 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "compare runs: with Spatial Forcing, without, and controls",
         ),
     },
-    "Judging a checkpoint": {
+    "Checkpoints": {
         "evaluate": (
             "sf_training.simulation.evaluate",
-            "success in the simulator, or errors on held-out episodes (--bags)",
+            "measure success in the simulator, or errors on held-out episodes (--bags)",
         ),
         "libero-serve": (
             "sf_training.evaluation.libero_server",
-            "a published LIBERO policy over openpi's protocol, for libero_client.py",
+            "serve a published LIBERO policy over openpi's protocol, for libero_client.py",
         ),
-        "probe": ("sf_training.spatial_forcing.probe", "how much depth its visual tokens hold"),
+        "probe": (
+            "sf_training.spatial_forcing.probe",
+            "measure how much depth the visual tokens hold",
+        ),
         "regress": (
             "sf_training.evaluation.regression",
-            "compare it with the operator and with an earlier checkpoint",
+            "compare a checkpoint with the operator and with an earlier one",
         ),
-        "export": ("sf_training.training.export", "a smaller, checked directory for the robot"),
+        "export": (
+            "sf_training.training.export",
+            "write a smaller, checked directory for the robot",
+        ),
         "convert": (
             "sf_training.training.convert",
-            "make a checkpoint of published weights: pi0, pi0.5, OpenVLA-OFT",
+            "convert published weights to a checkpoint: pi0, pi0.5, OpenVLA-OFT",
         ),
     },
 }
@@ -108,7 +120,7 @@ VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items
 
 _SILENCE_S = 5.0  # a terminal shows a line when loading takes longer
 _USAGE = (
-    "usage: sf_training VERB [OPTIONS]       sf_training VERB --help tells the options of a verb"
+    "usage: sf_training VERB [OPTIONS]       sf_training VERB --help lists the options of a verb"
 )
 
 

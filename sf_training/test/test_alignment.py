@@ -130,7 +130,7 @@ def test_a_preset_takes_changes_and_an_unknown_one_is_refused():
     assert preset("paper_pi0", 18, coefficient=0.125, token_shift=1).coefficient == 0.125
     with pytest.raises(
         AlignmentError,
-        match="preset pi0: there are openvla, paper_openvla, paper_pi0, multilayer, adaptive",
+        match="preset pi0: is unknown; take one of openvla, paper_openvla, paper_pi0, multilayer",
     ):
         preset("pi0", 18)
 

@@ -53,7 +53,7 @@ def test_errors_are_the_mean_distance_to_the_labels(bags, answers_two):
     np.testing.assert_allclose(motion, LABELS.mean(), atol=1e-5)
     # 2 is nearer to every red label (0 to 4) than to the green one of its frame, and never to the
     # green one.
-    assert (found.right, found.choices) == (5, 10)
+    assert (found.correct, found.choices) == (5, 10)
 
 
 def test_constant_velocity_predicts_steady_motion_and_holding_does_not(tmp_path, answers_two):
@@ -193,6 +193,9 @@ def test_saved_errors_are_read_back_and_damage_is_detected():
     again = EpisodeErrors.from_dict(json.loads(json.dumps(one.to_dict())))
     np.testing.assert_array_equal(again.errors["policy"], one.errors["policy"])
     assert again.checksum == one.checksum
+    old = one.to_dict() | {"right": 3}
+    del old["correct"]
+    assert EpisodeErrors.from_dict(old).correct == 3
     with pytest.raises(ValueError, match="table of numbers"):
         EpisodeErrors.from_dict(one.to_dict() | {"errors": {"policy": [1.0, float("nan")]}})
 

@@ -24,9 +24,8 @@ def test_a_press_starts_and_a_release_ends_commands_at_once():
 
 def test_a_switch_that_is_down_at_first_must_be_released_once():
     pad = Pad()
-    pad.session._switch = DeadManSwitch(
-        0.25
-    )  # as after a restart of the node, with the button taped down
+    # As after a restart of the node, with the button taped down.
+    pad.session._switch = DeadManSwitch(0.25, "joy")
     assert not pad.press(1.0, axes={1: 1.0})
     assert "release it once" in pad.session.state
     pad.press(0.1, grip=False)
@@ -109,7 +108,7 @@ def test_the_switch_is_held_only_by_a_recent_press(events):
 
     The last change was a press after a release, within ``age_s``.
     """
-    switch, now, armed, held, received = DeadManSwitch(0.25), 0.0, False, False, -np.inf
+    switch, now, armed, held, received = DeadManSwitch(0.25, "joy"), 0.0, False, False, -np.inf
     for event, seconds in events:
         now += seconds
         if now - received > 0.25:

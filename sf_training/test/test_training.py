@@ -295,7 +295,7 @@ def test_non_finite_data_are_refused():
         ),
         (
             {"alignment": AlignmentConfig(teacher_layers=(3,))},
-            "--alignment.teacher-layers: teacher pointmap has one layer, -1",
+            "--alignment.teacher-layers: teacher pointmap has one layer; leave it out",
         ),
         (
             {"teacher": "vggt"},

@@ -232,22 +232,22 @@ def _reached(urdf_xml: str, arm: ArmGuess) -> np.ndarray:
         model.getFrameId(link, pinocchio.FrameType.BODY) for link in (arm.tool, arm.mount)
     )
     columns = [(model.joints[model.getJointId(joint.name)], joint) for joint in arm.joints]
-    places = np.empty((_SAMPLES, 3))
+    positions = np.empty((_SAMPLES, 3))
     for n in range(_SAMPLES):
         q = pinocchio.neutral(model)
-        for kind, joint in columns:
-            if kind.nq == 1:
+        for moving, joint in columns:
+            if moving.nq == 1:
                 low, high = joint.lower, joint.upper
                 low, high = (
                     (-np.pi, np.pi) if low is None or high is None or low >= high else (low, high)
                 )
-                q[kind.idx_q] = random.uniform(low, high)
+                q[moving.idx_q] = random.uniform(low, high)
             else:
                 turn = random.uniform(-np.pi, np.pi)
-                q[kind.idx_q : kind.idx_q + 2] = np.cos(turn), np.sin(turn)
+                q[moving.idx_q : moving.idx_q + 2] = np.cos(turn), np.sin(turn)
         pinocchio.framesForwardKinematics(model, data, q)
-        places[n] = data.oMf[base].actInv(data.oMf[tool]).translation
-    return places
+        positions[n] = data.oMf[base].actInv(data.oMf[tool]).translation
+    return positions
 
 
 def _others(what: str, names: Sequence[str]) -> str:

@@ -51,12 +51,13 @@ class Joint(Section):
     velocity: Positive = Field(description="highest speed [unit/s]")
     acceleration: Positive = Field(description="highest acceleration [unit/s^2]")
     tracking_error: Positive = Field(
-        description="measured this far from commanded: something is in the way, stop [unit]"
+        description="distance of measured from commanded position at which the arm stops [unit]"
     )
     step: Positive | None = Field(
         None,
         description=(
-            "furthest target from one row of a chunk to the next [unit]; an executor needs it"
+            "largest change of a target from one step of a chunk to the next [unit]; an executor"
+            " needs it"
         ),
     )
     unit: Literal["rad", "m"] = "rad"
@@ -102,7 +103,7 @@ class Gripper(Finger):
     unit: Literal["rad", "m"] = "m"
     binary: bool = Field(True, description="commands snap to open or closed at 0.5")
     in_urdf: bool = Field(
-        True, description="false: the URDF knows no gripper, its limits are not compared"
+        True, description="false: the URDF has no gripper, so its limits are not compared"
     )
     fingers: list[Finger] = Field(
         [], description="further joints that are commanded, each with its own open and closed"
@@ -149,8 +150,8 @@ class Action(Section):
 
     space: ActionSpace
     names: list[JointName] = Field(min_length=1, description="columns of a chunk, in order")
-    step_s: Positive = Field(description="time between two rows of a chunk [s]")
-    horizon: Annotated[int, Field(ge=2, le=500)] = Field(description="rows of a chunk")
+    step_s: Positive = Field(description="time between two steps of a chunk [s]")
+    horizon: Annotated[int, Field(ge=2, le=500)] = Field(description="steps of a chunk")
     tool_orientation: Annotated[list[Finite], Field(min_length=4, max_length=4)] | None = Field(
         None,
         description=(
@@ -172,18 +173,16 @@ class Action(Section):
 
 
 class Budgets(Section):
-    """How old things may be before they are not used any more."""
+    """Maximum ages and delays [s]. Older data are not used."""
 
     observation_age_s: Positive = Field(
-        description="oldest camera image of an observation, when it is used"
+        description="age of the oldest image of an observation when it is used"
     )
-    camera_skew_s: Positive = Field(description="between the cameras of one observation")
-    joint_state_age_s: Positive
+    camera_skew_s: Positive = Field(description="between the images of one observation")
+    joint_state_age_s: Positive = Field(description="of the newest joint state of an arm")
     gripper_age_s: Positive | None = Field(
         None,
-        description=(
-            "of the gripper's joint, where it is measured more slowly; none: as joint_state_age_s"
-        ),
+        description=("of the gripper's joint, if its driver is slower; none: joint_state_age_s"),
     )
     chunk_age_s: Positive = Field(description="observation stamp to chunk arrival at the executor")
     emergency_stop_age_s: Positive | None = Field(
@@ -196,11 +195,11 @@ class Budgets(Section):
     hold_s: Positive | None = Field(
         None,
         description=(
-            "at rest this long after the last usable chunk, at the latest; an executor needs it"
+            "from the last usable chunk until the arm is stationary; an executor needs it"
         ),
     )
     teleop_age_s: Positive | None = Field(
-        None, description="teleoperation silent for longer has let go; an executor needs it"
+        None, description="silence after which teleoperation has no control; an executor needs it"
     )
 
 
@@ -264,12 +263,13 @@ class Arm(Section):
     gripper: Gripper | None = None
     workspace: Workspace
     home: list[Finite] | None = Field(
-        None, description="its joints where it rests; links may touch there"
+        None, description="its joints in the home pose, in which links may touch [rad or m]"
     )
     rest: list[Finite] | None = Field(
         None,
         description=(
-            "its joints where it lies safely without power; the executor moves there before it ends"
+            "its joints in the rest pose, in which it lies safely without power [rad or m]; the"
+            " executor moves there before it ends"
         ),
     )
     command: Command = Field(description="of this arm; none: the common one")

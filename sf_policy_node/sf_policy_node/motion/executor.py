@@ -37,6 +37,7 @@ from sf_policy_node.motion.supervisor import (
     AGAIN,
     CONTROLLED_BY,
     NOT_ACTIVE,
+    PAUSED,
     SHUTTING_DOWN,
     Supervisor,
 )
@@ -46,7 +47,9 @@ from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Tr
 _DELIVERY_S = 0.02  # time that a message takes to the controller
 TICK_S_MIN = 0.01
 """The shortest period of :meth:`ChunkExecutor.tick` [s]."""
-_IN_SHADOW_MODE = "the executor is in shadow mode and moves nothing"
+_IN_SHADOW_MODE = (
+    "the executor is in shadow mode and moves nothing; start it with shadow:=false to move the arm"
+)
 _EVENT_OF = {
     ControlSource.TELEOPERATION: Event.TELEOPERATION,
     ControlSource.REPLAY: Event.REPLAY,
@@ -157,7 +160,7 @@ class ChunkExecutor:
             ValueError: the executor is not active.
         """
         if not self._supervisor.situation.active:
-            raise ValueError("the executor is not active; activate it first")
+            raise ValueError(NOT_ACTIVE)
         now, sent = self._supervisor.advance(now)
         event = Event.PAUSED if paused else Event.RESUMED
         return self._supervisor.apply(event, now, "resumed; waiting for a new chunk") or sent
@@ -338,7 +341,7 @@ class ChunkExecutor:
         if source is not operator and before is operator:
             raise MotionRefused("an operator teleoperates the arm and has priority over a replay")
         if source is not operator and self._supervisor.situation.paused:
-            raise MotionRefused("the executor is paused")
+            raise MotionRefused(PAUSED)
         self._supervisor.check_may_move(source)
         until = now + self.contract.budgets.teleop_age_s
         try:
@@ -385,7 +388,7 @@ class ChunkExecutor:
         if situation.ending and pose is not Pose.REST:
             raise MotionRefused(SHUTTING_DOWN)
         if situation.paused:
-            raise MotionRefused("the executor is paused; resume it first")
+            raise MotionRefused(PAUSED)
         if not may_go_home(situation):
             raise MotionRefused(f"{CONTROLLED_BY[situation.source]}; wait until that has ended")
         now = self._guard.clock.advance(now)

@@ -49,7 +49,9 @@ _FAULTS = {
     Fault.SENSOR: Event.SENSOR_FAULT,
 }
 AGAIN = "give an instruction again"
-NOT_ACTIVE, SHUTTING_DOWN = "the executor is not active", "the executor is shutting down"
+NOT_ACTIVE = "the executor is not active; activate it first"
+PAUSED = "the executor is paused; call its pause service with false to resume"
+SHUTTING_DOWN = "the executor is shutting down"
 STATE_REASONS = {
     State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then send a new chunk",
     State.INACTIVE: "not active",
@@ -116,13 +118,17 @@ class Supervisor:
         """
         situation = self.situation
         if situation.latched:
-            raise MotionRefused("the emergency stop is latched")
+            raise MotionRefused(
+                "the emergency stop is latched; release it, and call reset_emergency_stop"
+            )
         if not situation.active:
             raise MotionRefused(NOT_ACTIVE)
         if situation.ending and source is not ControlSource.HOME:
             raise MotionRefused(SHUTTING_DOWN)
         if not may_move(situation):
-            raise MotionRefused("the arm has not been stationary since the clock jumped")
+            raise MotionRefused(
+                "the arm has not been stationary since the clock jumped; wait until it is"
+            )
 
     def check_follows_chunks(self, now: float) -> None:
         """Check that a chunk may move the arm now.
@@ -136,7 +142,7 @@ class Supervisor:
         if self.situation.is_teleoperated:
             raise ChunkRefused(CONTROLLED_BY[self.situation.source])
         if self.situation.paused:
-            raise ChunkRefused("the executor is paused")
+            raise ChunkRefused(PAUSED)
 
     def _end_motion(self, stop: Stop, now: float, deviation: Deviation | None) -> Trajectory | None:
         match stop:
@@ -361,5 +367,6 @@ class Supervisor:
         self.stop_watch.end()
         event = Event.CLOCK_SET_IN_MOTION if moving else Event.CLOCK_SET_AT_REST
         direction = "back" if jump < 0 else "forward"
-        self.apply(event, now, f"stopped: the clock went {direction} by {abs(jump):.3f} s")
+        reason = f"stopped: the clock went {direction} by {abs(jump):.3f} s"
+        self.apply(event, now, f"{reason}; do not set it while the arm moves")
         return trajectory

@@ -66,7 +66,7 @@ class TeleoperationPlanner:
         if not -self._age <= now - stamp <= self._age:
             raise MotionRefused(
                 f"a teleoperation command is {now - stamp:.3f} s old, budgets.teleop_age_s allows"
-                f" {self._age:g} s"
+                f" {self._age:g} s; check the network, and synchronise the clocks"
             )
         return target, speed
 

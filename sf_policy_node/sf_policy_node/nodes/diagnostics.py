@@ -80,7 +80,7 @@ def policy_diagnostics(
             WARN,
             (
                 f"{lost} of the last {sent} joint states on {contract.topics.joint_states} were"
-                " lost: this host or the network is too busy"
+                " lost; reduce the load of this computer and of the network"
             ),
         )
     values = {
@@ -157,14 +157,18 @@ def _judge_policy(message: PolicyStatus, contract: Contract) -> tuple[bytes, str
         return WARN, message.reason
     for camera, age in zip(contract.cameras, message.camera_age_s, strict=False):
         if age < 0.0:
-            return WARN, f"camera {camera.name}: no image on {camera.topic}"
+            return WARN, (
+                f"camera {camera.name}: no image on {camera.topic}; start its driver, or correct"
+                f" cameras.{camera.name}.topic"
+            )
         if age > contract.budgets.observation_age_s:
             budget = contract.budgets.observation_age_s
             return (
                 WARN,
                 (
                     f"camera {camera.name}: the newest image is {age:.3f} s old,"
-                    f" budgets.observation_age_s allows {budget:g} s"
+                    f" budgets.observation_age_s allows {budget:g} s; check its driver, the network"
+                    " and the clocks"
                 ),
             )
     if state == PolicyStatus.PAUSED:
@@ -181,21 +185,27 @@ def _judge_policy(message: PolicyStatus, contract: Contract) -> tuple[bytes, str
 
 def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes, str]:
     if message.state == ExecutorStatus.INACTIVE:
-        return STALE, "inactive: nothing is sent"
+        return STALE, "inactive: nothing is sent; activate it"
     if message.state == ExecutorStatus.STOPPED:
-        return ERROR, message.reason or "the emergency stop is latched"
+        return ERROR, message.reason or (
+            "the emergency stop is latched; release it, and call reset_emergency_stop"
+        )
     budget = contract.budgets.joint_state_age_s
     if message.joint_state_age_s < 0.0:
         known = any(words in message.reason for words in ("joint states", "/clock"))
         return ERROR, (
-            message.reason if known else f"no joint states on {contract.topics.joint_states}"
+            message.reason
+            if known
+            else f"no joint states on {contract.topics.joint_states}; start the robot's driver, or"
+            " correct topics.joint_states"
         )
     if message.joint_state_age_s > budget:
         return (
             ERROR,
             (
                 f"the newest joint state is {message.joint_state_age_s:.3f} s old,"
-                f" budgets.joint_state_age_s allows {budget:g} s"
+                f" budgets.joint_state_age_s allows {budget:g} s; check the robot's driver, and the"
+                " load of this computer"
             ),
         )
     if any(words in message.reason for words in _WARNINGS):
@@ -213,7 +223,7 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
             f"{message.missed_deadlines} of {message.cycles} control cycles were late, one by"
             f" {message.cycle_late_max_s:.3f} s"
         )
-        return WARN, f"{late}: this host is too busy"
+        return WARN, f"{late}; reduce the load of this computer"
     return OK, message.reason or _word(ExecutorState, message.state)
 
 

@@ -229,7 +229,8 @@ class JointStates:
             return (
                 f"joint states on {self._topic} {self.fault}"
                 if self.fault
-                else f"no joint states on {self._topic}"
+                else f"no joint states on {self._topic}; start the robot's driver, or correct"
+                " topics.joint_states"
             )
         ages = {name: now - track.stamp for name, track in self._tracks.items()}
         excess = {name: age - self._budget(name)[1] for name, age in ages.items()}
@@ -254,8 +255,8 @@ class JointStates:
             if (age := track.age_at(stamp)) > budget + ROUNDING_S:
                 return (
                     f"joint states of {name} on {self._topic} are lost: the last one before the"
-                    f" images is {age:.3f} s older, budgets.{key} allows {budget:g} s; is this"
-                    " computer too busy?"
+                    f" images is {age:.3f} s older, budgets.{key} allows {budget:g} s; reduce the"
+                    " load of this computer"
                 )
         return ""
 
@@ -289,8 +290,8 @@ class JointStates:
         if fault := self._faults.get(name):
             return f"joint states on {self._topic} {fault}"
         if name not in self._arm and of and self._budgets.gripper_age_s is None:
-            text += "; if its driver is that slow, give budgets.gripper_age_s"
-        return text
+            return f"{text}; if its driver is that slow, give budgets.gripper_age_s"
+        return f"{text}; check the robot's driver, and the load of this computer"
 
     def _budget(self, name: str) -> tuple[str, float]:
         """Return the key and the value [s] of the maximum age of a joint."""

@@ -100,7 +100,10 @@ class ObservationBuffer:
         budgets = self._contract.budgets
         for name, images in self._images.items():
             if not images:
-                raise NoObservation(f"camera {name}: no image on {self._topics[name]}")
+                raise NoObservation(
+                    f"camera {name}: no image on {self._topics[name]}; start its driver, or correct"
+                    f" cameras.{name}.topic"
+                )
             if images[-1][0] <= 0.0:
                 raise NoObservation(
                     f"camera {name}: images on {self._topics[name]} have no time stamp; set it in"
@@ -119,7 +122,7 @@ class ObservationBuffer:
         if skew > budgets.camera_skew_s + ROUNDING_S:
             raise NoObservation(
                 f"cameras {oldest} and {newest} are {skew:.3f} s apart, budgets.camera_skew_s"
-                f" allows {budgets.camera_skew_s:g} s"
+                f" allows {budgets.camera_skew_s:g} s; trigger them together, or raise their rates"
             )
         self._check_age(
             f"camera {oldest}: the matching image",
@@ -181,7 +184,10 @@ class ObservationBuffer:
 
     def _check_age(self, what: str, age: float, key: str, budget: float) -> None:
         if age > budget + ROUNDING_S:
-            raise NoObservation(f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s")
+            raise NoObservation(
+                f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s; check its driver,"
+                " the network and the clocks"
+            )
         if age < -FUTURE_S:
             raise NoObservation(
                 f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks"

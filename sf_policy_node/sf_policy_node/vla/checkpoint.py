@@ -291,7 +291,7 @@ def _read_config(path: Path) -> dict:
         config = json.loads(path.read_text())
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?"
+            f"{path}: cannot be read ({error.strerror}); give the directory of a checkpoint"
         ) from None
     except ValueError as error:
         raise CheckpointError(

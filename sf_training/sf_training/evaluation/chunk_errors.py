@@ -32,7 +32,8 @@ class EpisodeErrors:
         digest: of the labels; errors against other labels must not be compared.
         errors: predictor (policy or baseline) to errors (H, A) of H steps and A columns, mean over
             the episode's labels [units of the contract].
-        right, choices: number of correct predictions, and of labels; see :func:`correct_choices`.
+        correct, choices: number of correct predictions, and of ambiguous labels; see
+            :func:`correct_choices`.
     """
 
     name: str
@@ -43,7 +44,7 @@ class EpisodeErrors:
     labels: int
     digest: str
     errors: dict[str, np.ndarray]
-    right: int = 0
+    correct: int = 0
     choices: int = 0
 
     def to_dict(self) -> dict:
@@ -62,7 +63,10 @@ class EpisodeErrors:
         errors = {name: np.array(values, float) for name, values in data["errors"].items()}
         if any(values.ndim != 2 or not np.isfinite(values).all() for values in errors.values()):
             raise ValueError("errors must be a table of numbers")
-        return cls(**{**data, "errors": errors})
+        values = {**data, "errors": errors}
+        if "right" in values:  # the name of ``correct`` in results of before 2026-12
+            values["correct"] = values.pop("right")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def episode_errors(
     errors = {
         name: np.abs(values - episode.targets).mean(0) for name, values in predictions.items()
     }
-    right, choices = correct_choices(contract, episode, chunks)
+    correct, choices = correct_choices(contract, episode, chunks)
     found = EpisodeErrors(
         name=episode.name,
         checksum=episode.checksum,
@@ -117,7 +121,7 @@ def episode_errors(
         labels=len(episode.frame),
         digest=episode.digest,
         errors=errors,
-        right=right,
+        correct=correct,
         choices=choices,
     )
     return found, chunks

@@ -79,8 +79,8 @@ def evaluate_open_loop(
         low, high = choice["interval_95"]
         console.print(
             f"of {choice['n']} labels that share their image with another instruction,"
-            f" {choice['right']} chunks are closest to their own label"
-            f" ({choice['right'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, if"
+            f" {choice['correct']} chunks are closest to their own label"
+            f" ({choice['correct'] / choice['n']:.0%}; 95 % interval {low:.0%} to {high:.0%}, if"
             " labels were independent)",
             soft_wrap=True,
             highlight=False,
@@ -166,7 +166,8 @@ def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
             **{key: float(table[:, index].mean()) for key, table in means.items()},
         }
         columns[name]["interval_95"] = None if bounds is None else bounds[:, index].tolist()
-    right, choices = sum(each.right for each in episodes), sum(each.choices for each in episodes)
+    correct = sum(each.correct for each in episodes)
+    choices = sum(each.choices for each in episodes)
     return {
         "n": len(episodes),
         "frames": sum(each.frames for each in episodes),
@@ -176,7 +177,11 @@ def summarise(contract: Contract, episodes: Sequence[EpisodeErrors]) -> dict:
             round(contract.action.step_s * (row + 1), 6) for row in range(contract.action.horizon)
         ],
         "by_row": {key: np.round(table, 9).tolist() for key, table in means.items()},
-        "choice": {"n": choices, "right": right, "interval_95": list(wilson(right, choices))},
+        "choice": {
+            "n": choices,
+            "correct": correct,
+            "interval_95": list(wilson(correct, choices)),
+        },
         "episodes": [each.to_dict() for each in episodes],
     }
 

@@ -248,7 +248,7 @@ class Recorder(ManagedNode):
             for topic in episode_topics(self._contract)
             if topic.required and not self.count_publishers(topic.live_name)
         ]
-        warning = f"; no node publishes {', '.join(silent)}" if silent else ""
+        warning = f"; no node publishes {', '.join(silent)}: start the drivers" if silent else ""
         begins = f"in {countdown_s:g} s " if countdown_s else ""
         sentence = f"{begins}recording {path}: {instruction}{warning}"
         self.get_logger().info(sentence)

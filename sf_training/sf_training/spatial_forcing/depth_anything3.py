@@ -160,7 +160,8 @@ class DepthAnything3Teacher:
         prefix = next((each for each in PREFIXES if f"{each}cls_token" in weights.shapes), None)
         if prefix is None:
             raise TeacherError(
-                f"{weights.source}: not a Depth Anything 3 checkpoint: no {PREFIXES[0]}cls_token"
+                f"{weights.source}: not a Depth Anything 3 checkpoint: no {PREFIXES[0]}cls_token;"
+                " give DA3-SMALL, DA3-BASE or DA3-LARGE"
             )
         shapes = {
             name.removeprefix(prefix): shape
@@ -185,7 +186,7 @@ class DepthAnything3Teacher:
             names = sorted({name for name, _ in wrong})
             raise TeacherError(
                 f"{weights.source}: {len(names)} tensors are missing, unknown or of another size,"
-                f" {prefix}{names[0]} among them; another architecture, or damaged"
+                f" {prefix}{names[0]} among them; download the weights again"
             )
         self._weights, self._prefix, self._network = weights, prefix, network
         self._loaded = False

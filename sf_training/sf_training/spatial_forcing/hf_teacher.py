@@ -140,7 +140,10 @@ def _load(source: str, dtype: torch.dtype) -> tuple[str, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise TeacherError(f"{source}: no model of transformers ({_first_line(error)})") from None
+        raise TeacherError(
+            f"{source}: no model of transformers ({_first_line(error)}); give a directory of"
+            " save_pretrained, or a hub id"
+        ) from None
     model_type = config.model_type
     if model_type not in _MODEL_TYPES:
         raise TeacherError(
@@ -154,7 +157,9 @@ def _load(source: str, dtype: torch.dtype) -> tuple[str, Any]:
             source, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise TeacherError(f"{source}: weights cannot be read ({_first_line(error)})") from None
+        raise TeacherError(
+            f"{source}: weights cannot be read ({_first_line(error)}); download them again"
+        ) from None
     finally:
         transformers.logging.set_verbosity(level)
     lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))

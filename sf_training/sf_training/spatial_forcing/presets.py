@@ -37,7 +37,7 @@ def preset(name: PresetName, blocks: int, **changes: Any) -> AlignmentConfig:
         AlignmentError: there is no such preset, or a change does not fit it.
     """
     if name not in PRESETS:
-        raise AlignmentError(f"preset {name}: there are {', '.join(PRESETS)}")
+        raise AlignmentError(f"preset {name}: is unknown; take one of {', '.join(PRESETS)}")
     if name == "openvla":
         chosen = AlignmentConfig(layer=round(blocks * 24 / 32))
     elif name == "paper_openvla":

@@ -99,7 +99,7 @@ def _plan(weights: Weights, layers: Sequence[int]) -> tuple[VggtAggregator, str]
         some = ", ".join(sorted(weights.shapes)[:3]) or "none"
         raise TeacherError(
             f"{weights.source}: not a VGGT checkpoint: no aggregator.camera_token among its"
-            f" {len(weights.shapes)} tensors ({some} ...)"
+            f" {len(weights.shapes)} tensors ({some} ...); give weights of VGGT"
         )
     shapes = {
         name[len(prefix) :]: shape
@@ -154,13 +154,13 @@ def _check(source: str, prefix: str, shapes: dict, wanted: dict, strict: bool) -
     if surplus and strict:
         raise TeacherError(
             f"{source}: another architecture than VGGT: {len(surplus)} unknown tensors,"
-            f" {prefix}{surplus[0]} among them"
+            f" {prefix}{surplus[0]} among them; give weights of VGGT"
         )
     for name, shape in wanted.items():
         if tuple(shapes[name]) != shape:
             raise TeacherError(
                 f"{source}: tensor {prefix}{name} is {_by(shapes[name])}, the other tensors need"
-                f" {_by(shape)}; another architecture"
+                f" {_by(shape)}; give weights of VGGT"
             )
 
 

@@ -119,7 +119,7 @@ def find_weights(source: str | Path) -> Path:
             many = (
                 f"{len(found)} files of weights: name one of them"
                 if found
-                else f"no {', '.join(_NAMES[:3])} in this directory"
+                else f"no {', '.join(_NAMES[:3])} in this directory; name the file"
             )
             raise TeacherError(f"{source}: {many}")
         return found[0]
@@ -168,7 +168,9 @@ def _open_shards(source: str | Path, index: Path) -> Weights:
     try:
         shard_of = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError) as error:
-        raise TeacherError(f"{index}: not an index of safetensors ({error})") from None
+        raise TeacherError(
+            f"{index}: not an index of safetensors ({error}); download it again"
+        ) from None
     files, shapes, readers = {}, {}, {}
     for name in sorted(set(shard_of.values())):
         local = index.with_name(name)
@@ -213,7 +215,9 @@ def _open_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str],
         if isinstance(tensors, dict) and isinstance(tensors.get(name), dict):
             tensors = tensors[name]
     if not isinstance(tensors, dict):
-        raise TeacherError(f"{path}: holds a {type(tensors).__name__}, wanted tensors by name")
+        raise TeacherError(
+            f"{path}: holds a {type(tensors).__name__} instead of tensors by name; take another"
+        )
     tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__
 
@@ -248,7 +252,7 @@ def _download(repository: str, names: Iterable[str]) -> Path:
             ) from None
         except errors.RepositoryNotFoundError:
             raise TeacherError(
-                f"{repository}: neither a local path nor a repository of the hub"
+                f"{repository}: neither a local path nor a repository of the hub; correct it"
             ) from None
         except errors.LocalEntryNotFoundError:
             unreachable = True  # another name may be in the local cache
@@ -256,11 +260,12 @@ def _download(repository: str, names: Iterable[str]) -> Path:
             continue
         except (errors.HfHubHTTPError, OSError) as error:
             raise TeacherError(
-                f"{repository}: the hub does not answer ({str(error).splitlines()[0]})"
+                f"{repository}: the hub does not answer ({str(error).splitlines()[0]}); try again,"
+                " or give a local path"
             ) from None
     if unreachable:
         raise TeacherError(
             f"{repository}: no such path, the hub cannot be reached and nothing is cached; download"
-            " it elsewhere, name the path"
+            " it elsewhere, and give its path"
         )
-    raise TeacherError(f"{repository}: holds none of {', '.join(names)}")
+    raise TeacherError(f"{repository}: holds none of {', '.join(names)}; take another one")

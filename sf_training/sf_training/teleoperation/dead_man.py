@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-_NOTHING_RECEIVED = "no message of the dead-man switch was received; start its driver"
 _OPEN = "the dead-man switch is open"
 
 
@@ -17,16 +16,18 @@ class DeadManSwitch:
 
     Args:
         age_s: silence after which the switch counts as open: broken cable, empty battery.
+        topic: of the switch, for messages.
         unchanged_s: a deflected device that reports the same values for longer counts as open:
             its radio is out of range and its driver repeats the last message. None: not checked.
     """
 
-    def __init__(self, age_s: float, unchanged_s: float | None = None) -> None:
+    def __init__(self, age_s: float, topic: str, unchanged_s: float | None = None) -> None:
         self._age_s, self._unchanged_s = age_s, unchanged_s
         self._received_at = self._changed_at = -math.inf
         self._values: object = None
         self._open_seen = self._held = False
-        self._why = _NOTHING_RECEIVED
+        self._nothing_received = f"no message of the dead-man switch on {topic}; start its driver"
+        self._why = self._nothing_received
 
     def receive(self, pressed: bool, now: float, values: object = None) -> None:
         """Take a message of the switch.
@@ -43,7 +44,7 @@ class DeadManSwitch:
             self._why = _OPEN
         elif self._open_seen:
             self._open_seen, self._held = False, True
-        elif not self._held and self._why in (_NOTHING_RECEIVED, _OPEN):
+        elif not self._held and self._why in (self._nothing_received, _OPEN):
             self._why = (
                 "the dead-man switch was pressed before the node received it; release it once"
             )

@@ -73,7 +73,10 @@ def main(args: list[str] | None = None) -> int:
                     node.keys.press(key, time.monotonic())
                 node.publish()
                 spinner.spin_once(timeout_sec=0.0)
-                state = node.state or "no state from the teleoperation node; start it"
+                state = (
+                    node.state
+                    or "no state from the teleoperation node; start it in another terminal"
+                )
                 line = f"speed {node.keys.speed:.0%}   {state}"
                 if line != shown:
                     shown = line

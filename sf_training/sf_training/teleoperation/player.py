@@ -105,11 +105,11 @@ class Player(Node):
         while (left := end - time.monotonic()) > 0:
             self._spinner.spin_once(timeout_sec=left)
 
-    def wait(self, condition: Callable[[], object], what: str) -> None:
+    def wait(self, condition: Callable[[], object], problem: str, cure: str) -> None:
         """Wait until a condition is true.
 
         Args:
-            what: the problem if it does not become true, for the message.
+            problem, cure: for the message if it does not become true.
 
         Raises:
             ReplayError: it did not become true in time.
@@ -118,8 +118,8 @@ class Player(Node):
         while not condition():
             if time.monotonic() > end:
                 raise ReplayError(
-                    f"{what} within {_DISCOVERY_S:g} s; check that the robot runs in this ROS"
-                    " domain"
+                    f"{problem} within {_DISCOVERY_S:g} s; {cure}, and use the robot's"
+                    " ROS_DOMAIN_ID"
                 )
             self.spin(0.02)
 
@@ -135,7 +135,8 @@ class Player(Node):
         topics = self.contract.topics
         self.wait(
             lambda: self.status is not None,
-            f"no status on {topics.executor_status}; start the executor",
+            f"no status on {topics.executor_status}",
+            "start the executor",
         )
         if clock == "ros" or (
             clock == "auto"
@@ -144,13 +145,19 @@ class Player(Node):
             self.set_parameters([Parameter("use_sim_time", value=True)])
             self.wait(
                 lambda: self.now() > 0.0,
-                "no message on /clock; start the simulator, or set use_sim_time to false",
+                "no message on /clock",
+                "start the simulator, or set use_sim_time to false",
             )
         self.joints = None
-        self.wait(lambda: self.joints is not None, f"no joint states on {topics.joint_states}")
+        self.wait(
+            lambda: self.joints is not None,
+            f"no joint states on {topics.joint_states}",
+            "start the robot's driver",
+        )
         self.wait(
             self._commands.get_subscription_count,
-            f"no subscriber on {topics.replay_command}, so the executor is of another version",
+            f"no subscriber on {topics.replay_command}",
+            "start an executor of this version",
         )
 
     def check_free(self) -> None:

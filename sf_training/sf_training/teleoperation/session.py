@@ -89,7 +89,8 @@ class TeleoperationSession:
     def __init__(self, contract: Contract, device: Device) -> None:
         device.check(contract)
         self.device, self._contract = device, contract
-        self._switch = DeadManSwitch(device.dead_man.age_s, device.dead_man.unchanged_s)
+        switch = device.dead_man
+        self._switch = DeadManSwitch(switch.age_s, switch.topic, switch.unchanged_s)
         commands = contract.columns.commands
         self._arms = {
             name: _Arm(one_arm(contract, name), commands.indices(arm=name))
@@ -283,9 +284,10 @@ class TeleoperationSession:
         if self.problem:
             self._why_not = ""
         elif self._measured is None or now - self._measured[0] > budget + _LEADER_AGE_S:
-            self._why_not = f"no fresh joint states on {self._contract.topics.joint_states}"
+            topic = self._contract.topics.joint_states
+            self._why_not = f"no fresh joint states on {topic}; check the robot's driver"
         elif silent := self._silent_leader(now):
-            self._why_not = f"the leader is silent on {silent}"
+            self._why_not = f"the leader is silent on {silent}; check its driver and cable"
         else:
             self._why_not = "" if self._engaged else self._why_not
             return False

@@ -320,7 +320,7 @@ class TeleoperationNode(ManagedNode):
             why = (
                 f"reports: {self._executor.reason}"
                 if self._executor
-                else f"is silent on {self._contract.topics.executor_status}"
+                else f"is silent on {self._contract.topics.executor_status}; start it"
             )
             sentence = f"teleoperation has no control: the executor {why}"
         elif not session.engaged and self._waits:

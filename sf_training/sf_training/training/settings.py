@@ -467,9 +467,10 @@ class Settings:
             )
         if not self.uses_vision_teacher and self.alignment.target_layers != (-1,):
             raise TrainingError(
-                f"--alignment.teacher-layers: teacher {self.teacher} has one layer, -1"
+                f"--alignment.teacher-layers: teacher {self.teacher} has one layer; leave it out"
             )
         if self.control != "none" and self.teacher not in ("pointmap", *_VISION):
             raise TrainingError(
-                f"--control {self.control}: teacher {self.teacher} is a control itself"
+                f"--control {self.control}: teacher {self.teacher} is a control itself; leave"
+                " it out"
             )

@@ -106,7 +106,7 @@ class CollisionModel:
         try:
             model = pinocchio.buildModelFromXML(urdf_xml)
         except (ValueError, RuntimeError) as error:
-            raise ContractError(f"urdf: cannot be parsed ({error})") from None
+            raise ContractError(f"urdf: cannot be parsed ({error}); export it again") from None
         self.margin = margin
         self._tree = JointTree(model, urdf_xml, names, optional=set(names) - set(arm))
         base = model.frames[model.getFrameId(base_frame, pinocchio.FrameType.BODY)]
@@ -257,7 +257,7 @@ class CollisionModel:
         for link in (name for pair in allowed for name in pair):
             if link not in known:
                 raise ContractError(
-                    f"collision.allowed: {link!r} has no shape; known are"
+                    f"collision.allowed: {link!r} has no shape; name some of"
                     f" {', '.join(sorted(known))}"
                 )
         given = {frozenset(pair) for pair in allowed}

@@ -50,7 +50,7 @@ class JointTree:
             if name not in index and name in optional:
                 continue
             if name not in index:
-                raise ContractError(f"joints.{name}: the URDF has no such joint")
+                raise ContractError(f"joints.{name}: the URDF has no such joint; correct the name")
             if not np.any(self.axes[index[name]]):
                 raise ContractError(
                     f"joints.{name}: a joint must be revolute, continuous or prismatic"

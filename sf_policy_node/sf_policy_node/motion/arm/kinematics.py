@@ -67,7 +67,8 @@ class Kinematics:
             model = pinocchio.buildModelFromXML(xml)
         except (ValueError, RuntimeError) as error:
             raise ContractError(
-                f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())})"
+                f"urdf: {contract.urdf} cannot be parsed ({' '.join(str(error).split())}); export"
+                " it again"
             ) from None
         self._fixed_links = _fixed_links(model, contract.base_frame)
         names = [renamed.get(name, name) for name in spec.joint_names]

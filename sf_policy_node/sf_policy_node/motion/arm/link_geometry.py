@@ -86,7 +86,9 @@ def read_shapes(
             model, text, pinocchio.GeometryType.COLLISION, package_dirs=[""]
         )
     except (ValueError, RuntimeError) as error:
-        raise ContractError(f"urdf: its collision elements cannot be read ({error})") from None
+        raise ContractError(
+            f"urdf: its collision elements cannot be read ({error}); correct them"
+        ) from None
     shapes = [_shape(model, each) for each in found.geometryObjects]
     with_shape = {shape.joint for shape in shapes}
     names = [tool_frames] if isinstance(tool_frames, str) else tool_frames

@@ -30,50 +30,58 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     )
     _require(
         chunk.space == action.space,
-        f"its action space is {chunk.space}, the contract says {action.space}",
+        f"its action space is {chunk.space}, the contract says {action.space}; use a policy for"
+        " this contract",
     )
     _require(
         chunk.frame == contract.base_frame,
         f"its frame is {chunk.frame!r}, which is neither the contract's base_frame"
-        f" {contract.base_frame!r} nor known to be fixed to it",
+        f" {contract.base_frame!r} nor known to be fixed to it; send chunks in base_frame, or"
+        " publish the frame on /tf_static",
     )
     _require(
         tuple(chunk.names) == tuple(action.names),
         f"its columns are {', '.join(chunk.names) or 'none'}, the contract says"
-        f" {', '.join(action.names)}",
+        f" {', '.join(action.names)}; send these columns in this order",
     )
     _require(
         chunk.join in tuple(Join),
         f"its blending mode is {chunk.join}; send 0 (BLEND), 1 (ENSEMBLE) or 2 (RTC)",
     )
     data = np.asarray(chunk.data)
-    _require(data.size > 0, "it is empty")
     expected = (action.horizon, len(action.names))
+    _require(data.size > 0, f"it is empty; send {expected[0]} x {expected[1]} values")
     _require(
         data.shape == expected,
-        f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}",
+        f"its size is {_size(data)}, the contract says {expected[0]} x {expected[1]}; correct the"
+        " policy, or action.horizon and action.names",
     )
     _require(
         abs(chunk.step_s - action.step_s) <= 1e-6,
-        f"its steps are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s",
+        f"its steps are {chunk.step_s:g} s apart, the contract says {action.step_s:g} s; correct"
+        " the policy, or action.step_s",
     )
     finite = np.isfinite(data)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
-        raise ChunkRefused(f"step {row}, column {chunk.names[column]} is {data[row, column]}")
+        raise ChunkRefused(
+            f"step {row}, column {chunk.names[column]} is {data[row, column]}; correct the policy"
+        )
     joints = tuple(contract.command_joints)
     _require(
         tuple(chunk.reference_names) == joints,
         f"its reference names {', '.join(chunk.reference_names) or 'none'} instead of"
-        f" {', '.join(joints)}",
+        f" {', '.join(joints)}; send the reference of all joints in this order",
     )
     reference = np.asarray(chunk.reference)
     _require(
         reference.shape == (len(joints),),
-        f"its reference has size {_size(reference)} for {len(joints)} joints",
+        f"its reference has size {_size(reference)} for {len(joints)} joints; send one position for"
+        " each joint",
     )
     _require(
-        bool(np.isfinite(reference).all()), "its reference has a joint position that is not finite"
+        bool(np.isfinite(reference).all()),
+        "its reference has a joint position that is not finite; send the measured positions",
     )
 
 
@@ -83,12 +91,16 @@ def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
     Raises:
         ChunkRefused: with the age, or because the stamp is not finite.
     """
-    _require(bool(np.isfinite(chunk.stamp)), "its stamp is not finite")
+    _require(
+        bool(np.isfinite(chunk.stamp)),
+        "its stamp is not finite; stamp it with the time of its observation",
+    )
     age = now - chunk.stamp
     budget = contract.budgets.chunk_age_s
     _require(
         age <= budget,
-        f"its observation is {age:.3f} s old, budgets.chunk_age_s allows {budget:g} s",
+        f"its observation is {age:.3f} s old, budgets.chunk_age_s allows {budget:g} s; use a faster"
+        " device or policy, or raise the budget",
     )
     _require(
         age >= -FUTURE_S,
@@ -112,11 +124,13 @@ def check_order(chunk: Chunk, last: Chunk | None) -> None:
     if chunk.epoch == last.epoch:
         _require(
             chunk.sequence > last.sequence,
-            f"it comes late: sequence {chunk.sequence} after {last.sequence}",
+            f"it comes late: sequence {chunk.sequence} after {last.sequence}; let only one policy"
+            " node send chunks",
         )
     _require(
         chunk.stamp >= last.stamp,
-        f"its observation is {last.stamp - chunk.stamp:.3f} s older than that of the chunk in use",
+        f"its observation is {last.stamp - chunk.stamp:.3f} s older than that of the chunk in use;"
+        " let only one policy node send chunks",
     )
 
 

@@ -139,7 +139,8 @@ class ChunkPlanner:
             return dataclasses.replace(
                 plan,
                 refused=(
-                    f"all its steps have passed: the last one was due {start - due[-1]:.3f} s ago"
+                    f"all its steps have passed: the last one was due {start - due[-1]:.3f} s ago;"
+                    " use a faster device or policy, or raise action.horizon"
                 ),
             )
         limits = self._limits

@@ -126,12 +126,15 @@ class ArmMonitor:
         if problem := self._receives(now):
             return problem
         if not self._history:
-            return f"no joint states on {self._contract.topics.joint_states}"
+            return (
+                f"no joint states on {self._contract.topics.joint_states}; start the robot's"
+                " driver, or correct topics.joint_states"
+            )
         age, budget = self.age(now), self._contract.budgets.joint_state_age_s
         if age > budget:
             return (
                 f"the newest joint state is {age:.3f} s old, budgets.joint_state_age_s allows"
-                f" {budget:g} s"
+                f" {budget:g} s; check the robot's driver, and the load of this computer"
             )
         if age < -FUTURE_S:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
@@ -238,7 +241,8 @@ class ArmMonitor:
         if error.max() > 1.0:
             name = self._limits.names[int(error.argmax())]
             raise ChunkRefused(
-                f"its reference for {name} is not where {name} was measured at that time"
+                f"its reference for {name} is not where {name} was measured at that time; send the"
+                " measured positions of the observation"
             )
 
     # ---- starts ----

@@ -163,8 +163,8 @@ class PublishedPi0:
             )
         except KeyError as error:
             raise BackboneError(
-                f"{self.folder}: weights missing, first {error.args[0]} (the name here): damaged,"
-                " or not the weights of pi0"
+                f"{self.folder}: weights missing, first {error.args[0]} (the name here); copy the"
+                " weights of pi0 again"
             ) from None
         from transformers import PI0Config
 

@@ -150,7 +150,7 @@ def load_pretrained(
     if found:
         raise BackboneError(
             f"{folder}: weights {' and '.join(found)}: it belongs to another architecture than its"
-            " config.json says"
+            " config.json says; copy both from one model"
         )
     return model
 
@@ -227,5 +227,5 @@ def copy_published(
     if found:
         raise BackboneError(
             f"{folder}: weights {'; '.join(found)}: not the weights of this configuration, or"
-            " damaged"
+            " damaged; copy both again"
         )

@@ -119,7 +119,10 @@ class _SocketLink(ABC):
                 self.close()
 
     def _unreachable(self, error: Exception) -> PolicyUnavailable:
-        return PolicyUnavailable(f"{self.address}: cannot be reached ({_short(error)})")
+        return PolicyUnavailable(
+            f"{self.address}: cannot be reached ({_short(error)}); start the server, or correct"
+            " host and port"
+        )
 
     @abstractmethod
     def close(self) -> None:
@@ -175,7 +178,7 @@ class OpenpiLink(_SocketLink):
             cure = (
                 "give its token in the variable SF_POLICY_TOKEN"
                 if status in (401, 403)
-                else "is this the port of a policy server?"
+                else "correct its port"
             )
             raise ServerError(
                 f"{self.address}: the server refuses the connection ({status}); {cure}"
@@ -183,7 +186,8 @@ class OpenpiLink(_SocketLink):
         except (InvalidHandshake, WireError) as error:
             self.close()
             raise ServerError(
-                f"{self.address}: no openpi policy server answers there ({_short(error)})"
+                f"{self.address}: no openpi policy server answers there ({_short(error)}); correct"
+                " host and port, or start it"
             ) from None
         except (OSError, WebSocketException, TimeoutError) as error:
             self.close()
@@ -192,7 +196,7 @@ class OpenpiLink(_SocketLink):
             self.close()
             raise ServerError(
                 f"{self.address}: its metadata is a {type(metadata).__name__}, openpi's is a"
-                " mapping"
+                " mapping; correct host and port"
             )
         return metadata
 
@@ -220,7 +224,9 @@ class OpenpiLink(_SocketLink):
         frame = self._connection.recv(timeout=timeout_s)
         if isinstance(frame, str):  # openpi sends a traceback as text
             last = next((line for line in reversed(frame.splitlines()) if line.strip()), "no text")
-            raise ServerError(f"{self.address}: the server reports an error: {last.strip()[:300]}")
+            raise ServerError(
+                f"{self.address}: the server reports an error: {last.strip()[:300]}; read its log"
+            )
         return frame
 
 
@@ -274,14 +280,12 @@ class OftLink(_SocketLink):
         status, body = answer
         if status != http.client.OK:
             raise ServerError(
-                f"{self.address}: the server answers {status} to POST /act; is it OpenVLA-OFT's"
-                " deploy.py?"
+                f"{self.address}: the server answers {status} to POST /act; start OpenVLA-OFT's"
+                " deploy.py there"
             )
         reply = from_json(body)
         if isinstance(reply, str):  # deploy.py returns "error" and prints the reason
-            raise ServerError(
-                f"{self.address}: the server reports {reply[:100]!r}; its own log says why"
-            )
+            raise ServerError(f"{self.address}: the server reports {reply[:100]!r}; read its log")
         return reply
 
 

@@ -209,8 +209,8 @@ def _check_metadata(wanted: dict[str, Any], found: dict[str, Any], address: str)
         there = there.tolist() if isinstance(there, (np.ndarray, np.generic)) else there
         if there != value:
             raise MappingError(
-                f"{address}: its metadata says {key}: {there}, the mapping expects {value}: is this"
-                " the right policy?"
+                f"{address}: its metadata says {key}: {there}, the mapping expects {value};"
+                " start that policy, or correct metadata"
             )
 
 

@@ -381,7 +381,7 @@ def _complete(
 ) -> Finished:
     usable = outcome != "success" or not missing
     if not usable:
-        outcome, note = "discarded", f"no message on {', '.join(missing)}"
+        outcome, note = "discarded", f"no message on {', '.join(missing)}; start the drivers"
     queue.drops.update(lost)
     verdict = report.verdict
     try:

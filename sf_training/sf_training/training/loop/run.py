@@ -222,7 +222,7 @@ class TrainingRun:
             TrainingError: the run has no teacher.
         """
         if not self._has_teacher:
-            raise TrainingError("--teacher none: there is no alignment loss")
+            raise TrainingError("--teacher none: there is no alignment loss; choose a teacher")
         return self._gradients.losses(batch, self._draw_without_advancing(batch))
 
     def _draw_without_advancing(self, batch: Batch) -> Any:

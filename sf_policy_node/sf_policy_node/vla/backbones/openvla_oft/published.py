@@ -251,7 +251,7 @@ def _adapters(folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
         for name, reader in open_safetensors(path).items():
             match = _ADAPTER.fullmatch(name)
             if match is None:
-                raise BackboneError(f"{path}: {name} is not a factor of an adapter")
+                raise BackboneError(f"{path}: {name} is not a factor of an adapter; copy it again")
             found.setdefault(match[1], {})[match[2]] = reader()
     if not found:
         raise BackboneError(
@@ -270,5 +270,5 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(value, Tensor) for value in tensors.values()
     ):
-        raise BackboneError(f"{path}: does not hold tensors by name")
+        raise BackboneError(f"{path}: does not hold tensors by name; copy it again")
     return tensors
