@@ -69,7 +69,7 @@ class CameraMount(Section):
         across = (b * z - c * y) ** 2 + (c * x - a * z) ** 2 + (a * y - b * x) ** 2
         if across < 1e-12:
             raise ValueError(
-                "look_at and up: the camera must look somewhere, and up not along that"
+                "look_at and up: look_at is the position, or up is along the view; change one"
             )
         return self
 

@@ -126,6 +126,7 @@ def limit_correction(speed: float, planned: np.ndarray, correction: np.ndarray) 
 
 
 def _matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Return the rotation (3, 3) of a quaternion x y z w."""
     x, y, z, w = quaternion
     return pinocchio.Quaternion(w, x, y, z).toRotationMatrix()
 
