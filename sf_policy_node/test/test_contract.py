@@ -317,7 +317,7 @@ def test_the_gripper_maps_its_opening_to_the_joint_and_back():
                     }
                 }
             },
-            "up not along",
+            "up is along",
         ),
     ],
 )
