@@ -76,7 +76,13 @@ WRONG = {
     "acceleration": (
         ["joints", 0],
         SLOW | {"acceleration": 114.6},
-        "joints.joint1.acceleration: 114.6 rad/s.2 is above 40 rad/s.2",
+        "joints.joint1.acceleration: 114.6 rad/s.2 is above 100 rad/s.2",
+        "degrees",
+    ),
+    "acceleration of a faster joint": (
+        ["joints", 0],
+        SLOW | {"velocity": 3.0, "acceleration": 114.6},
+        "joints.joint1.acceleration: 114.6 rad/s.2 is above 111.111 rad/s.2",
         "degrees",
     ),
     "rail's tracking error": (
@@ -94,9 +100,11 @@ WRONG = {
     "tool speed": (
         ["workspace", "tool_speed"],
         500,
-        "workspace.tool_speed: 500 m/s is above 5 m/s",
+        "workspace.tool_speed: 500 m/s is above 15 m/s",
         "millimetres",
     ),
+    "slow tool speed": (["workspace", "tool_speed"], 250, "workspace.tool_speed", "millimetres"),
+    "fast tool speed": (["workspace", "tool_speed"], 1000, "workspace.tool_speed", "millimetres"),
     "box": (
         ["workspace", "lower"],
         [-120, -300, -6],
@@ -148,14 +156,20 @@ WRONG = {
             "velocity": 100,
             "acceleration": 1000,
         },
-        "gripper.open: 35 m is above 0.5 m .* gripper.velocity: 100 m/s .* gripper.acceleration",
+        "gripper.open: 35 m is above 1 m .* gripper.velocity: 100 m/s .* gripper.acceleration",
         "millimetres",
     ),
     "gripper without unit": (
         ["gripper"],
-        GRIPPER | {"in_urdf": False, "open": 0.8},
+        GRIPPER | {"open": 0.8},
         "gripper.open: 0.8 m",
         "unit: rad",
+    ),
+    "gripper in percent": (
+        ["gripper"],
+        GRIPPER | {"in_urdf": False, "open": 100},
+        "gripper.open: 100 m is above 1 m",
+        "percentage",
     ),
     "gripper in degrees": (
         ["gripper"],
@@ -189,3 +203,22 @@ def test_a_slow_arm_with_strong_motors_and_a_fast_one_are_accepted():
     assert parse("joints", 0, SLOW | {"velocity": 0.1, "acceleration": 20.0})
     assert parse("joints", 0, SLOW | {"velocity": 2 * math.pi, "acceleration": 150.0})
     assert parse("joints", 0, RAIL)
+    assert parse("joints", 0, SLOW | {"velocity": 1.0, "acceleration": 100.0})
+    assert parse("joints", 0, SLOW | {"velocity": 6.0, "tracking_error": 1.2})
+
+
+def test_slow_cameras_delta_robots_and_normalised_grippers_are_accepted():
+    assert parse("cameras", 0, "rate_hz", 0.05)
+    assert parse("workspace", "tool_speed", 15.0)
+    opening = {"in_urdf": False, "open": 1.0, "velocity": 5.0, "acceleration": 50.0}
+    assert parse("gripper", GRIPPER | opening)
+
+
+def test_hold_s_may_outlast_a_long_chunk():
+    action = DATA["action"] | {"step_s": 2.0, "horizon": 50}
+    budgets = DATA["budgets"] | {"hold_s": 100.5}
+    assert parse_contract(
+        yaml.safe_dump(DATA | {"action": action, "budgets": budgets}), sim_arm().urdf_xml
+    )
+    with pytest.raises(ContractError, match=r"budgets\.hold_s: 100\.5 s is above 60 s"):
+        parse("budgets", budgets)

@@ -128,7 +128,7 @@ class Contract(Section):
             check_magnitudes(
                 self.arms,
                 self.cameras,
-                self.action.step_s,
+                self.action,
                 self.budgets,
                 self.collision,
                 self.simulation,
