@@ -192,6 +192,17 @@ def test_another_pose_of_the_second_arm_changes_the_hash():
     assert any("right" in line for line in pair().difference(wider))
 
 
+def test_arms_in_another_order_do_not_fit():
+    data = pair_data()
+    data["arms"] = dict(reversed(data["arms"].items()))
+    names = data["action"]["names"]
+    data["action"]["names"] = [*names[len(names) // 2 :], *names[: len(names) // 2]]
+    other = parse(data)
+    assert other.robot_hash == pair().robot_hash
+    assert not other.fits(pair(), action=False)
+    assert other.difference(pair(), action=False)[0].startswith("joints: order right")
+
+
 def test_limits_do_not_change_the_hash():
     tuned = parse(changed(["arms", "right", "joints", 0, "velocity"], 0.5))
     assert tuned.hash == pair().hash

@@ -302,11 +302,14 @@ class Contract(Section):
     def fits(self, other: Contract, *, action: bool = True) -> bool:
         """Return whether checkpoints and recordings of ``other`` can be used with this contract.
 
-        The hashes are equal, or what they cover differs only in rounded numbers.
+        All joints are in the same order, and the hashes are equal, or what they cover differs only
+        in rounded numbers. The hashes ignore the order of the arms.
 
         Args:
             action: false: compare the robots only, as :attr:`robot_hash` does.
         """
+        if self.command_joints != other.command_joints:
+            return False
         key = "hash" if action else "robot_hash"
         return getattr(self, key) == getattr(other, key) or is_same(
             self._interface(action=action), other._interface(action=action)
