@@ -114,6 +114,20 @@ def test_degrees_are_detected_where_the_urdf_has_no_limit():
     assert "look like degrees" in sentence(endless, set_joint(5, velocity=180.0))
 
 
+def test_limits_inside_those_of_the_urdf_are_never_another_unit():
+    """0.57 is 57 times 0.01, but a range may begin anywhere inside that of the URDF."""
+    low = URDF.replace('lower="-1.8"', 'lower="0.01"')
+    assert low != URDF
+    configure(low, set_joint(1, lower=0.57))
+    fast = URDF.replace('upper="2.8" velocity="2.0"', 'upper="2.8" velocity="45"')
+    configure(fast, set_joint(0, velocity=40.0, acceleration=200.0))
+    unlimited = URDF.replace('upper="2.8" velocity="2.0"', 'upper="2.8" velocity="0"')
+    configure(unlimited, set_joint(0, velocity=45.0, acceleration=200.0))
+    assert "look like degrees" in sentence(
+        unlimited, set_joint(0, velocity=57.3, acceleration=200.0)
+    )
+
+
 def test_a_continuous_joint_has_the_contracts_limits():
     endless = URDF.replace('name="joint1" type="revolute"', 'name="joint1" type="continuous"')
     _, kinematics = configure(endless, set_joint(0, lower=-7.0, upper=7.0))

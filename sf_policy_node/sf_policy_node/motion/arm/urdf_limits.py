@@ -11,8 +11,9 @@ from sf_policy_node.urdf import UrdfJoint
 _ROUNDING = {"rad": 1e-3, "m": 1e-4}  # limits are written with few digits
 _FASTER = 1.001  # velocity over that of the URDF which still counts as rounding
 # No joint of an arm exceeds these positions and speeds, so a larger number is in the other unit.
+# They count only where the URDF has no limit, or a narrower one.
 _FURTHEST = {"rad": 10.0 * 2.0 * math.pi, "m": 20.0}
-_FASTEST = {"rad": 30.0, "m": 20.0}  # unit/s
+_FASTEST = {"rad": 50.0, "m": 20.0}  # unit/s
 _OTHER = {"rad": ("degrees", "radians"), "m": ("millimetres", "metres")}
 _RATIO = {"rad": 180.0 / math.pi, "m": 1000.0}  # of a number in the other unit
 _NEAR = (0.8, 1.25)  # share of that ratio to the URDF which shows the other unit
@@ -89,16 +90,14 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
         if is_other
         else "narrow the contract, or correct the URDF if the robot's manual allows more"
     )
-    low = urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[unit]
-    high = urdf.upper is not None and wanted.upper > urdf.upper + _ROUNDING[unit]
-    if low or high:
+    if _is_lower(wanted, urdf) or _is_higher(wanted, urdf):
         has = "open and closed" if wanted.is_gripper else "lower and upper"
         problems.append(
             f"{wanted.key}: {has} {wanted.lower:g} and {wanted.upper:g} {unit} are wider than the"
             f" limits {_number(urdf.lower)} and {_number(urdf.upper)} {unit} of the URDF {file};"
             f" {cure}"
         )
-    if urdf.velocity is not None and wanted.velocity > _FASTER * urdf.velocity:
+    if _is_faster(wanted, urdf):
         problems.append(
             f"{wanted.key}.velocity: {wanted.velocity:g} {unit}/s is above {urdf.velocity:g}"
             f" {unit}/s of the URDF {file}; {cure}"
@@ -113,18 +112,35 @@ def _compare(wanted: _Wanted, urdf: UrdfJoint, file: str) -> list[str]:
 
 
 def _is_other_unit(wanted: _Wanted, urdf: UrdfJoint) -> bool:
-    """Return whether the limits of a joint look like degrees or millimetres."""
+    """Return whether a limit that the URDF does not allow looks like degrees or millimetres."""
     unit = wanted.unit
-    pairs = (
-        (wanted.lower, urdf.lower),
-        (wanted.upper, urdf.upper),
-        (wanted.velocity, urdf.velocity),
-    )
     low, high = (share * _RATIO[unit] for share in _NEAR)
-    if any(theirs and low < ours / theirs < high for ours, theirs in pairs):
-        return True
-    furthest = max(abs(wanted.lower), abs(wanted.upper))
-    return furthest > _FURTHEST[unit] or wanted.velocity > _FASTEST[unit]
+    furthest, fastest = _FURTHEST[unit], _FASTEST[unit]
+    for ours, theirs, is_wider, bound in (
+        (wanted.lower, urdf.lower, _is_lower(wanted, urdf), furthest),
+        (wanted.upper, urdf.upper, _is_higher(wanted, urdf), furthest),
+        (wanted.velocity, urdf.velocity, _is_faster(wanted, urdf), fastest),
+    ):
+        if theirs is None:
+            found = abs(ours) > bound
+        else:
+            is_ratio = bool(theirs) and low < ours / theirs < high
+            found = is_wider and (is_ratio or abs(ours) > bound)
+        if found:
+            return True
+    return False
+
+
+def _is_lower(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    return urdf.lower is not None and wanted.lower < urdf.lower - _ROUNDING[wanted.unit]
+
+
+def _is_higher(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    return urdf.upper is not None and wanted.upper > urdf.upper + _ROUNDING[wanted.unit]
+
+
+def _is_faster(wanted: _Wanted, urdf: UrdfJoint) -> bool:
+    return urdf.velocity is not None and wanted.velocity > _FASTER * urdf.velocity
 
 
 def _number(value: float | None) -> str:
