@@ -24,6 +24,7 @@ from sf_training.recording.topics import absolute
 
 NOBODY, POLICY, PERSON, REPLAY = range(4)
 MS = 1_000_000
+ROBOT = tiny_contract()
 HORIZON = 3
 
 
@@ -182,7 +183,7 @@ def test_every_segment_has_one_time_line(gaps, steps):
     stream = Stream(
         stamps, [], received, np.arange(len(stamps)), np.zeros((len(stamps), 3), np.int64)
     )
-    parts = cut_at_clock_steps({"/joint_states": stream}, ["/joint_states"], "/joint_states")
+    parts = cut_at_clock_steps({"/joint_states": stream}, ["/joint_states"], ROBOT)
     assert np.concatenate([part["/joint_states"].order for part in parts]).tolist() == list(
         range(len(stamps))
     )

@@ -81,6 +81,11 @@ class Commands:
             return None
         return JointStream.of_knots(names, knots)
 
+    def uncommanded(self, section: Stream, states: Stream) -> list[str]:
+        """Return the joints without a command in a section; arguments as for :meth:`stream`."""
+        knots = self._knots(section, states) if len(section.stamps) else {}
+        return [name for name in self._contract.command_joints if name not in knots]
+
     def _commanded(self) -> set[str]:
         """Return the joints that are commanded at least once in the whole recording."""
         if self._is_joint_states:

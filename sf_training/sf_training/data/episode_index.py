@@ -29,7 +29,7 @@ from sf_training.data import (
 )
 from sf_training.data.bag_files import BagError
 from sf_training.data.clock_offsets import ClocksDiffer, check_clocks, with_one_clock
-from sf_training.data.clock_steps import cut_at_clock_steps
+from sf_training.data.clock_steps import cut_at_clock_steps, section_note
 from sf_training.data.code_hash import code_hash
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.efforts import measured_efforts
@@ -174,16 +174,17 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
             be used.
     """
     recording = _Recording.read(reader)
-    found, empty = [], ""
+    found, empty, left_out = [], "", []
     try:
-        sections = cut_at_clock_steps(
-            recording.streams, _clocks(reader), absolute(reader.contract.topics.joint_states)
-        )
+        sections = cut_at_clock_steps(recording.streams, _clocks(reader), reader.contract)
         for number, section in enumerate(sections):
             try:
                 found.append(_observe(recording, section, last=number == len(sections) - 1))
             except (_NoObservation, ClocksDiffer) as error:
                 empty = empty or str(error)
+                left_out += section_note(
+                    _image_stamps(reader, section), recording.start, str(error)
+                )
     except BagError:
         raise
     except ValueError as error:
@@ -207,7 +208,7 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
         pairs=Pairs.joined(
             [index.pairs for index in found], [len(index.stamps) for index in found]
         ),
-        notes=list(dict.fromkeys(note for index in found for note in index.notes)),
+        notes=list(dict.fromkeys([note for index in found for note in index.notes] + left_out)),
         **joined,
     )
     if recording.texts.note:
@@ -275,6 +276,13 @@ def _topics(contract: Contract) -> list[str]:
         names += [name for name in (camera.topic, camera.depth_topic, camera.info_topic) if name]
         names.append(camera_pose_topic(camera.name))
     return [absolute(name) for name in names]
+
+
+def _image_stamps(reader: EpisodeReader, section: dict[str, Stream]) -> np.ndarray:
+    """Return the stamps of all images of a section [ns]."""
+    return np.concatenate(
+        [section[absolute(camera.topic)].stamps for camera in reader.recorded_cameras]
+    )
 
 
 def _clocks(reader: EpisodeReader) -> list[str]:
@@ -357,6 +365,9 @@ def _with_joints(
     else:
         joints = np.full((len(observations.stamps), len(contract.command_joints)), np.nan)
     known = np.isfinite(joints).all(axis=1)
+    if states is None and len(stream.stamps) and len(known):
+        lacking = [name for name in names if not len(stream.joint_messages.column(name)[0])]
+        raise _NoObservation(f"{name}: {', '.join(lacking)} has no position in it")
     if not known.any():
         budgets = contract.budgets
         raise _NoObservation(
@@ -411,7 +422,17 @@ def _pairs(
         section[topic], section[absolute(contract.topics.joint_states)]
     )
     if stream is None:
-        return expert_pairs(contract, observations.stamps, [], np.empty(0, np.int64)), []
+        joints_without = recording.commands.uncommanded(
+            section[topic], section[absolute(contract.topics.joint_states)]
+        )
+        notes = section_note(
+            observations.stamps,
+            recording.start,
+            f"its {len(observations.stamps)} observations have no label, because it holds no"
+            f" command of {', '.join(joints_without)}; command all joints without pause, or at"
+            " least after each gap",
+        )
+        return expert_pairs(contract, observations.stamps, [], np.empty(0, np.int64)), notes
     is_measured = topic == absolute(contract.topics.joint_states)
     notes = (
         []

@@ -134,7 +134,7 @@ def stretches(
         check_all_joints(reader, read[joints])
         notes += check_clocks(reader, read, (*cameras, joints, given))
         commands = Commands(reader, given, read[given], start) if source == "commanded" else None
-        for section in cut_at_clock_steps(read, [*cameras, joints], joints):
+        for section in cut_at_clock_steps(read, [*cameras, joints], contract):
             if all(len(section[topic].stamps) for topic in (*cameras, joints)):
                 found += _stretches(
                     reader,
