@@ -1,4 +1,4 @@
-"""Tests of recordings in which publishers pause or begin late: what is cut, kept and reported."""
+"""Tests of recordings whose publishers pause or begin late: what is cut, kept and reported."""
 
 import re
 from dataclasses import replace
@@ -22,6 +22,7 @@ from foreign_recordings import (
 )
 from synthetic_episodes import tiny_contract
 
+from sf_training.data.bag_files import BagError
 from sf_training.recording import messages
 
 # The gripper may report rarely.
@@ -82,3 +83,17 @@ def test_a_section_without_the_gripper_is_noted(tmp_path, topic, problem):
     data = load(tmp_path, without_states(entries, 0.5, 1.3))
     sentence = rf"section from 1\..* to 2\.30 s, cut at .*: {problem}"
     assert any(re.search(sentence, note) for note in data.notes), data.notes
+
+
+def test_commands_that_begin_late_in_a_slow_simulation_are_on_one_clock(tmp_path):
+    """Simulated stamps advance at half the speed of the recorder, so delays grow."""
+
+    def slow(_, t):
+        return 77 * S + round(t * S / 2)
+
+    entries = [each for each in recording(6.0, stamp=slow) if each.topic != LEADER or each.at > 5]
+    data = load(tmp_path, entries)
+    assert len(data.pair_frame) and not any("on receipt" in note for note in data.notes)
+    ahead = recording(6.0, stamp=lambda topic, t: slow(topic, t) + (topic == LEADER) * 2 * S)
+    with pytest.raises(BagError, match=f"{LEADER} and .* are on two clocks"):
+        load(tmp_path / "ahead", ahead)

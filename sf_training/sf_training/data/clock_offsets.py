@@ -1,7 +1,9 @@
 """Check that the streams of a recording are stamped by one clock. Times are int64 nanoseconds.
 
 Times of receipt are on the clock of the recorder. The delay from stamp to receipt is therefore
-about the same for all streams that are stamped by one clock, whatever its offset.
+about the same for all streams that are stamped by one clock, whatever its offset. The clock of a
+simulator may be slower than that of the recorder. Delays are therefore compared at equal times of
+receipt.
 """
 
 from __future__ import annotations
@@ -87,6 +89,8 @@ def check_clocks(
     ]
     if len(found) < 2:
         return []
+    delays = _typical_delays([each.stream for each in found])
+    found = [replace(each, delay=delay) for each, delay in zip(found, delays, strict=True)]
     early, late = (choose(found, key=lambda each: each.delay) for choose in (min, max))
     ahead = early.delay < -FUTURE_NS and late.delay > -FUTURE_NS
     if late.delay - early.delay > (FUTURE_APART_NS if ahead else APART_NS):
@@ -120,15 +124,17 @@ class _Publisher:
 
     Attributes:
         name: of the topic in the bag, with the joints where others publish on it, too.
-        delay: median from stamp to receipt [ns].
+        stream: its messages.
         budget: how much longer than that of the fastest publisher it may be [ns].
         consequence: clause about a longer delay.
+        delay: typical time from stamp to receipt [ns], see :func:`_typical_delays`.
     """
 
     name: str
-    delay: int
+    stream: Stream
     budget: float
     consequence: str
+    delay: int = 0
 
 
 def _publishers(reader: EpisodeReader, topic: str, stream: Stream) -> list[_Publisher]:
@@ -156,8 +162,32 @@ def _publishers(reader: EpisodeReader, topic: str, stream: Stream) -> list[_Publ
             if is_camera or is_state
             else ", so labels come from earlier commands"
         )
-        delay = int(np.median(_delay(source)))
-        found.append(_Publisher(name, delay, budget_s / _S, consequence))
+        found.append(_Publisher(name, source, budget_s / _S, consequence))
+    return found
+
+
+def _typical_delays(streams: Sequence[Stream]) -> list[int]:
+    """Return the typical time from stamp to receipt of the messages of each stream [ns].
+
+    With the delays d of a stream and r of a reference, both at the times of receipt of the stream,
+    it is median(d - r) + median(r). The reference is a dense stream of the whole recording.
+    """
+    spans = [int(np.ptp(stream.log_times)) for stream in streams]
+    reference = max(
+        (each for each, span in zip(streams, spans, strict=True) if span >= 0.9 * max(spans)),
+        key=lambda each: len(each.stamps),
+    )
+    order = np.argsort(reference.log_times, kind="stable")
+    received, delays = reference.log_times[order], _delay(reference)[order]
+    # Relative to the first message: absolute nanoseconds exceed the precision of float64.
+    begin, first = received[0], delays[0]
+    typical = int(np.median(delays - first)) + int(first)
+    found = []
+    for stream in streams:
+        expected = np.interp(
+            (stream.log_times - begin) * _S, (received - begin) * _S, delays - first
+        )
+        found.append(typical + round(float(np.median(_delay(stream) - first - expected))))
     return found
 
 
