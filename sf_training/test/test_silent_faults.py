@@ -39,6 +39,7 @@ from synthetic_episodes import HEIGHT, WIDTH, tiny_contract, write_episode
 from sf_training.data.bag_files import BagError
 from sf_training.data.bag_storage import MERGE, ros_type
 from sf_training.data.dataset import load_dataset
+from sf_training.data.episode_reader import EpisodeReader
 from sf_training.evaluation.recorded_episode import open_episodes
 from sf_training.lint.thresholds import Verdict
 from sf_training.recording import messages
@@ -232,10 +233,12 @@ def test_two_publishers_on_one_topic_have_clocks_of_their_own(tmp_path):
         ({"instruction": " ", "task": ["open it"]}, "open it"),
         ({"instruction": "None", "language_instruction": "open it"}, "open it"),
         ({"instruction": 3, "task": "open it"}, "open it"),
-        ({"task": None}, "stack the bowls"),
+        ({"task": "[left] open it"}, "[left] open it"),
+        ({"task": None}, ""),
         ({"task": []}, None),
         ({"task": 3}, None),
         ({"task": ["open it", "close it"]}, None),
+        ({"task": "['open it', 'close it']"}, None),
         ({"instruction": {"en": "open it"}}, None),
     ],
 )
@@ -244,11 +247,14 @@ def test_only_a_text_in_custom_data_is_an_instruction(tmp_path, custom, instruct
     described = yaml.safe_load((bag / "metadata.yaml").read_text())
     described["rosbag2_bagfile_information"]["custom_data"] = custom
     (bag / "metadata.yaml").write_text(yaml.safe_dump(described))
+    # The contract's instruction is for bags without one of their own.
+    assert loaded([bag], ROBOT).instructions == [instruction or "stack the bowls"]
+    silent = contract(instruction="")
     if instruction is None:
         with pytest.raises(BagError, match=r"in its custom data is .*, which is no instruction"):
-            loaded([bag], ROBOT)
+            loaded([bag], silent)
     else:
-        assert loaded([bag], ROBOT).instructions == [instruction]
+        assert EpisodeReader(bag, silent).recorded_instruction == instruction
 
 
 def test_a_message_that_says_none_is_no_instruction(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sf_training.data.bag_files import BagError
@@ -17,26 +20,37 @@ def instruction_text(text: str) -> str:
     return "" if text.casefold() in _NOTHING else text
 
 
-def custom_instruction(path: Path, custom: Mapping[str, str]) -> str:
-    """Return the instruction in custom data; empty if there is none.
+def custom_instruction(path: Path, custom: Mapping[str, str], otherwise: str) -> str:
+    """Return the instruction in custom data.
 
     Args:
         path: of the bag, for the message.
+        otherwise: the instruction if the custom data hold none; may be empty.
 
     Raises:
-        BagError: what should be the instruction is a number or a list.
+        BagError: what should be the instruction is a number or a list, and ``otherwise`` is empty.
     """
     given = {key: instruction_text(custom.get(key, "")) for key in _INSTRUCTION_KEYS}
     given = {key: text for key, text in given.items() if text}
     found = next(filter(_is_instruction, given.values()), "")
-    if given and not found:
+    if given and not found and not otherwise:
         key, text = next(iter(given.items()))
         raise BagError(
             f"{path}: {key} in its custom data is {text[:60]}, which is no instruction; write one"
-            " text there (metadata.yaml), or remove it"
+            " text there (metadata.yaml), or give the contract's bags.instruction"
         )
-    return found
+    return found or otherwise
 
 
 def _is_instruction(text: str) -> bool:
-    return text[0] not in "[{" and any(letter.isalpha() for letter in text)
+    return any(letter.isalpha() for letter in text) and not _is_collection(text)
+
+
+def _is_collection(text: str) -> bool:
+    """Return whether a text is a list or a mapping, as JSON or Python write it."""
+    if text[0] not in "[{":
+        return False
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return isinstance(parse(text), (list, dict, set))
+    return False

@@ -164,7 +164,7 @@ class EpisodeReader:
                 return text
         bags = self.contract.bags
         assert bags is not None  # of a contract for bags of other recorders
-        return custom_instruction(self.path, self.bag.custom) or bags.instruction
+        return custom_instruction(self.path, self.bag.custom, bags.instruction)
 
     @property
     def recorded_cameras(self) -> list[Camera]:
