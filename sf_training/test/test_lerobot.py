@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_episodes import (
@@ -25,6 +26,7 @@ from sf_training.data.episode_reader import EpisodeReader
 from sf_training.lerobot.command import main
 from sf_training.lerobot.dataset_reader import DatasetReader
 from sf_training.lerobot.dataset_writer import DatasetWriter
+from sf_training.lerobot.layout import SOURCES
 from sf_training.recording import messages
 from sf_training.recording.topics import absolute
 
@@ -145,6 +147,22 @@ def test_a_round_trip_gives_the_same_training_data(exported, contract):
         shared = min(map(len, first))
         np.testing.assert_allclose(first[1][:shared], first[0][:shared], atol=1e-5)
         assert np.abs(after.images.astype(int) - before.images[:count]).mean() < 4
+
+
+def test_an_export_with_a_number_in_a_wrong_unit_is_read_back(exported, tmp_path, capsys):
+    """Contracts of earlier versions may hold numbers that are refused today."""
+    data = tmp_path / "set"
+    shutil.copytree(exported / "set", data)
+    own = data / SOURCES / "contract.yaml"
+    contract = yaml.safe_load(own.read_text())
+    contract["budgets"]["hold_s"] = 1500.0
+    own.write_text(yaml.safe_dump(contract))
+    words = ["import", str(data), "--episodes", "1"]
+    assert main([*words, "--out", str(tmp_path / "bags")]) == 0
+    shutil.copytree(own.parent, tmp_path / "robot")
+    robot = str(tmp_path / "robot/contract.yaml")
+    assert main([*words, "--out", str(tmp_path / "other"), "--contract", robot]) != 0
+    assert "budgets.hold_s: 1500 s" in capsys.readouterr().err
 
 
 @settings(

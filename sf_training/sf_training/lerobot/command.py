@@ -272,7 +272,9 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
         raise LeRobotError(
             f"{settings.data}: holds no contract; give that of the robot with --contract ROBOT.yaml"
         )
-    contract = load_contract(settings.contract or own)
+    # That of an export is as old as the recordings: no robot moves with its limits.
+    chosen = settings.contract or own
+    contract = load_contract(chosen, stored=own.exists() and chosen.resolve() == own.resolve())
     reader: Reader = dataset or RldsReader(settings.data, contract.command_joints, instruction)
     found = mapping(
         reader,
