@@ -264,7 +264,7 @@ def rename_model(path: Path) -> None:
         ("config.json", resize, "damaged or of another architecture .*size mismatch"),
         ("config.json", rename_model, "model giant; this version reads format 1, model nano"),
         ("config.json", cut, "not valid JSON"),
-        ("config.json", Path.unlink, "is this a checkpoint directory"),
+        ("config.json", Path.unlink, "give the directory of a checkpoint"),
         ("statistics.json", cut, "damaged"),
         ("contract.yaml", Path.unlink, "its contract cannot be used"),
     ],
