@@ -327,9 +327,9 @@ def load(folder: Path, entries: Sequence[Entry] | dict[str, Sequence[Entry]], ro
     return loaded(bags, robot)
 
 
-def loaded(bags: Sequence[Path], robot) -> Dataset:
+def loaded(bags: Sequence[Path], robot, *, depth: bool = True) -> Dataset:
     """Return the training data of some bags."""
-    return load_dataset(bags, robot, size=8, workers=1, progress=False)
+    return load_dataset(bags, robot, size=8, workers=1, progress=False, depth=depth)
 
 
 def findings(folder: Path, entries: Sequence[Entry], robot) -> dict:

@@ -84,19 +84,33 @@ def depth_raw(k: int, how: str):
 
 
 @pytest.mark.parametrize("how", ["cut", "colour", "size", "encoding", "step"])
-def test_a_bad_depth_image_drops_only_its_observation(tmp_path, how):
+def test_a_bad_depth_image_drops_only_its_depth(tmp_path, how):
     raw = how in ("encoding", "step")
     kind = messages.IMAGE if raw else messages.COMPRESSED_IMAGE
     depth = [
         entry(DEPTH, kind, k / 10, (depth_raw if raw else depth_png)(k, how)) for k in range(8)
     ]
     entries = merged(recording(0.8), depth)
-    data = load(tmp_path, entries, WITH_DEPTH)
-    assert np.asarray(data.depth).shape[0] == len(data.images) == 7
-    assert "/scene_camera/depth/image_raw at 0.30 s" in data.notes[0]
-    assert "1 of 8 observations" in data.notes[0]
+    bag = write_bag(tmp_path / "take", entries)
+    for needed, count in ((False, 8), (True, 7)):  # by the teacher
+        data = loaded([bag], WITH_DEPTH, depth=needed)
+        assert len(np.asarray(data.images)) == count and data.pair_frame.max() < count
+        assert "/scene_camera/depth/image_raw at 0.30 s" in data.notes[0]
+        assert "1 of 8 observations have no usable depth" in data.notes[0]
+        assert ("1 observations are left out" in data.notes[-1]) == needed
+    assert len(np.asarray(data.depth)) == 7 and 0.3 not in np.round(data.stamps - BEGIN / S, 3)
     found = findings(tmp_path, entries, WITH_DEPTH)
     assert any("1 of 8 images" in text and "at 0.30 s" in text for text in found.values())
+
+
+def test_only_a_teacher_that_needs_depth_refuses_a_bag_without_usable_depth(tmp_path):
+    depth = [entry(DEPTH, messages.COMPRESSED_IMAGE, k / 10, depth_png(3, "cut")) for k in range(5)]
+    for number, each in enumerate(depth):
+        each.content.header.stamp = foreign_recordings.header(BEGIN + number * S // 10).stamp
+    bag = write_bag(tmp_path / "take", merged(recording(0.5), depth))
+    assert len(loaded([bag], WITH_DEPTH, depth=False).images) == 5
+    with pytest.raises(BagError, match=r"no observation has depth that can be used; .* lint"):
+        loaded([bag], WITH_DEPTH)
 
 
 def test_depth_and_joints_that_are_often_missing_are_noted(tmp_path):

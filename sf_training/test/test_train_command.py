@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from seeded_weights import vggt_weights
 
@@ -19,8 +21,10 @@ from sf_policy_node.contract import load_contract
 from sf_policy_node.ros_testing import PATIENCE_S
 from sf_policy_node.vla.policy import Policy
 from sf_training.simulation import demonstrations
+from sf_training.training import train
 from sf_training.training.curves import read_curves
 from sf_training.training.report import read_runs, summarise
+from sf_training.training.settings import Settings
 from sf_training.training.students import StudentSettings
 from sf_training.training.train import main as train_command
 
@@ -29,6 +33,22 @@ CONTRACT = load_contract(CONTRACT_FILE)
 SIDE = 32
 TEXTS = ("pick the red cube", "pick the blue cube")
 SMALL = StudentSettings(image_size=(SIDE,))
+
+
+@pytest.mark.parametrize(("teacher", "needed"), [("pointmap", True), ("none", False)])
+def test_depth_is_read_only_for_a_teacher_that_needs_it(monkeypatch, teacher, needed):
+    asked = []
+
+    def load(*_, depth, **__):
+        asked.append(depth)
+        return CONTRACT, SimpleNamespace(present=None)
+
+    monkeypatch.setattr(train, "load_training_set", load)
+    model = SimpleNamespace(config=SimpleNamespace(fit="crop"))
+    student = SimpleNamespace(image_size=SIDE, model=model)
+    settings = Settings(data=(Path("d"),), out=Path("o"), teacher=teacher)
+    train.training_data(settings, student, CONTRACT, Console(quiet=True))
+    assert asked == [needed]
 
 
 def command(*arguments: object) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def load_dataset(
             None takes that of the first bag.
         size: side of the prepared images, or (height, width) [pixels].
         fit: how an image with another aspect ratio is fitted.
-        depth: provide depth images, for the teacher.
+        depth: provide depth images, for the teacher. An observation whose depth is recorded and
+            cannot be used is then left out; otherwise only its depth is.
         outcomes: episodes with another outcome are skipped.
         idle_s: how long a pause, in which the operator commands no motion, gets labels [s];
             infinity keeps all.
@@ -180,6 +181,11 @@ def load_dataset(
         all_keys = [index_key(reader) for reader in bar.track(opened.readers)]
     folder = None if cache is None else Path(cache) / "episodes"
     results = index_episodes(opened.readers, cache, workers, progress)
+    if depth:
+        for number, result in enumerate(results):
+            if isinstance(result, EpisodeIndex):
+                results[number] = found = _with_usable_depth(opened.readers[number], result)
+                all_keys[number] += "" if found is result else "_depth"
     left_out = [
         LeftOut(opened.readers[number].path, result)
         for number, result in enumerate(results)
@@ -232,6 +238,20 @@ def load_dataset(
         notes=notes,
         outcomes=dict(opened.outcomes.most_common()),
         contract=readers[0].contract,
+    )
+
+
+def _with_usable_depth(reader: EpisodeReader, index: EpisodeIndex) -> EpisodeIndex | str:
+    """Return the index without observations whose depth is unusable; a sentence if none is left."""
+    found = index.with_usable_depth()
+    if found is index:
+        return index
+    if lost := len(found.stamps) and len(index.stamps) - len(found.stamps):
+        note = f"{lost} observations are left out, because depth is needed and theirs is unusable"
+        return replace(found, notes=[*index.notes, note])
+    return (
+        f"{reader.path}: no observation has depth that can be used; find the reason with"
+        " `python3 -m sf_training lint`, or choose a teacher without depth"
     )
 
 

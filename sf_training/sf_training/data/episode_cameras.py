@@ -17,14 +17,14 @@ from sf_training.recording import messages
 from sf_training.recording.topics import absolute, camera_pose_topic
 
 _NO_IMAGE = (-1, 0, 0)  # location of an image that does not exist
+BROKEN_IMAGE = (-2, 0, 0)  # of a depth image that cannot be used
 LACKING_SHARE = 0.25  # of the observations: if more lack depth that is recorded, there is a note
 
 
 def usable_images(
     reader: EpisodeReader, streams: Mapping[str, Stream], observations: Observations, start: int
-) -> tuple[np.ndarray, list[str]]:
-    """Return which observations (N,) have decodable images of the contract's size, colour and
-    depth, and a sentence about the others. Depth may be missing.
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Decode the images of N observations and V cameras.
 
     Compressed images are decoded. Of raw images the header and the number of bytes are checked.
 
@@ -32,43 +32,53 @@ def usable_images(
         streams: by topic; depth is checked if it was read.
         start: first image of the recording [ns].
 
+    Returns:
+        Which observations (N,) have colour images that can be decoded and have the contract's size;
+        which depth images (N, V) are recorded and cannot be used; sentences about both.
+
     Raises:
-        BagError: no image of a topic can be used.
+        BagError: no colour image of a camera can be used.
     """
-    good, notes = np.ones(len(observations.stamps), bool), []
+    count, cameras = len(observations.stamps), reader.contract.cameras
+    good, broken_depth = np.ones(count, bool), np.zeros((count, len(cameras)), bool)
+    notes: list[str] = []
     with reader.random_access(np.array(reader.blocks, np.int64).reshape(-1, 5)) as access:
-        for view, camera in enumerate(reader.contract.cameras):
-            if camera.name in reader.missing_cameras:
+
+        def check(camera: Camera, topic: str, rows: np.ndarray, consequence: str) -> np.ndarray:
+            """Return which of the images ``rows`` (n,) can be used; a sentence is noted."""
+            usable, problem = _usable(reader, access, camera, topic, streams[topic], rows)
+            if usable.all():
+                return usable
+            if not usable.any() and topic == absolute(camera.topic):
+                raise BagError(f"{reader.path}: {topic}: {problem}")
+            at = (int(streams[topic].stamps[rows[~usable][0]]) - start) * 1e-9
+            notes.append(
+                f"{topic} at {at:.2f} s: {problem} ({(~usable).sum()} of {count} observations"
+                f" {consequence})"
+            )
+            return usable
+
+        for view, camera in enumerate(cameras):
+            if camera.name in reader.missing_cameras or not count:
                 continue
-            chosen = [(absolute(camera.topic), observations.indices[:, view])]
-            if camera.depth_topic:
-                depth = depth_rows(reader.contract, view, observations, streams)
-                chosen.append((absolute(camera.depth_topic), depth))
-            for topic, rows in chosen:
-                there = np.flatnonzero(rows >= 0)
-                if 0 < len(there) < (1.0 - LACKING_SHARE) * len(rows):
-                    notes.append(
-                        f"{topic}: {len(rows) - len(there)} of {len(rows)} observations have no"
-                        f" depth image within {reader.contract.budgets.camera_skew_s:g} s; check"
-                        " its rate and its stamps"
-                    )
-                if not len(there):
-                    continue
-                usable, problem = _usable(
-                    reader, access, camera, topic, streams[topic], rows[there]
-                )
-                if usable.all():
-                    continue
-                if not usable.any():
-                    raise BagError(f"{reader.path}: {topic}: {problem}")
-                first = rows[there[~usable][0]]
-                at = (int(streams[topic].stamps[first]) - start) * 1e-9
+            colour = observations.indices[:, view]
+            good &= check(camera, absolute(camera.topic), colour, "are left out")
+            if not camera.depth_topic:
+                continue
+            topic = absolute(camera.depth_topic)
+            depth = depth_rows(reader.contract, view, observations, streams)
+            there = np.flatnonzero(depth >= 0)
+            if 0 < len(there) < (1.0 - LACKING_SHARE) * count:
                 notes.append(
-                    f"{topic} at {at:.2f} s: {problem} ({(~usable).sum()} of {len(rows)}"
-                    " observations are left out)"
+                    f"{topic}: {count - len(there)} of {count} observations have no depth image"
+                    f" within {reader.contract.budgets.camera_skew_s:g} s; check its rate and its"
+                    " stamps"
                 )
-                good[there] &= usable
-    return good, notes
+            if len(there):
+                broken_depth[there, view] = ~check(
+                    camera, topic, depth[there], "have no usable depth"
+                )
+    return good, broken_depth, notes
 
 
 def _usable(
@@ -124,7 +134,7 @@ def check_first_images(
 
     Args:
         blocks: (C, 5) that the locations refer to.
-        colour, depth: (N, V, 3) locations; block -1 where there is no image.
+        colour, depth: (N, V, 3) locations; block below 0 where there is no image.
 
     Raises:
         BagError: an image cannot be decoded, or its size is not that of the contract.
@@ -174,12 +184,18 @@ def colour_locations(
 
 
 def depth_locations(
-    reader: EpisodeReader, view: int, observations: Observations, section: dict[str, Stream]
+    reader: EpisodeReader,
+    view: int,
+    observations: Observations,
+    section: dict[str, Stream],
+    broken: np.ndarray,
 ) -> np.ndarray:
-    """Return the locations (N, 3) of the depth images of one camera; block -1 where there is none.
+    """Return the locations (N, 3) of the depth images of one camera; block -1 where there is none,
+    :data:`BROKEN_IMAGE` where it cannot be used.
 
     Args:
         view: index of the camera.
+        broken: (N,) which depth images cannot be used.
     """
     camera = reader.contract.cameras[view]
     locations = np.tile(np.array(_NO_IMAGE, np.int64), (len(observations.stamps), 1))
@@ -187,6 +203,7 @@ def depth_locations(
         rows = depth_rows(reader.contract, view, observations, section)
         near = rows >= 0
         locations[near] = section[absolute(camera.depth_topic)].locations[rows[near]]
+        locations[broken] = BROKEN_IMAGE
     return locations
 
 

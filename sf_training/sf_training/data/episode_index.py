@@ -34,6 +34,7 @@ from sf_training.data.code_hash import code_hash
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.efforts import measured_efforts
 from sf_training.data.episode_cameras import (
+    BROKEN_IMAGE,
     camera_matrices,
     camera_poses,
     check_first_images,
@@ -61,6 +62,16 @@ from sf_training.data.targets import (
 from sf_training.recording.messages import to_chunk
 from sf_training.recording.topics import absolute, camera_pose_topic
 
+# Arrays of the index with one row for each observation.
+_PER_OBSERVATION = (
+    "colour",
+    "depth",
+    "joint_positions",
+    "joint_efforts",
+    "stamps",
+    "camera_poses",
+)
+
 
 @dataclass(frozen=True)
 class EpisodeIndex:
@@ -68,8 +79,9 @@ class EpisodeIndex:
 
     Attributes:
         blocks: (C, 5), rows as ``mcap_blocks.Block``.
-        colour, depth: (N, V, 3) locations of the images: block (-1 where there is none), offset,
-            length. Colour images are missing only if the episode has none of that camera.
+        colour, depth: (N, V, 3) locations of the images: block (-1 where there is none, -2 where
+            depth cannot be used), offset, length. Colour images are missing only if the episode has
+            none of that camera.
         joint_positions: (N, J) float32 [rad, m], measured.
         joint_efforts: (N, J) float32 [N m, N], measured; NaN where unknown.
         stamps: (N,) float64 [s], time of the oldest image of each observation.
@@ -89,6 +101,14 @@ class EpisodeIndex:
     camera_poses: np.ndarray
     pairs: Pairs
     notes: list[str] = field(default_factory=list)
+
+    def with_usable_depth(self) -> EpisodeIndex:
+        """Return the index without the observations whose depth is recorded and cannot be used."""
+        kept = ~(self.depth[..., 0] == BROKEN_IMAGE[0]).any(axis=1)
+        if kept.all():
+            return self
+        arrays = {name: getattr(self, name)[kept] for name in _PER_OBSERVATION}
+        return replace(self, pairs=self.pairs.of(kept), **arrays)
 
     def save(self, path: Path) -> None:
         """Write the index to a file, atomically. OSError passes through."""
@@ -192,15 +212,7 @@ def index_episode(reader: EpisodeReader) -> EpisodeIndex:
     if not found:
         raise BagError(f"{reader.path}: {empty}")
     joined = {
-        name: np.concatenate([getattr(index, name) for index in found])
-        for name in (
-            "colour",
-            "depth",
-            "joint_positions",
-            "joint_efforts",
-            "stamps",
-            "camera_poses",
-        )
+        name: np.concatenate([getattr(index, name) for index in found]) for name in _PER_OBSERVATION
     }
     index = EpisodeIndex(
         blocks=np.array(reader.blocks, np.int64).reshape(-1, 5),
@@ -309,7 +321,7 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
     observations, joints, joint_notes = _with_joints(
         recording, observations, section[states], recorded_names[states]
     )
-    usable, about_images = usable_images(reader, section, observations, recording.start)
+    usable, broken, about_images = usable_images(reader, section, observations, recording.start)
     observations, joints = (
         Observations(*(getattr(observations, each.name)[usable] for each in fields(observations))),
         joints[usable],
@@ -324,7 +336,11 @@ def _observe(recording: _Recording, section: dict[str, Stream], *, last: bool) -
             [colour_locations(reader, view, observations, section) for view in views], axis=1
         ),
         depth=np.stack(
-            [depth_locations(reader, view, observations, section) for view in views], axis=1
+            [
+                depth_locations(reader, view, observations, section, broken[usable, view])
+                for view in views
+            ],
+            axis=1,
         ),
         joint_positions=joints.astype(np.float32),
         joint_efforts=efforts_now,

@@ -83,6 +83,7 @@ def stats(arguments: Arguments, console: Console) -> dict:
         contract=given,
         verdicts=arguments.verdicts,
         strict=arguments.strict,
+        depth=False,
     )
     columns = {
         "state": (state_names(contract), data.states),

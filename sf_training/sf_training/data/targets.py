@@ -36,6 +36,16 @@ class Pairs:
     targets: np.ndarray
     idle: np.ndarray
 
+    def of(self, kept: np.ndarray) -> Pairs:
+        """Return the labels of those observations (N,) that are kept."""
+        numbers, rows = np.cumsum(kept) - 1, np.flatnonzero(kept[self.frame])
+        return Pairs(
+            numbers[self.frame[rows]].astype(np.int32),
+            [self.instructions[row] for row in rows.tolist()],
+            self.targets[rows],
+            self.idle[rows],
+        )
+
     @classmethod
     def joined(cls, sections: Sequence[Pairs], frames: Sequence[int]) -> Pairs:
         """Concatenate labels of several sections, which have ``frames`` observations each."""

@@ -195,7 +195,8 @@ def _stretches(
         return []
     states = reader.recorded_name(absolute(contract.topics.joint_states))
     notes += check_joints(reader, joints, states, start)
-    good, about_images = usable_images(reader, section, observations, start)
+    good, broken_depth, about_images = usable_images(reader, section, observations, start)
+    good &= ~broken_depth.any(axis=1)
     notes += about_images
     observations = Observations(
         *(getattr(observations, each.name)[good] for each in fields(observations))

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 TeacherName = Literal["none", "pointmap", "mean", "random", "rgb", "vggt", "da3", "hf"]
 TEACHERS = get_args(TeacherName)
+DEPTH_TEACHERS = ("pointmap", "mean")
 FEATURE_SIZE = 96
 Patch = int | tuple[int, int]
 _SUB_CELLS = 2  # along one side of a patch: position inside the patch

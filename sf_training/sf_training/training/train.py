@@ -27,7 +27,7 @@ from sf_training.data.split import share_of, split_episodes
 from sf_training.progress import status
 from sf_training.spatial_forcing.alignment import AlignmentError
 from sf_training.spatial_forcing.student_tokens import StudentTokensError
-from sf_training.spatial_forcing.teachers import TeacherError
+from sf_training.spatial_forcing.teachers import DEPTH_TEACHERS, TeacherError
 from sf_training.training.alignment_targets import alignment_targets
 from sf_training.training.distributed.memory import require_memory
 from sf_training.training.distributed.processes import make_accelerator
@@ -243,6 +243,7 @@ def training_data(
         cache_images=settings.cache_images,
         verdicts=settings.verdicts,
         strict=settings.strict,
+        depth=settings.teacher in DEPTH_TEACHERS,
     )[1]
     _check_missing_cameras(settings, student, data)
     return data

@@ -219,6 +219,7 @@ def load_training_set(
     cache_images: bool = True,
     verdicts: Sequence[str] = VERDICTS,
     strict: bool = False,
+    depth: bool = True,
 ) -> tuple[Contract, TrainingSet]:
     """Load all successful episodes below one or several folders, with the contract that they share.
 
@@ -234,6 +235,7 @@ def load_training_set(
         verdicts: of the recorder; episodes with another verdict are left out.
         strict: whether an episode that cannot be used, or has an irregularity, is an error;
             otherwise it is reported on the console.
+        depth: whether depth is needed, by the teacher.
 
     Raises:
         BagError: there are no bags, or none can be used; with ``strict``, one cannot.
@@ -246,7 +248,7 @@ def load_training_set(
         contract,
         size=size,
         fit=fit,
-        depth=True,
+        depth=depth,
         outcomes=("success",),
         strict=strict,
         idle_s=idle_s,
@@ -277,7 +279,7 @@ def load_training_set(
         for v in range(len(common.cameras))
     )
     usable = dataset.depth is not None and known
-    if not usable:
+    if depth and not usable:
         console.print(
             "no depth or no camera poses in the bags: teachers pointmap and mean are not available"
         )
