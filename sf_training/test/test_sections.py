@@ -19,10 +19,13 @@ from foreign_recordings import (
     merged,
     recording,
     stamp_of,
+    write_bag,
 )
 from synthetic_episodes import tiny_contract
 
 from sf_training.data.bag_files import BagError
+from sf_training.data.episode_reader import EpisodeReader
+from sf_training.lerobot.export_bags import stretches
 from sf_training.recording import messages
 
 # The gripper may report rarely.
@@ -83,6 +86,17 @@ def test_a_section_without_the_gripper_is_noted(tmp_path, topic, problem):
     data = load(tmp_path, without_states(entries, 0.5, 1.3))
     sentence = rf"section from 1\..* to 2\.30 s, cut at .*: {problem}"
     assert any(re.search(sentence, note) for note in data.notes), data.notes
+
+
+@pytest.mark.parametrize(
+    ("topic", "problem"), [(STATES, "no position in it"), (LEADER, "no command of gripper")]
+)
+def test_an_export_notes_the_same_section(tmp_path, topic, problem):
+    entries = with_gripper_apart(recording(2.4), topic, lambda t: t < 0.4)
+    bag = write_bag(tmp_path / "take", without_states(entries, 0.5, 1.3))
+    notes: list[str] = []
+    assert stretches(EpisodeReader(bag, ROBOT), 10, "commanded", 0, 1.0, notes=notes)
+    assert any(re.search(rf"section from 1\..*is left out, .*{problem}", each) for each in notes)
 
 
 def test_commands_that_begin_late_in_a_slow_simulation_are_on_one_clock(tmp_path):

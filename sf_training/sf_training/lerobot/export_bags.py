@@ -13,7 +13,7 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_training.data.clock_offsets import check_clocks, with_one_clock
-from sf_training.data.clock_steps import cut_at_clock_steps
+from sf_training.data.clock_steps import cut_at_clock_steps, section_note
 from sf_training.data.commands import Commands, command_topic, teleoperated_until
 from sf_training.data.efforts import measured_efforts
 from sf_training.data.episode_cameras import usable_images
@@ -191,6 +191,10 @@ def _stretches(
     joints = JointStream.of_section(
         stream.stamps, stream.messages, contract.command_joints, lambda: all_states.messages
     )
+    if joints is None:
+        notes += section_note(
+            observations.stamps, start, "is left out, because a joint has no position in it"
+        )
     if joints is None or not len(observations.stamps):
         return []
     states = reader.recorded_name(absolute(contract.topics.joint_states))
@@ -337,6 +341,9 @@ def _commands(
     )
     given = commands.stream(section[topic], section[states])
     if given is None:
+        lacking = ", ".join(commands.uncommanded(section[topic], section[states]))
+        problem = f"is left out, because it holds no command of {lacking}"
+        notes += section_note(observations.stamps, start, problem)
         return np.full((len(observations.stamps), len(reader.contract.command_joints)), np.nan)
     notes += check_joints(reader, given, reader.recorded_name(topic), start)
     notes += unlabelled(reader.contract, observations.stamps, given, start)
