@@ -67,7 +67,8 @@ class CollisionModel:
     """Computes the distances between the links of a robot, and between links and boxes.
 
     Pairs that are not checked are listed in :attr:`allowed` with the reason: links joined by one
-    joint, links of one gripper, links that touch in the home pose or in every pose.
+    joint, links of one gripper, links that touch in the home pose or in every pose. A box, and a
+    pair with a joint in between that is not commanded, are left out only in the last case.
 
     Args:
         urdf_xml: the robot; see :func:`link_geometry.read_shapes` for where meshes are found.
@@ -117,9 +118,16 @@ class CollisionModel:
         ]
         self._boxes = len(boxes)
         self._carriers = {joint - 1: link.name for joint, link in carriers(model).items()}
+        moved = self._tree.movers().any(axis=1)
+        # By pinocchio joint (0: the base): whether no commanded joint moves what it carries.
+        self._is_still = [
+            not moved[self._tree.path(joint - 1, -1)].any() for joint in range(model.njoints)
+        ]
         self._set_arrays()
         self._limits = tuple(np.asarray(each, float) for each in limits)
         self.allowed: dict[tuple[str, str], str] = {}
+        self.touching_at_home: list[tuple[str, str]] = []
+        """The pairs that touch in the home pose and are checked, because they can move apart."""
         self._pairs = self._candidate_pairs([name in arm for name in names], allowed)
         self._functions = [
             coal.ComputeDistance(self.shapes[i].geometry, self.shapes[j].geometry)
@@ -271,7 +279,7 @@ class CollisionModel:
                     continue  # they never move relative to each other
                 if frozenset((first.link, second.link)) in given:
                     self._allow(first, second, "allowed by the contract")
-                elif len(path) == 1 and not self._is_base_of_other_arm(first, second, path[0]):
+                elif len(path) == 1 and self._are_joined(i, j, path[0]):
                     self._allow(first, second, "joined by one joint")
                 elif not arm_moves[path].any():
                     self._allow(first, second, "parts of one gripper")
@@ -279,16 +287,22 @@ class CollisionModel:
                     pairs.append((i, j))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
-    def _is_base_of_other_arm(self, first: LinkShape, second: LinkShape, joint: int) -> bool:
-        """Return whether one of two links carries an arm and ``joint`` is the first of another."""
-        still = {shape.link for shape in (first, second) if shape.joint == 0}
-        others = set(self._carriers.values()) - {self._carriers.get(joint)}
-        return bool(still & others)
+    def _are_joined(self, i: int, j: int, joint: int) -> bool:
+        """Return whether ``joint`` joins the links of shapes ``i`` and ``j``.
+
+        A box is joined to nothing. Of the links that no commanded joint moves, such as a base and
+        the posts around it, only the one that carries the joint is joined by it.
+        """
+        if max(i, j) >= len(self.shapes) - self._boxes:
+            return False
+        still = [each for each in (self.shapes[i], self.shapes[j]) if self._is_still[each.joint]]
+        return all(each.link == self._carriers[joint] for each in still)
 
     def _allow_touching(self, home: np.ndarray | None) -> None:
         """Remove the pairs that touch in the home pose.
 
-        A pair with a box is removed only if it touches in every pose.
+        A pair with a box, or with a joint in between that is not commanded, is removed only if it
+        touches in every pose: where that joint will be is not known yet.
         """
         random, lower, upper = np.random.default_rng(0), *self._limits
         poses = random.uniform(lower, upper, (_RANDOM_POSES, len(lower)))
@@ -300,9 +314,13 @@ class CollisionModel:
             homes = [np.clip(home, lower, upper)]
         touching = [self._always_touching(pose[None], all_pairs) for pose in homes]
         at_home = min(touching, key=np.count_nonzero)
-        everywhere = self._always_touching(poses, at_home)
+        others = self._tree.sample_others(len(poses), random)
+        everywhere = self._always_touching(poses, at_home, others)
         boxed = (self._pairs >= len(self.shapes) - self._boxes).any(axis=1)
-        remove = at_home & (everywhere | ~boxed)
+        remove = at_home & (everywhere | ~(boxed | self._passes_other_joint()))
+        self.touching_at_home = [
+            self._links(pair) for pair in np.flatnonzero(at_home & ~remove).tolist()
+        ]
         for pair in np.flatnonzero(remove):
             why = "touch in every pose" if everywhere[pair] else "touch in the home pose"
             self._allow(*(self.shapes[n] for n in self._pairs[pair]), why)
@@ -310,9 +328,20 @@ class CollisionModel:
         kept = zip(self._functions, remove, strict=True)
         self._functions = [function for function, out in kept if not out]
 
-    def _always_touching(self, poses: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Return (P,): true for the pairs ``among`` (P,) that touch at every pose (N, J)."""
-        turns, origins, first, last = self._place(poses)
+    def _passes_other_joint(self) -> np.ndarray:
+        """Return (P,): true for the pairs with a joint in between that is not commanded."""
+        paths = (self._tree.path(*self._joints[pair].tolist()) for pair in self._pairs)
+        return np.array([bool(self._tree.drivers(path)) for path in paths], dtype=bool)
+
+    def _always_touching(
+        self, poses: np.ndarray, among: np.ndarray, others: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return (P,): true for the pairs ``among`` (P,) that touch at every pose (N, J).
+
+        Args:
+            others: see :meth:`JointTree.angles`.
+        """
+        turns, origins, first, last = self._place(poses, others)
         touch = among & (self._bounds(turns, origins, first, last) <= self.margin).all(axis=0)
         still = np.zeros(first.shape[:2])
         exact = ExactDistances(self._functions, self._pairs, turns, origins, still)
@@ -340,14 +369,16 @@ class CollisionModel:
         self._box_centres = np.array([centre for centre, _ in boxes])
         self._box_halves = np.array([half for _, half in boxes])
 
-    def _place(self, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _place(
+        self, positions: np.ndarray, others: np.ndarray | None = None
+    ) -> tuple[np.ndarray, ...]:
         """Return the poses of all G shapes and the ends of their capsules at ``positions`` (N, J).
 
         Rotations (N, G, 3, 3), then offsets, first ends and last ends (N, G, 3) [m].
         """
         tree = self._tree
         turns, origins = place_shapes(
-            tree.angles(positions),
+            tree.angles(positions, others),
             tree.parents,
             tree.rotations,
             tree.offsets,

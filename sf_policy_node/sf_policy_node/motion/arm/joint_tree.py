@@ -80,15 +80,30 @@ class JointTree:
             if self._still[n] and n not in led and np.any(self.axes[n])
         }
         """Index of each joint with one axis that is neither commanded nor a mimic joint."""
+        self._ranges = {name: _range(model, n + 1) for name, n in self.others.items()}
 
     def set_others(self, positions: Mapping[str, float]) -> None:
         """Take the positions [rad or m] of joints that are not commanded, by name."""
         for name, position in positions.items():
             if name in self.others:
                 self._others[self.others[name]] = position
+        self._follow(self._others)
+
+    def sample_others(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """Return random positions (count, joints) [rad or m] of joints that are not commanded, for
+        :meth:`angles`.
+        """
+        sampled = np.tile(self._others, (count, 1))
+        for name, joint in self.others.items():
+            sampled[:, joint] = random.uniform(*self._ranges[name], count)
+        self._follow(sampled)
+        return sampled
+
+    def _follow(self, others: np.ndarray) -> None:
+        """Set the mimic joints of joints that are not commanded in ``others`` (..., joints)."""
         for _ in self._followers:  # a mimic joint may mimic another one
             for follower, leader, multiplier, offset in self._followers:
-                self._others[follower] = multiplier * self._others[leader] + offset
+                others[..., follower] = multiplier * others[..., leader] + offset
 
     def drivers(self, joints: Collection[int]) -> list[str]:
         """Return the names of :attr:`others` that are among ``joints``, or that these mimic."""
@@ -97,9 +112,15 @@ class JointTree:
             moving |= {leader for follower, leader, *_ in self._followers if follower in moving}
         return [name for name, joint in self.others.items() if joint in moving]
 
-    def angles(self, positions: np.ndarray) -> np.ndarray:
-        """Return the positions (N, joints) [rad or m] of all joints for commanded ones (N, J)."""
-        return np.ascontiguousarray(positions @ self._from_commands + self._others)
+    def angles(self, positions: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+        """Return the positions (N, joints) [rad or m] of all joints for commanded ones (N, J).
+
+        Args:
+            others: (N, joints) of the other joints; None: the measured or assumed ones.
+        """
+        return np.ascontiguousarray(
+            positions @ self._from_commands + (self._others if others is None else others)
+        )
 
     def movers(self) -> np.ndarray:
         """Return (joints, J): True where a commanded joint drives a joint, directly or by mimic."""
@@ -143,6 +164,19 @@ def _default_positions(model: pinocchio.Model) -> np.ndarray:
             low, high = model.lowerPositionLimit[joint.idx_q], model.upperPositionLimit[joint.idx_q]
             angles[n] = min(max(0.0, low), high)
     return angles
+
+
+def _range(model: pinocchio.Model, joint: int) -> tuple[float, float]:
+    """Return lower and upper position [rad or m] of a joint; half a turn or 1 m where it has no
+    limits.
+    """
+    kind = model.joints[joint]
+    reach = 1.0 if np.any(_axis(model, joint)[:3]) else np.pi
+    if kind.nq != 1:
+        return -reach, reach
+    low, high = model.lowerPositionLimit[kind.idx_q], model.upperPositionLimit[kind.idx_q]
+    low, high = (float(np.clip(each, -1e3, 1e3)) for each in (low, high))
+    return (low, high) if -1e3 < low < high < 1e3 else (-reach, reach)
 
 
 def _mimics(urdf_xml: str) -> dict[str, tuple[str, float, float]]:

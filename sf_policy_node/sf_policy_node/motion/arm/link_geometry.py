@@ -188,11 +188,11 @@ def _box_corners(half: np.ndarray) -> np.ndarray:
 
 
 def carriers(model: pinocchio.Model) -> dict[int, pinocchio.Frame]:
-    """Return, for each joint that is attached to a stationary link, the frame of that link."""
+    """Return the frame of the link to which each joint is attached."""
     found = {}
-    for child in model.children[0]:
-        frame = model.frames[model.getFrameId(model.names[child], pinocchio.FrameType.JOINT)]
-        found[child] = model.frames[frame.parentFrame]
+    for joint in range(1, model.njoints):
+        frame = model.frames[model.getFrameId(model.names[joint], pinocchio.FrameType.JOINT)]
+        found[joint] = model.frames[frame.parentFrame]
     return found
 
 
@@ -201,7 +201,8 @@ def _arm_length(model: pinocchio.Model, tool: pinocchio.Frame) -> float:
 
     0.5 where that is 0.
     """
-    bases = {joint: link.placement.translation for joint, link in carriers(model).items()}
+    found = carriers(model)
+    bases = {joint: found[joint].placement.translation for joint in model.children[0]}
     joints = [joint for joint in model.supports[tool.parentJoint] if joint != 0]
     lengths = [
         np.linalg.norm(model.jointPlacements[joint].translation - bases.get(joint, np.zeros(3)))
@@ -247,7 +248,9 @@ def _assumed_capsules(
 def _base_capsules(model: pinocchio.Model, radius: float) -> list[LinkShape]:
     """Return a capsule from each link that carries an arm to the first joint of the arm."""
     shapes = []
-    for child, carrier in carriers(model).items():
+    found = carriers(model)
+    for child in model.children[0]:
+        carrier = found[child]
         start, end = carrier.placement.translation, model.jointPlacements[child].translation
         if np.linalg.norm(end - start) >= _SHORTEST:
             shapes.append(_capsule(carrier.name, 0, start.copy(), end.copy(), radius))
