@@ -28,7 +28,8 @@ from sf_bringup.doctor.stream_checks import (
     check_joint_states,
 )
 from sf_bringup.graph import GRAPHS, find_robot
-from sf_policy_node.contract import Contract, load_contract
+from sf_policy_node.contract import CollisionCheck, Contract, load_contract
+from sf_policy_node.motion.arm.kinematics import kinematics_of
 
 CONTRACT = load_contract(find_robot("sim_arm"))
 HOME = {
@@ -241,6 +242,18 @@ def test_unchecked_pairs_are_reported_unless_the_contract_allows_them(home, seen
     findings = list(check_contract(contract.model_copy(update=update)))
     [warning] = [finding for finding in findings if seen in finding.seen]
     assert warning.level is Level.WARN
+    assert "collision.allowed" in warning.cure
+
+
+def test_a_box_that_touches_a_link_at_home_is_reported():
+    contract = load_contract(find_robot("piper"))
+    tool = kinematics_of(contract)["arm"].forward(contract.home).position
+    box = {"name": "mug", "lower": list(tool - 0.06), "upper": list(tool + 0.06)}
+    section = contract.collision.model_dump() | {"boxes": [box]}
+    update = {"collision": CollisionCheck(**section)}
+    findings = list(check_contract(contract.model_copy(update=update)))
+    [warning] = [finding for finding in findings if "touch in the home pose" in finding.seen]
+    assert warning.level is Level.WARN and "and mug" in warning.seen
     assert "collision.allowed" in warning.cure
 
 

@@ -30,7 +30,9 @@ def check_contract(contract: Contract) -> Iterator[Finding]:
 
 
 def _unchecked_pairs(model: CollisionModel) -> Iterator[Finding]:
-    """Yield which pairs of links the collision check leaves out without the contract saying so."""
+    """Yield which pairs of links touch at home, or are left out of the collision check without the
+    contract saying so.
+    """
     touching: dict[str, list[str]] = {}
     for (first, second), reason in model.allowed.items():
         if reason.startswith("touch"):
@@ -42,7 +44,17 @@ def _unchecked_pairs(model: CollisionModel) -> Iterator[Finding]:
             else "if they cannot meet, list them in collision.allowed; else use tighter shapes"
         )
         yield warned("collision", f"checked nowhere, they {reason}: {', '.join(pairs)}", cure)
-    if not touching:
+    if model.touching_at_home:
+        pairs = ", ".join(f"{first} and {second}" for first, second in model.touching_at_home)
+        others = model.other_joints
+        there = f" while {', '.join(others)} are at 0" if others else ""
+        yield warned(
+            "collision",
+            f"touch in the home pose{there}, and may only move apart from there: {pairs}",
+            "choose a home pose or boxes with which they are apart, move these joints, or list"
+            " pairs that may touch in collision.allowed",
+        )
+    if not touching and not model.touching_at_home:
         yield passed("collision", f"{len(model.checked)} pairs of links are checked")
 
 
