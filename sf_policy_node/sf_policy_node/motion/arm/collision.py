@@ -62,6 +62,11 @@ class Collision:
             return f"{self.link_a} would touch {self.link_b}"
         return f"{self.link_a} would come within {1e3 * self.distance:.0f} mm of {self.link_b}"
 
+    def is_worse_than(self, other: Collision, tolerance: float) -> bool:
+        """Return whether other links touch, or the same ones are nearer by ``tolerance`` [m]."""
+        same = {self.link_a, self.link_b} == {other.link_a, other.link_b}
+        return not same or self.distance < other.distance - tolerance
+
 
 class CollisionModel:
     """Computes the distances between the links of a robot, and between links and boxes.

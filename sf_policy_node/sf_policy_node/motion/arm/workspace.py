@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.motion.arm.collision import CollisionModel
+from sf_policy_node.motion.arm.collision import Collision, CollisionModel
 from sf_policy_node.motion.arm.kinematics import Kinematics
 
 LEAVES_BOX = "the tool would leave the workspace box"
@@ -214,6 +214,20 @@ class Workspace:
         joints = np.vstack([start, positions])
         return self._first(joints, [box.tool_positions(joints) for box in self.boxes.values()])
 
+    def explain_box_violation(self, start: np.ndarray, positions: np.ndarray) -> str:
+        """Return which tool leaves its box, in one sentence; empty if none does.
+
+        Collisions are not checked. For the arguments see :meth:`first_violation`.
+        """
+        joints = np.vstack([start, positions])
+        return self._first_outside([box.tool_positions(joints) for box in self.boxes.values()])[1]
+
+    def first_collision(self, start: np.ndarray, positions: np.ndarray) -> Collision | None:
+        """Return the first collision of ``positions`` (N, J); boxes of tools are not checked."""
+        if self._collisions is None or positions.shape[1] != self._all_joints or not len(positions):
+            return None
+        return self._collisions.first_collision(positions, start)
+
     def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
         """Check a motion: joints and their velocities (N + 1, J), the first at its start."""
         motions = [box.motion(positions, velocities) for box in self.boxes.values()]
@@ -231,17 +245,25 @@ class Workspace:
             joints: (N + 1, J).
             points: for each arm the tool positions (N + 1, 3) in its box's frame.
         """
+        first, reason = self._first_outside(points)
+        # Later samples are not checked: the motion is refused from the first violation on.
+        until = len(joints) if first is None else first + 1
+        hit = self.first_collision(joints[0], joints[1:until])
+        return (first, reason) if hit is None else (hit.index, hit.sentence)
+
+    def _first_outside(self, points: list[np.ndarray]) -> tuple[int | None, str]:
+        """Return the index of the first tool position outside its box after the start, and the
+        reason.
+
+        Args:
+            points: see :meth:`_first`.
+        """
         first, reason = None, ""
         for box, of_tool in zip(self.boxes.values(), points, strict=True):
             index = box.first_outside(of_tool)
             if index is not None and (first is None or index < first):
                 first, reason = index, f"{box.prefix}{LEAVES_BOX}"
-        if self._collisions is None or joints.shape[1] != self._all_joints or len(joints) < 2:
-            return first, reason
-        # Later samples are not checked: the motion is refused from the first violation on.
-        until = len(joints) if first is None else first + 1
-        hit = self._collisions.first_collision(joints[1:until], joints[0]) if until > 1 else None
-        return (first, reason) if hit is None else (hit.index, hit.sentence)
+        return first, reason
 
 
 def _as_slice(indices: np.ndarray) -> slice:

@@ -74,10 +74,12 @@ class CorrectionLimits:
         over = np.abs(velocities + extra) > fastest + _ROUNDING
         if over.any():
             return f"{self._names[int(over.argmax())]} would be faster than its velocity limit"
-        reason = self._workspace.explain_violation(measured, corrected[None])[1]
-        if not reason:
-            return ""
-        if not self._workspace.explain_violation(measured, alone[None])[1]:
+        if hit := self._workspace.first_collision(measured, corrected[None]):
+            found = self._workspace.first_collision(measured, alone[None])
+            if found is None or hit.is_worse_than(found, _ROUNDING):
+                return hit.sentence
+        reason = self._workspace.explain_box_violation(measured, corrected[None])
+        if not reason or not self._workspace.explain_box_violation(measured, alone[None]):
             return reason
         outside = self._workspace.outside(alone) + _ROUNDING
         return reason if self._workspace.outside(corrected) > outside else ""
