@@ -5,7 +5,7 @@ from motion_cases import HOME, kinematics, sim_arm
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.tool_motion import ToolMotion
-from sf_policy_node.motion.arm.workspace import Workspace
+from sf_policy_node.motion.arm.workspace import TOLERANCE, Workspace
 from sf_policy_node.motion.safety.correction import CorrectionLimits
 
 PERIOD = 0.02  # s
@@ -49,3 +49,24 @@ def test_a_correction_away_from_an_obstacle_is_not_limited_while_the_motion_near
     up = twist(z=0.005)
     np.testing.assert_array_equal(limits.limit(HOME, down, up), up)
     assert not limits.reason
+
+
+def test_a_correction_stops_gradually_before_a_wall():
+    """Before, it dropped to half and to a quarter in one period each."""
+    limits, wanted, joints = limits_of(wall=X + 0.004), twist(x=0.06), HOME.copy()
+    before, speeds = limits.limit(joints, STILL, 0.1 * wanted), []
+    for share in np.linspace(0.1, 1.0, 10).tolist() + [1.0] * 20:
+        speeds.append(limits.limit(joints, STILL, share * wanted)[0])
+        joints[:6] += PERIOD * TOOL.joint_velocities(joints[:6], twist(x=speeds[-1]))
+    steps = np.diff([before[0], *speeds])
+    assert steps.min() >= -0.2 * 0.06 - 1e-9 and steps.max() <= 0.2 * 0.06 + 1e-9
+    assert TOOL.pose(joints[:6]).position[0] <= X + 0.004 + TOLERANCE
+    assert min(speeds) < 0.01 < max(speeds)
+
+
+def test_a_correction_that_breaks_a_limit_in_the_next_period_ends_at_once():
+    limits, wanted = limits_of(wall=X), twist(x=0.1)
+    closer = HOME.copy()
+    closer[:6] += TOOL.joint_velocities(HOME[:6], twist(x=-0.05))
+    np.testing.assert_array_equal(limits.limit(closer, STILL, wanted), wanted)
+    assert not limits.limit(HOME, STILL, wanted)[0] > 0.01 + 1e-9

@@ -11,6 +11,9 @@ from sf_policy_node.motion.arm.workspace import Workspace
 
 _AHEAD_S = 0.1  # a correction is checked for the time for which a measurement counts
 _RISE_S = 0.2  # time in which a correction that was limited returns to its size
+# Time in which a correction ends at a limit, so that the tool's speed does not jump. It then moves
+# the tool by half of what was checked.
+_FALL_S = 0.1
 _SHARES = (1.0, 0.5, 0.25)  # of a correction, tried in turn
 _ROUNDING = 1e-6  # rad, m or per s
 
@@ -31,6 +34,7 @@ class CorrectionLimits:
         self._velocity, self._names = limits.velocity[: self._joints], limits.names
         self._period = 1.0 / contract.rate_hz
         self._share = 1.0
+        self._size = 0.0  # norm of the last returned correction
         self.reason = ""
         """Why the last correction was limited, in one sentence; empty if it was not."""
 
@@ -38,6 +42,8 @@ class CorrectionLimits:
         self, measured: np.ndarray, velocities: np.ndarray, correction: np.ndarray
     ) -> np.ndarray:
         """Return the largest share of a correction (6,) that makes nothing worse.
+
+        The correction ends gradually, unless that would break a limit in the next period.
 
         Args:
             measured: (J,) joints, with the gripper [rad or m].
@@ -47,25 +53,33 @@ class CorrectionLimits:
         self.reason = ""
         allowed = min(1.0, self._share + self._period / _RISE_S)
         if not correction.any():
-            self._share = allowed
+            self._share, self._size = allowed, 0.0
             return correction
         extra = self._tool.joint_velocities(measured[: self._joints], correction)
-        for share in _SHARES:
-            self._share = min(share, allowed)
-            reason = self._worse(measured, velocities, self._share * extra)
+        size, wanted = float(np.linalg.norm(correction)), 0.0
+        lowered = min(allowed, max(0.0, self._size / size - self._period / _FALL_S))
+        for share in (min(each, allowed) for each in _SHARES):
+            reason = self._worse(measured, velocities, share * extra, _AHEAD_S)
             if not reason:
-                return self._share * correction
+                wanted = share
+                break
             self.reason = self.reason or reason
-        self._share = 0.0
-        return np.zeros(6)
+        if wanted < lowered and not self._worse(
+            measured, velocities, lowered * extra, self._period
+        ):
+            wanted = lowered
+        self._share, self._size = wanted, wanted * size
+        return wanted * correction
 
-    def _worse(self, measured: np.ndarray, velocities: np.ndarray, extra: np.ndarray) -> str:
-        """Return which limit ``extra`` velocities (A,) break; empty if they break none that the
-        planned ones keep.
+    def _worse(
+        self, measured: np.ndarray, velocities: np.ndarray, extra: np.ndarray, seconds: float
+    ) -> str:
+        """Return which limit ``extra`` velocities (A,) break within ``seconds``; empty if they
+        break none that the planned ones keep.
         """
         alone, corrected = measured.copy(), measured.copy()
         alone[: self._joints] += self._period * velocities
-        corrected[: self._joints] = alone[: self._joints] + _AHEAD_S * extra
+        corrected[: self._joints] = alone[: self._joints] + seconds * extra
         before, after = (self._beyond(each[: self._joints]) for each in (alone, corrected))
         over = after > np.maximum(before, 0.0) + _ROUNDING
         if over.any():
