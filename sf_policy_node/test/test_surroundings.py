@@ -162,6 +162,24 @@ def test_two_drivers_of_the_same_joints_are_counted_and_named(graph):
     graph.until(lambda: "publishers" not in executor.status.reason, "no reason", each=publish)
 
 
+def test_a_driver_of_other_joints_is_not_named_while_joint_states_are_suspected(graph):
+    """Before, all publishers were named, and the gripper's own driver was to be stopped."""
+    drivers = [graph.peer.create_publisher(JointState, "states", 10) for _ in range(3)]
+    sources, known = JointSources(graph.peer, "states", ["joint1", "gripper"]), []
+
+    def are_known():
+        infos = graph.peer.get_publishers_info_by_topic("/states")
+        known[:] = [bytes(each.endpoint_gid).hex() for each in infos]
+        return len(known) == len(drivers)
+
+    graph.until(are_known, "three publishers")
+    for names, publisher in zip((["joint1"], ["joint1"], ["gripper"]), known, strict=True):
+        sources.receive(names, publisher)
+    for suspected in (False, True):
+        problem = sources.problem(suspected=suspected)
+        assert "2 publishers (/test_peer, /test_peer) report joint1;" in problem
+
+
 def test_without_publishers_of_messages_all_of_a_suspected_topic_are_named(graph):
     for _ in range(2):
         graph.peer.create_publisher(JointState, "states", 10)

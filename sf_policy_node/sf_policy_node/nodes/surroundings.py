@@ -134,7 +134,8 @@ class JointSources:
         joints, found = [], set()
         for name, received in self._received.items():
             recent = {publisher for publisher, at in received.items() if at > old}
-            if suspected or len(recent) > 1:
+            # A single known publisher of a joint is innocent, whatever others do.
+            if len(recent) > 1 or (suspected and UNKNOWN in recent):
                 found |= recent
                 joints += [name] * (len(recent) > 1)
         if not joints and not (suspected and UNKNOWN in found):
