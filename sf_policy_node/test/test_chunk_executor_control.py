@@ -157,6 +157,9 @@ def test_the_node_passes_measured_joints_without_commands_to_the_collision_check
     states = graph.publisher(JointState, TOPICS.joint_states, qos_profile_sensor_data)
     others = node._motion.other_joints
     assert others.unmeasured == ["mast"]
+    graph.until(
+        lambda: any("joint states of mast so far" in each for each in node._problems), "a problem"
+    )
 
     def report():
         header = Header(stamp=to_stamp(graph.now()))
@@ -167,3 +170,13 @@ def test_the_node_passes_measured_joints_without_commands_to_the_collision_check
     graph.until(
         lambda: statuses and "no joint states of mast" in statuses[-1].reason, "the silent mast"
     )
+
+    def report_arm():
+        header, names = Header(stamp=to_stamp(graph.now())), sim_arm().command_joints
+        states.publish(JointState(header=header, name=names, position=HOME.tolist()))
+
+    def is_a_warning():
+        found = node._describe()
+        return found.level == DiagnosticStatus.WARN and "joint states of mast" in found.message
+
+    graph.until(is_a_warning, "a warning about the mast", each=report_arm)

@@ -193,7 +193,7 @@ def test_unmeasured_figures_are_reported_as_missing():
             ),
         ),
         ({"joint_state_age_s": -1.0, "reason": _SHORT}, ERROR, _SHORT),
-        ({"reason": _NOBODY}, WARN, _NOBODY),
+        ({"reason": f"no chunk yet; {_NOBODY}"}, OK, f"no chunk yet; {_NOBODY}"),
         (
             {"joint_state_age_s": 0.5},
             ERROR,
@@ -223,6 +223,22 @@ def test_the_executor_status_gives_level_and_sentence(fields, level, sentence):
     status = executor_diagnostics(executor_status(**fields), sim_arm())
     assert (status.level, status.message) == (level, sentence)
     assert (status.name, status.hardware_id) == ("chunk_executor: motion", "sim_arm")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        _NOBODY,
+        "/joint_states: 2 publishers (/a, /b) report joint1; stop all but one of them",
+        "teleoperation commands on leader are not used: they have no time stamp",
+        "no joint states of mast so far: the collision check assumes position 0",
+    ],
+)
+def test_a_problem_of_the_executor_is_a_warning(problem):
+    """Before, only reasons with certain phrases were."""
+    message = executor_status(reason=f"no chunk yet; {problem}")
+    status = executor_diagnostics(message, sim_arm(), problems=[problem])
+    assert (status.level, status.message) == (WARN, message.reason)
 
 
 def test_implausible_joint_states_require_an_operator(bench):

@@ -70,6 +70,15 @@ def test_only_fresh_and_finite_positions_are_taken():
     assert assumed(executor) == 0.4
 
 
+def test_a_joint_that_was_never_measured_is_a_problem_after_a_wait():
+    """Before, it was only logged once, at the activation."""
+    others = ChunkExecutor(with_mast()).other_joints
+    assert not others.problem(100.0, waits=True)
+    assert "no joint states of mast so far" in others.problem(100.0)
+    others.add(100.0, ["mast"], [0.2], 100.0)
+    assert not others.problem(100.0)
+
+
 def test_a_silent_joint_keeps_its_last_position_and_is_named():
     executor = ChunkExecutor(with_mast())
     executor.other_joints.add(100.0, ["mast"], [0.2], 100.0)

@@ -183,11 +183,6 @@ class ChunkExecutorNode(ManagedNode):
         self.get_logger().info(
             "active" + (", in shadow mode: nothing is sent" if self._shadow else "")
         )
-        if unmeasured := self._motion.other_joints.unmeasured:
-            self.get_logger().info(
-                f"the collision check assumes {', '.join(unmeasured)} at position 0: in the URDF,"
-                " not in the contract, and without joint states so far"
-            )
         self._report_change()
 
     def finish(self) -> bool:
@@ -322,7 +317,8 @@ class ChunkExecutorNode(ManagedNode):
             for each in self._controllers
             for name, value in each.summary.items()
         }
-        return executor_diagnostics(self._status_message(), self._contract, controllers)
+        problems = self._problems if self.running else []
+        return executor_diagnostics(self._status_message(), self._contract, controllers, problems)
 
     def _look_around(self) -> None:
         """Check for missing subscribers, publishers that do not match, and missing joint states."""
@@ -335,9 +331,9 @@ class ChunkExecutorNode(ManagedNode):
         lies = "wrong joint states" in self._motion.status.reason
         sources = [each.problem(suspected=lies) for each in self._joint_sources.values()]
         problems += [each for each in sources if each]
-        now = self.now()
-        problems += [silent] if (silent := self._motion.other_joints.problem(now)) else []
-        waits = time.monotonic() < self._waits_until
+        now, waits = self.now(), moment < self._waits_until
+        others = self._motion.other_joints.problem(now, waits=waits)
+        problems += [others] if others else []
         if not waits and (now <= 0.0 or self._joint_states.missing):
             problem = self._joint_states.problem(now)
             problems += [problem] if problem not in self._motion.status.reason else []

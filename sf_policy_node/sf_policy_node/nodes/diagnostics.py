@@ -6,7 +6,7 @@ used: it is not on PyPI, and one publisher and one timer suffice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -26,8 +26,6 @@ _PERIOD_S = 1.0
 _SLOW = 0.8  # share of the wanted rate below which a policy is too slow
 NEEDS_INSTRUCTION = "give an instruction again"
 """The end of an executor's reason that only a new instruction clears."""
-# Texts in a reason that an operator must see.
-_WARNINGS = (NEEDS_INSTRUCTION, "subscribes to", "another executor", "publishes")
 _OFTEN_LATE = 0.01  # share of late control cycles that is a warning
 # Share of lost joint states that is a warning. At 100 Hz a few lost ones do not matter, because
 # joints are interpolated.
@@ -107,14 +105,20 @@ def policy_diagnostics(
 
 
 def executor_diagnostics(
-    message: ExecutorStatus, contract: Contract, controller: Mapping[str, str] | None = None
+    message: ExecutorStatus,
+    contract: Contract,
+    controller: Mapping[str, str] | None = None,
+    problems: Sequence[str] = (),
 ) -> DiagnosticStatus:
     """Convert the chunk executor's status to a diagnostic.
 
     Args:
+        message: the newest status.
+        contract: has the topics and budgets.
         controller: names and values about the controller; None: there are none.
+        problems: that an operator must see; they are in the status's reason, too.
     """
-    level, sentence = _judge_executor(message, contract)
+    level, sentence = _judge_executor(message, contract, problems)
     values = {
         "state": _word(ExecutorState, message.state),
         "control source": _word(ControlSource, message.control_source),
@@ -183,7 +187,9 @@ def _judge_policy(message: PolicyStatus, contract: Contract) -> tuple[bytes, str
     return OK, f"no instruction; {message.reason}" if message.reason else "no instruction"
 
 
-def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes, str]:
+def _judge_executor(
+    message: ExecutorStatus, contract: Contract, problems: Sequence[str]
+) -> tuple[bytes, str]:
     if message.state == ExecutorStatus.INACTIVE:
         return STALE, "inactive: nothing is sent; activate it"
     if message.state == ExecutorStatus.STOPPED:
@@ -208,7 +214,7 @@ def _judge_executor(message: ExecutorStatus, contract: Contract) -> tuple[bytes,
                 " load of this computer"
             ),
         )
-    if any(words in message.reason for words in _WARNINGS):
+    if problems or NEEDS_INSTRUCTION in message.reason:
         return WARN, message.reason
     if message.guard_refusals:
         return (

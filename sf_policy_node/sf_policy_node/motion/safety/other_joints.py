@@ -53,17 +53,28 @@ class OtherJoints:
         """The joints without a joint state so far, sorted."""
         return sorted(self.names - self._stamps.keys())
 
-    def problem(self, now: float) -> str:
-        """Return which joints were measured once and are silent at ``now`` [s]; empty if none."""
+    def problem(self, now: float, *, waits: bool = False) -> str:
+        """Return which joints are not measured at ``now`` [s], with the cure; empty if all are.
+
+        Args:
+            waits: their driver may still start, so joints never measured are not a problem yet.
+        """
         ages = {name: now - stamp for name, stamp in self._stamps.items()}
         late = sorted(name for name, age in ages.items() if age > SILENT_S)
-        if not late:
-            return ""
-        oldest = max(ages[name] for name in late)
-        return (
-            f"no joint states of {', '.join(late)} for {oldest:.0f} s: the collision check assumes"
-            " the last measured position; start the driver"
-        )
+        sentences = []
+        if late:
+            oldest = max(ages[name] for name in late)
+            sentences.append(
+                f"no joint states of {', '.join(late)} for {oldest:.0f} s: the collision check"
+                " assumes the last measured position; start the driver"
+            )
+        if self.unmeasured and not waits:
+            sentences.append(
+                f"no joint states of {', '.join(self.unmeasured)} so far: the collision check"
+                " assumes position 0; start the driver, or make joints that never move fixed in"
+                " the URDF"
+            )
+        return "; ".join(sentences)
 
     def _is_new(self, name: str, stamp: float, now: float) -> bool:
         newest = self._stamps.get(name, -math.inf)
