@@ -1,5 +1,7 @@
 """Tests over DDS of arbitration, pauses, the policy's state and diagnostics."""
 
+import time
+
 import numpy as np
 import pytest
 import yaml
@@ -180,3 +182,18 @@ def test_the_node_passes_measured_joints_without_commands_to_the_collision_check
         return found.level == DiagnosticStatus.WARN and "joint states of mast" in found.message
 
     graph.until(is_a_warning, "a warning about the mast", each=report_arm)
+
+
+def test_a_reason_of_which_only_the_numbers_change_is_not_published_at_once(executor, monkeypatch):
+    """Before, a leader held at a wall caused a status for each of its commands."""
+    node, published, now = executor.node, [], [1000.0]
+    monkeypatch.setattr(node, "_publish_status", lambda: published.append(node._reported[2]))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for count in range(50):  # of commands at 100 Hz
+        now[0] += 0.01
+        node._motion._log.report(f"hand would come within {count % 5} mm of link{count // 25}")
+        node._report_change()
+    assert 2 <= len(published) <= 6
+    assert {"hand would come within 0 mm of link0", "hand would come within 0 mm of link1"} <= {
+        *published
+    }

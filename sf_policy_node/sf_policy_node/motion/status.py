@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -20,6 +22,29 @@ REPLAY_SILENT = "the replay has ended"
 this text, and a stop by any other.
 """
 _RECENT = 100  # accepted chunks over which the clip rate is computed
+
+
+class RepeatedReasons:
+    """Tells reasons that differ only in their numbers from new ones.
+
+    The distance to a wall at which a leader is held changes with each of its commands.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._reported: dict[str, float] = {}  # when reasons without their numbers were new [s]
+
+    def is_repeated(self, reason: str, now: float) -> bool:
+        """Return whether a reason was new less than ``seconds`` before ``now`` [s]; if not, it is
+        new now.
+        """
+        words = re.sub(r"(?<![\w.])\d+(\.\d+)?", "#", reason)
+        if now - self._reported.get(words, -math.inf) < self._seconds:
+            return True
+        since = now - self._seconds
+        self._reported = {each: at for each, at in self._reported.items() if at > since}
+        self._reported[words] = now
+        return False
 
 
 class ExecutorState(IntEnum):

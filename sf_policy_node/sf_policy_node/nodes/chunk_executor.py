@@ -24,7 +24,7 @@ from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import TICK_S_MIN, ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.state_machine import State
-from sf_policy_node.motion.status import ExecutorState
+from sf_policy_node.motion.status import ExecutorState, RepeatedReasons
 from sf_policy_node.motion.supervisor import STATE_REASONS
 from sf_policy_node.motion.types import ControlSource as Source
 from sf_policy_node.motion.types import Join, Trajectory
@@ -90,6 +90,7 @@ class ChunkExecutorNode(ManagedNode):
         self._latencies = Latencies()
         self._chunks_from = ""
         self._reported: tuple | None = None
+        self._repeated = RepeatedReasons(_STATUS_S)
         self._output = make_output(self, contract, self._motion.workspace)
         self._controllers: list[ControllerWatch] = []
         if contract.output == "joint_trajectory" and not self._shadow:
@@ -396,6 +397,9 @@ class ChunkExecutorNode(ManagedNode):
         if (status.state, status.source, reason) == self._reported:
             return
         before, self._reported = self._reported, (status.state, status.source, reason)
+        repeated = self._repeated.is_repeated(reason, time.monotonic())
+        if repeated and before is not None and before[:2] == self._reported[:2]:
+            return  # the next status, within 0.1 s, has it
         if before is None or before[0] is not status.state:
             name = status.state.name.lower()
             reason = "" if status.reason == STATE_REASONS[State.INACTIVE] else status.reason
