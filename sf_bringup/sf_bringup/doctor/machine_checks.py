@@ -45,12 +45,12 @@ def _unchecked_pairs(model: CollisionModel) -> Iterator[Finding]:
         )
         yield warned("collision", f"checked nowhere, they {reason}: {', '.join(pairs)}", cure)
     if model.touching_at_home:
-        pairs = ", ".join(f"{first} and {second}" for first, second in model.touching_at_home)
+        names = ", ".join(f"{first} and {second}" for first, second in model.touching_at_home)
         others = model.other_joints
-        there = f" while {', '.join(others)} are at 0" if others else ""
+        there = f" with {', '.join(others)} at 0" if others else ""
         yield warned(
             "collision",
-            f"touch in the home pose{there}, and may only move apart from there: {pairs}",
+            f"touch in the home pose{there}, and may only move apart from there: {names}",
             "choose a home pose or boxes with which they are apart, move these joints, or list"
             " pairs that may touch in collision.allowed",
         )
