@@ -54,6 +54,15 @@ def test_a_suspended_process_counts_the_missed_time(rate, seconds):
     assert time.watch.possible_delay == pytest.approx(seconds * rate, abs=0.03)
 
 
+def test_a_stamp_shows_how_late_a_simulated_clock_is():
+    time = Time()
+    time.run(2.0, 1.0)
+    time.watch.note_stamp(time.clock + 0.1)
+    assert time.watch.possible_delay == pytest.approx(0.1)
+    time.watch.note_stamp(time.clock + 0.2)  # a jump, or a wrong stamp
+    assert time.watch.possible_delay < 0.02
+
+
 def test_a_slowed_simulation_is_no_delay_after_a_while():
     time = Time()
     time.run(2.0, 1.0)

@@ -23,6 +23,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import TICK_S_MIN, ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.safety.clock import future_s
 from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState, RepeatedReasons
 from sf_policy_node.motion.supervisor import STATE_REASONS
@@ -76,13 +77,14 @@ class ChunkExecutorNode(ManagedNode):
     def set_up(self, contract: Contract) -> None:
         self._contract, self._shadow, join = contract, self.value("shadow"), self.value("join")
         before: ChunkExecutor | None = getattr(self, "_motion", None)
-        self._joint_states = JointStates(contract)
+        simulated = self.value("use_sim_time")
+        self._joint_states = JointStates(contract, future_s=future_s(simulated=simulated))
         self._motion = ChunkExecutor(
             contract,
             shadow=self._shadow,
             join=None if join == "policy" else Join[join.upper()],
             stopwatch=time.monotonic,
-            simulated=self.value("use_sim_time"),
+            simulated=simulated,
             joint_state_problem=self._joint_states.problem,
         )
         if before is not None:

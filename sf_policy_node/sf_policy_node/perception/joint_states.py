@@ -112,9 +112,13 @@ class JointStates:
 
     Args:
         length_s: how long positions are stored [s].
+        future_s: how far stamps may be ahead of this computer's clock [s].
     """
 
-    def __init__(self, contract: Contract, length_s: float = 1.0) -> None:
+    def __init__(
+        self, contract: Contract, length_s: float = 1.0, future_s: float = FUTURE_S
+    ) -> None:
+        self._future_s = future_s
         self._names = contract.command_joints
         self._arm = contract.arm_joints
         self._topic = contract.topics.joint_states
@@ -238,7 +242,7 @@ class JointStates:
         if excess[worst] > ROUNDING_S:
             return self._late(worst, ages)
         newest = min(ages, key=ages.__getitem__)
-        if ages[newest] < -FUTURE_S:
+        if ages[newest] < -self._future_s:
             return (
                 f"joint states are stamped {-ages[newest]:.3f} s in the future ({newest});"
                 " synchronise the clocks"

@@ -30,6 +30,14 @@ _USUAL_S = 10.0
 _OLD_NEWS_S = 0.2  # how long after a stall of this process queued clock messages may arrive
 
 
+def future_s(*, simulated: bool) -> float:
+    """Return how far stamps may be ahead of a clock [s].
+
+    Of a simulated clock the messages may be that late; no other clock is involved.
+    """
+    return FORWARD_S if simulated else FUTURE_S
+
+
 class ClockWatch:
     """Keeps the latest time [s] and detects jumps and stalls of the clock.
 
@@ -53,6 +61,7 @@ class ClockWatch:
         self._seen: deque[tuple[float, float]] = deque()
         self._before_gap: tuple[float, float] | None = None  # the last pair before a stall
         self._gap_ended = -math.inf  # on the stopwatch [s]
+        self._stamped = -math.inf  # newest stamp of a message on the same, simulated clock [s]
         # Stopwatch and rate, with falling rates: the first one is the fastest.
         self._rates: deque[tuple[float, float]] = deque()
         self._speed: float | None = None  # clock rate over stopwatch rate; None: not measured yet
@@ -104,9 +113,9 @@ class ClockWatch:
     def possible_delay(self) -> float:
         """How far a simulated clock may be ahead of the last time received [s].
 
-        It has advanced since that message. After a stall of this process, messages from before its
-        end may still arrive, so that the clock may be where it would be without the stall. 0 for a
-        real clock.
+        It has advanced since that message, at least to the newest stamp of :meth:`note_stamp`.
+        After a stall of this process, messages from before its end may still arrive, so that the
+        clock may be where it would be without the stall. 0 for a real clock.
         """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
@@ -115,7 +124,17 @@ class ClockWatch:
         if self._before_gap is not None and stopwatch - self._gap_ended < _OLD_NEWS_S:
             known.append(self._before_gap)
         latest = max(clock + rate * (stopwatch - seen) for seen, clock in known)
+        if self._stamped <= self.now + FORWARD_S:  # else the clock jumped, or that stamp is wrong
+            latest = max(latest, self._stamped)
         return max(0.0, latest - self.now)
+
+    def note_stamp(self, stamp: float) -> None:
+        """Take the stamp [s] of a message of another node on the same clock.
+
+        On a busy computer it may arrive before the clock message of that time.
+        """
+        if self._simulated:
+            self._stamped = stamp
 
     def check(self) -> None:
         """Check that the true time is known, so that a motion can start.
@@ -168,6 +187,7 @@ class ClockWatch:
             self._largest += jump
             self._differences.extend([self._largest] * _READINGS)
         self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
+        self._stamped = -math.inf
         self._rates.clear()
         self._note()
 

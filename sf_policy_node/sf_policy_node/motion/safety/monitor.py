@@ -53,12 +53,16 @@ class ArmMonitor:
     Args:
         joint_state_problem: returns why the receiver of the joint states cannot use them at a time
             [s]; empty when it can. None: there is no such check.
+        future_s: how far stamps may be ahead of this computer's clock [s].
     """
 
     def __init__(
-        self, contract: Contract, joint_state_problem: Callable[[float], str] | None = None
+        self,
+        contract: Contract,
+        joint_state_problem: Callable[[float], str] | None = None,
+        future_s: float = FUTURE_S,
     ) -> None:
-        self._contract = contract
+        self._contract, self._future_s = contract, future_s
         self._receives = joint_state_problem or (lambda now: "")
         self._limits = JointLimits.of(contract)
         error = self._limits.tracking_error
@@ -136,7 +140,7 @@ class ArmMonitor:
                 f"the newest joint state is {age:.3f} s old, budgets.joint_state_age_s allows"
                 f" {budget:g} s; check the robot's driver, and the load of this computer"
             )
-        if age < -FUTURE_S:
+        if age < -self._future_s:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
         return ""
 
