@@ -3,6 +3,7 @@ trajectories, and a bench of executor, perfect arm and clock.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sf_policy_node.motion.arm.kinematics import Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.executor import ChunkExecutor
+from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.types import Chunk, Trajectory
 
 CONTRACT_PATH = (
@@ -303,3 +305,24 @@ def keep_moving(
     for _ in range(round(seconds / every)):
         bench.send(bench.chunk(data, age=age))
         bench.run(every)
+
+
+def teleoperate(
+    bench: Bench, targets: Iterable[np.ndarray], before: Callable[[], object] = lambda: None
+) -> list[str]:
+    """Send one target (J,) of a leader every 0.02 s; return the refusals.
+
+    Args:
+        before: is called before each target.
+    """
+    sentences = []
+    for target in targets:
+        before()
+        try:
+            bench.post(
+                bench.executor.on_teleoperation(bench.now, target, np.zeros(len(target)), bench.now)
+            )
+        except MotionRefused as refusal:
+            sentences.append(str(refusal))
+        bench.run(0.02)
+    return sentences

@@ -6,14 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from motion_cases import HOME, Bench, sim_arm
+from motion_cases import HOME, Bench, sim_arm, teleoperate
 from other_joint_cases import with_mast
 
 from sf_policy_node.motion.executor import ChunkExecutor
-from sf_policy_node.motion.refusals import MotionRefused
 from sf_policy_node.motion.safety.other_joints import SILENT_S
 
-PERIOD = 0.02
 NEAR = -0.35  # m: the post is 0.25 m beside the arm
 
 
@@ -24,17 +22,13 @@ def bench():
 
 def turn(bench, angle, mast=None):
     """Turn the leader's first joint to ``angle`` [rad] in 2 s; return the refusals."""
-    start, sentences = bench.observer.state(bench.now)[0][0], []
-    for to in np.linspace(start, angle, 100):
-        target = np.append(to, HOME[1:])
+
+    def measure():
         if mast is not None:
             bench.executor.other_joints.add(bench.now, ["mast"], [mast], bench.now)
-        try:
-            bench.post(bench.executor.on_teleoperation(bench.now, target, np.zeros(7), bench.now))
-        except MotionRefused as refusal:
-            sentences.append(str(refusal))
-        bench.run(PERIOD)
-    return sentences
+
+    angles = np.linspace(bench.observer.state(bench.now)[0][0], angle, 100)
+    return teleoperate(bench, (np.append(each, HOME[1:]) for each in angles), measure)
 
 
 def test_a_measured_mast_stops_a_motion_that_would_touch_it(bench):

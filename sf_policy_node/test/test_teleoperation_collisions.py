@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from arm_pair import PAIR_HOME, pair
-from motion_cases import HOME, Bench
+from motion_cases import HOME, Bench, teleoperate
 from test_executor_pair import Pair
 from test_workspace_collisions import beside_a_shelf
 
@@ -26,15 +26,8 @@ def named(text):
 
 def turn(bench, start, end):
     """Turn the first joint of the leader within 2 s, and return the refusals."""
-    sentences = []
-    for angle in np.linspace(start, end, 100):
-        target = HOME + [angle, 0, 0, 0, 0, 0, 0]
-        try:
-            bench.post(bench.executor.on_teleoperation(bench.now, target, np.zeros(7), bench.now))
-        except MotionRefused as refusal:
-            sentences.append(str(refusal))
-        bench.run(PERIOD)
-    return sentences
+    angles = np.linspace(start, end, 100)
+    return teleoperate(bench, (HOME + [angle, 0, 0, 0, 0, 0, 0] for angle in angles))
 
 
 def test_a_motion_into_a_box_of_the_contract_names_link_and_box_and_is_counted():

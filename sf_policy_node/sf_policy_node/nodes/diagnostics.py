@@ -16,10 +16,12 @@ from std_msgs.msg import Header
 
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.safety.missing_joint_states import late_joint_states, no_joint_states
 from sf_policy_node.motion.status import ExecutorState
 from sf_policy_node.motion.types import ControlSource
 from sf_policy_node.nodes.conversions import to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
+from sf_policy_node.perception.observation import late, no_image
 from sf_policy_node.session.status import PolicyState
 
 _PERIOD_S = 1.0
@@ -161,20 +163,11 @@ def _judge_policy(message: PolicyStatus, contract: Contract) -> tuple[bytes, str
         return WARN, message.reason
     for camera, age in zip(contract.cameras, message.camera_age_s, strict=False):
         if age < 0.0:
-            return WARN, (
-                f"camera {camera.name}: no image on {camera.topic}; start its driver, or correct"
-                f" cameras.{camera.name}.topic"
-            )
+            return WARN, no_image(camera.name, camera.topic)
         if age > contract.budgets.observation_age_s:
             budget = contract.budgets.observation_age_s
-            return (
-                WARN,
-                (
-                    f"camera {camera.name}: the newest image is {age:.3f} s old,"
-                    f" budgets.observation_age_s allows {budget:g} s; check its driver, the network"
-                    " and the clocks"
-                ),
-            )
+            newest = f"camera {camera.name}: the newest image"
+            return WARN, late(newest, age, "observation_age_s", budget)
     if state == PolicyStatus.PAUSED:
         return OK, f"paused: {text}; ~/pause (false) resumes it"
     if state == PolicyStatus.RUNNING:
@@ -199,21 +192,9 @@ def _judge_executor(
     budget = contract.budgets.joint_state_age_s
     if message.joint_state_age_s < 0.0:
         known = any(words in message.reason for words in ("joint states", "/clock"))
-        return ERROR, (
-            message.reason
-            if known
-            else f"no joint states on {contract.topics.joint_states}; start the robot's driver, or"
-            " correct topics.joint_states"
-        )
+        return ERROR, message.reason if known else no_joint_states(contract.topics.joint_states)
     if message.joint_state_age_s > budget:
-        return (
-            ERROR,
-            (
-                f"the newest joint state is {message.joint_state_age_s:.3f} s old,"
-                f" budgets.joint_state_age_s allows {budget:g} s; check the robot's driver, and the"
-                " load of this computer"
-            ),
-        )
+        return ERROR, late_joint_states(message.joint_state_age_s, budget)
     if problems or NEEDS_INSTRUCTION in message.reason:
         return WARN, message.reason
     if message.guard_refusals:

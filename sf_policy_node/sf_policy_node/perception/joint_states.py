@@ -15,6 +15,11 @@ import numpy as np
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.safety.clock import FUTURE_S
+from sf_policy_node.motion.safety.missing_joint_states import (
+    CURE,
+    late_joint_states,
+    no_joint_states,
+)
 
 # Tolerance for stamps in float seconds: an age equal to its budget is allowed, as in recorded data.
 ROUNDING_S = 1e-6
@@ -233,8 +238,7 @@ class JointStates:
             return (
                 f"joint states on {self._topic} {self.fault}"
                 if self.fault
-                else f"no joint states on {self._topic}; start the robot's driver, or correct"
-                " topics.joint_states"
+                else no_joint_states(self._topic)
             )
         ages = {name: now - track.stamp for name, track in self._tracks.items()}
         excess = {name: age - self._budget(name)[1] for name, age in ages.items()}
@@ -285,17 +289,13 @@ class JointStates:
         return f"lack {', '.join(self.missing)}{named}; {cure}"
 
     def _late(self, name: str, ages: dict[str, float]) -> str:
-        key, budget = self._budget(name)
-        of = "" if ages[name] - min(ages.values()) < _ONE_MESSAGE_S else f" of {name}"
-        text = (
-            f"the newest joint state{of} is {ages[name]:.3f} s old, budgets.{key} allows"
-            f" {budget:g} s"
-        )
         if fault := self._faults.get(name):
             return f"joint states on {self._topic} {fault}"
-        if name not in self._arm and of and self._budgets.gripper_age_s is None:
-            return f"{text}; if its driver is that slow, give budgets.gripper_age_s"
-        return f"{text}; check the robot's driver, and the load of this computer"
+        key, budget = self._budget(name)
+        of = "" if ages[name] - min(ages.values()) < _ONE_MESSAGE_S else name
+        slow = name not in self._arm and of and self._budgets.gripper_age_s is None
+        cure = "if its driver is that slow, give budgets.gripper_age_s" if slow else CURE
+        return late_joint_states(ages[name], budget, key, of, cure)
 
     def _budget(self, name: str) -> tuple[str, float]:
         """Return the key and the value [s] of the maximum age of a joint."""

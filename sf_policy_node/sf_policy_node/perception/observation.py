@@ -100,10 +100,7 @@ class ObservationBuffer:
         budgets = self._contract.budgets
         for name, images in self._images.items():
             if not images:
-                raise NoObservation(
-                    f"camera {name}: no image on {self._topics[name]}; start its driver, or correct"
-                    f" cameras.{name}.topic"
-                )
+                raise NoObservation(no_image(name, self._topics[name]))
             if images[-1][0] <= 0.0:
                 raise NoObservation(
                     f"camera {name}: images on {self._topics[name]} have no time stamp; set it in"
@@ -184,11 +181,23 @@ class ObservationBuffer:
 
     def _check_age(self, what: str, age: float, key: str, budget: float) -> None:
         if age > budget + ROUNDING_S:
-            raise NoObservation(
-                f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s; check its driver,"
-                " the network and the clocks"
-            )
+            raise NoObservation(late(what, age, key, budget))
         if age < -FUTURE_S:
             raise NoObservation(
                 f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks"
             )
+
+
+def no_image(camera: str, topic: str) -> str:
+    """Return the sentence about a camera without any image."""
+    return (
+        f"camera {camera}: no image on {topic}; start its driver, or correct cameras.{camera}.topic"
+    )
+
+
+def late(what: str, age: float, key: str, budget: float) -> str:
+    """Return the sentence about images that are older [s] than ``budgets.<key>`` allows."""
+    return (
+        f"{what} is {age:.3f} s old, budgets.{key} allows {budget:g} s; check its driver, the"
+        " network and the clocks"
+    )

@@ -20,6 +20,7 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPosition
 from sf_policy_node.motion.safety.measured import JointHistory
+from sf_policy_node.motion.safety.missing_joint_states import late_joint_states, no_joint_states
 from sf_policy_node.motion.safety.references import AT_COMMAND, ControllerReferences
 from sf_policy_node.motion.types import Chunk
 
@@ -130,16 +131,10 @@ class ArmMonitor:
         if problem := self._receives(now):
             return problem
         if not self._history:
-            return (
-                f"no joint states on {self._contract.topics.joint_states}; start the robot's"
-                " driver, or correct topics.joint_states"
-            )
+            return no_joint_states(self._contract.topics.joint_states)
         age, budget = self.age(now), self._contract.budgets.joint_state_age_s
         if age > budget:
-            return (
-                f"the newest joint state is {age:.3f} s old, budgets.joint_state_age_s allows"
-                f" {budget:g} s; check the robot's driver, and the load of this computer"
-            )
+            return late_joint_states(age, budget)
         if age < -self._future_s:
             return f"joint states are stamped {-age:.3f} s in the future; synchronise the clocks"
         return ""
