@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sf_bringup.graph import find_robot
+from sf_bringup.up import FINISH_S
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
@@ -22,7 +23,7 @@ def test_a_service_runs_the_node_directly_with_time_to_stop_the_arm(service):
     assert f'"{executable} = {package}.programs:{executable}"' in (
         ROOT / package / "setup.py"
     ).read_text(encoding="utf-8")
-    assert int(settings["stop_grace_period"].removesuffix("s")) >= 10
+    assert int(settings["stop_grace_period"].removesuffix("s")) > FINISH_S
 
 
 @pytest.mark.parametrize(
