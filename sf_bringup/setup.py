@@ -41,6 +41,7 @@ setup(
             "new_robot = sf_bringup.programs:new_robot",
             "doctor = sf_bringup.programs:doctor",
             "say = sf_bringup.programs:say",
+            "home = sf_bringup.programs:home",
             "demo = sf_bringup.programs:demo",
             "evaluate_over_ros = sf_bringup.programs:evaluate_over_ros",
         ]

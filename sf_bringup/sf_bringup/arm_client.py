@@ -5,7 +5,7 @@ states. Calls block until they are answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
-from sf_msgs.action import RunInstruction
+from sf_msgs.action import GoHome, RunInstruction
 from sf_msgs.msg import ExecutorStatus, ObjectState, PolicyStatus, TaskState
 from sf_msgs.srv import ResetScene
 from sf_policy_node.contract import Contract
@@ -176,6 +176,40 @@ class ArmClient:
             )
         return handle
 
+    def go_home(self, arms: Sequence[str], progress: Callable[[float], None]) -> GoHome.Result:
+        """Move arms to the home pose of their contract, and return the result once they stopped.
+
+        Ctrl-C cancels the motion.
+
+        Args:
+            arms: names in the contract; empty: all.
+            progress: called with the largest distance of a joint from home [rad or m].
+
+        Raises:
+            ArmClientError: the executor does not answer, or falls silent.
+        """
+        home: ActionClient = ActionClient(self._node, GoHome, "chunk_executor/go_home")
+        try:
+            self.wait_until(home.server_is_ready, ANSWER_S, "chunk_executor/go_home did not answer")
+            sent = home.send_goal_async(
+                GoHome.Goal(arms=list(arms)),
+                feedback_callback=lambda message: progress(message.feedback.distance),
+            )
+            try:
+                handle = self._answer(sent, "chunk_executor/go_home")
+                if handle.accepted:
+                    self._wait_while_reporting(handle.get_result_async())
+            except KeyboardInterrupt:
+                handle = self._answer(sent, "chunk_executor/go_home")
+                if handle.accepted:
+                    self._answer(handle.cancel_goal_async(), "chunk_executor/go_home (cancel)")
+            if not handle.accepted:
+                raise ArmClientError("chunk_executor refused to move: it is not active")
+            result = handle.get_result_async()
+            return self._answer(result, "chunk_executor/go_home (result)").result
+        finally:
+            home.destroy()
+
     def pause(self, paused: bool) -> None:
         """Pause or resume the current instruction.
 
@@ -242,6 +276,16 @@ class ArmClient:
     def _answer(self, future: Future, what: str) -> Any:
         self.wait_until(future.done, ANSWER_S, f"{what} did not answer")
         return future.result()
+
+    def _wait_while_reporting(self, future: Future) -> None:
+        """Wait as long as the executor publishes its status."""
+        while not future.done():
+            last = self.executor
+            self.wait_until(
+                lambda last=last: future.done() or self.executor is not last,  # type: ignore[misc]
+                ANSWER_S,
+                "chunk_executor did not report its state",
+            )
 
     def _executor_active(self) -> bool:
         return self.executor is not None and self.executor.state != ExecutorStatus.INACTIVE

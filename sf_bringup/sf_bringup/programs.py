@@ -39,6 +39,11 @@ def say() -> int | None:
     return start("sf_bringup.say")
 
 
+def home() -> int | None:
+    """Move the arms of a running graph to their home pose."""
+    return start("sf_bringup.home")
+
+
 def demo() -> int | None:
     """Send five instructions to the simulated arm."""
     return start("sf_bringup.demo")
