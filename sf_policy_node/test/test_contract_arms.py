@@ -8,7 +8,13 @@ import yaml
 from arm_pair import pair, pair_data, pair_urdf
 from motion_cases import CONTRACT_PATH, sim_arm
 
-from sf_policy_node.contract import ColumnKind, ContractError, load_contract, parse_contract
+from sf_policy_node.contract import (
+    ColumnKind,
+    ContractError,
+    load_contract,
+    parse_contract,
+    urdf_source,
+)
 
 JOINT, GRIPPER = ColumnKind.JOINT, ColumnKind.GRIPPER
 
@@ -295,13 +301,50 @@ def test_missing_or_failing_xacro_gives_one_sentence(tmp_path, monkeypatch):
     fake_xacro(tmp_path, monkeypatch, 'echo "No such macro: leg" >&2; exit 2')
     with pytest.raises(ContractError, match=r"xacro failed \(No such macro: leg\)"):
         load_contract(path)
+    program = tmp_path / "bin" / "xacro"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(urdf_source, "_XACRO_S", 0.2)
+    with pytest.raises(ContractError, match=r"arm\.xacro: xacro did not end within 0\.2 s; run it"):
+        load_contract(path)
+
+
+# The output of xacro 2.1.1; test_xacro.py runs the program itself where it is installed.
+XACRO_OUTPUT = {
+    "unknown macro name: xacro:leg, when processing file: a.xacro": """\
+error: \x1b[31munknown macro name: xacro:leg\x1b[0m
+when processing file: a.xacro
+""",
+    "Undefined parameters [q], when instantiating macro: m (a.xacro), in file: a.xacro": """\
+warning: deprecated
+error: Undefined parameters [q]
+when instantiating macro: m (a.xacro)
+in file: a.xacro
+in file: other.xacro
+""",
+    "XML parsing error: mismatched tag: line 1, column 77, when processing file: a.xacro": """\
+XML parsing error: mismatched tag: line 1, column 77
+when processing file: a.xacro
+
+Check that:
+ - Your XML is well-formed
+""",
+}
+
+
+@pytest.mark.parametrize("reason", XACRO_OUTPUT)
+def test_reason_of_xacro_is_quoted(tmp_path, monkeypatch, reason):
+    (tmp_path / "arm.xacro").write_text("<robot/>")
+    (tmp_path / "output").write_text(XACRO_OUTPUT[reason])
+    fake_xacro(tmp_path, monkeypatch, f'cat "{tmp_path}/output" >&2; exit 2')
+    with pytest.raises(ContractError) as refused:
+        load_contract(beside_a_contract(tmp_path, "arm.xacro"))
+    assert f"arm.xacro: xacro failed ({reason}); correct the file" in str(refused.value)
 
 
 @pytest.mark.ros
 def test_a_robot_description_is_read_from_its_topic(graph, tmp_path, monkeypatch):
     from std_msgs.msg import String
 
-    from sf_policy_node.contract import urdf_source
     from sf_policy_node.nodes.lifecycle import LATCHED
 
     path = beside_a_contract(tmp_path, "/cell/robot_description")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from sf_policy_node.names import topic_name
@@ -17,6 +18,7 @@ _PACKAGE = "package://"
 _XACRO = ".xacro"
 _XACRO_S = 60.0
 _TOPIC_S = 5.0
+_REASON_LINES = 3  # of the output of xacro, in an error message
 
 
 class UrdfSourceError(ValueError):
@@ -130,15 +132,30 @@ def _expanded(path: Path, arguments: tuple[str, ...]) -> str:
             timeout=_XACRO_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise UrdfSourceError(
+            f"{path.name}: xacro did not end within {_XACRO_S:g} s; run it by hand"
+        ) from None
+    except OSError as error:
         raise UrdfSourceError(f"{path.name}: xacro failed ({error}); run it by hand") from None
     if done.returncode:
-        words = done.stderr.strip().splitlines()
         raise UrdfSourceError(
-            f"{path.name}: xacro failed ({words[-1] if words else done.returncode}); correct the"
+            f"{path.name}: xacro failed ({_reason(done.stderr) or done.returncode}); correct the"
             " file, or give its arguments: `urdf: arm.urdf.xacro name:=value`"
         )
     return done.stdout
+
+
+def _reason(stderr: str) -> str:
+    """Return why xacro failed and in which macro or file: the line with "error:" and up to two
+    lines after it, or the last line, as of a traceback.
+    """
+    lines = [each.strip() for each in re.sub(r"\x1b\[[\d;]*m", "", stderr).strip().splitlines()]
+    for index, line in enumerate(lines):
+        if re.match(r"(XML parsing )?error: ", line):
+            details = takewhile(bool, lines[index : index + _REASON_LINES])
+            return ", ".join(details).removeprefix("error: ")
+    return lines[-1] if lines else ""
 
 
 def _from_topic(topic: str) -> str:
