@@ -84,6 +84,31 @@ def test_another_publisher_on_the_topic_is_named(graph, watched):
     assert "/rqt_joint_trajectory_controller publishes on" in watched.watch.remarks[0]
 
 
+def test_a_trajectory_of_another_node_takes_the_controller_away(graph, watched):
+    graph.add(Controller(), activate=False)
+    own = watched.node.create_publisher(JointTrajectory, TOPIC, 10)
+    other = graph.add(ManagedNode("rqt_joint_trajectory_controller"), activate=False)
+    publisher = other.create_publisher(JointTrajectory, TOPIC, 10)
+    infos = []
+    take = lambda message, info: infos.append(info)  # noqa: E731
+    graph.peer.create_subscription(JointTrajectory, TOPIC, take, 10)
+    # The controller, the peer, and the monitor while there is another publisher.
+    watched.until(lambda: own.get_subscription_count() == 3, "the subscriptions")
+    own.publish(JointTrajectory())
+    watched.until(lambda: infos, "the own trajectory")
+    assert watched.watch.summary["controller"] == NAME and not watched.watch.refusal
+    publisher.publish(JointTrajectory())
+    watched.until(lambda: len(infos) == 2, "the trajectory of the other node")
+    if not infos[0].get("publisher_gid"):
+        return  # Jazzy does not report who sent a message
+    watched.until(lambda: watched.lost, "the loss")
+    assert "/rqt_joint_trajectory_controller sent a trajectory" in watched.watch.refusal
+    other.destroy_publisher(publisher)
+    watched.until(lambda: own.get_subscription_count() == 2, "the end of the monitoring")
+    watched.until(lambda: not watched.watch.refusal, "the controller to be free again")
+    assert len(watched.lost) == 1
+
+
 def test_incompatible_topics_are_in_the_diagnostics(watched):
     reports = watched.watch.summary.get("controller reports", "")
     try:

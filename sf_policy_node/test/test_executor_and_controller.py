@@ -19,6 +19,7 @@ from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.executor import ChunkExecutor
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.status import ExecutorState
+from sf_policy_node.motion.types import Trajectory
 
 LIMITS = JointLimits.of(sim_arm())
 TICK = 0.01
@@ -336,6 +337,18 @@ def test_a_controller_that_left_its_path_is_not_commanded_back():
     held = arm.loop.position.copy()
     arm.run(0.8)
     assert np.abs(arm.loop.position - held).max() < 1e-6
+
+
+def test_an_arm_that_another_node_stops_slowly_is_not_stopped_a_second_time():
+    arm = Arm(update_rate_hz=250.0, reports=False)
+    move(arm)
+    target = arm.loop.position + 0.25 * arm.loop.velocity
+    stop = Trajectory(arm.now, LIMITS.names, np.array([0.5]), target[None], np.zeros((1, 7)))
+    arm.send(stop, transit=0.0)
+    arm.executor.on_controller_lost("another node sent a trajectory", arm.now, taken=True)
+    arm.run(1.0)
+    np.testing.assert_allclose(arm.loop.position, target, atol=1e-6)
+    arm.check_limits()
 
 
 @pytest.mark.parametrize("seconds", [-0.045, -0.03, -0.012, 0.008, 0.02, 0.049, 0.14, 2.0, -3.0])

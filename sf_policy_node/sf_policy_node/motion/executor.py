@@ -251,7 +251,7 @@ class ChunkExecutor:
         self._guard.monitor.references.add(stamp, *reference, joints)
 
     def on_controller_lost(
-        self, reason: str, now: float, joints: Sequence[int] | None = None
+        self, reason: str, now: float, joints: Sequence[int] | None = None, *, taken: bool = False
     ) -> Trajectory | None:
         """Record that a controller no longer follows its last command and holds position.
 
@@ -261,8 +261,9 @@ class ChunkExecutor:
 
         Args:
             joints: indices of the controller's joints; None: all.
+            taken: another node commands the controller, so this executor sends it no stop at all.
         """
-        return self._supervisor.lose_controller(reason, now, joints)
+        return self._supervisor.lose_controller(reason, now, joints, taken=taken)
 
     def on_chunk(self, chunk: Chunk, now: float) -> Trajectory:
         """Blend a chunk into the current motion.

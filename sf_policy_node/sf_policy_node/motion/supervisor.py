@@ -228,7 +228,7 @@ class Supervisor:
         return setpoint
 
     def lose_controller(
-        self, reason: str, now: float, joints: Sequence[int] | None = None
+        self, reason: str, now: float, joints: Sequence[int] | None = None, *, taken: bool = False
     ) -> Trajectory | None:
         """Forget the commanded path; see :meth:`ChunkExecutor.on_controller_lost`."""
         now, sent = self.advance(now)
@@ -244,7 +244,8 @@ class Supervisor:
             lost = tuple(every if joints is None else joints)
             # Controllers for which no stop could be planned now are stopped when they move on.
             rest = () if stop else tuple(sorted(set(every) - set(lost)))
-            self._lost = [LostPath(path, each, now) for each in (lost, rest) if each]
+            left = () if taken else lost
+            self._lost = [LostPath(path, each, now) for each in (left, rest) if each]
         return self.apply(Event.CONTROLLER_LOST, now, reason) or stop or sent
 
     def _stop_others(self, now: float, joints: Sequence[int] | None) -> Trajectory | None:

@@ -97,12 +97,14 @@ class ChunkExecutorNode(ManagedNode):
         self._controllers: list[ControllerWatch] = []
         if contract.output == "joint_trajectory" and not self._shadow:
             for topic, joints in contract.command_groups.items():
+                lost = functools.partial(self._on_controller_lost, joints)
                 watch = ControllerWatch(
                     self,
                     self.resources,
                     contract,
                     topic,
-                    on_lost=functools.partial(self._on_controller_lost, joints),
+                    on_lost=lost,
+                    on_taken=functools.partial(lost, taken=True),
                     on_reference=self._motion.on_controller_reference,
                 )
                 self._controllers.append(watch)
@@ -307,10 +309,11 @@ class ChunkExecutorNode(ManagedNode):
             return ""
         return next((refusal for each in self._controllers if (refusal := each.refusal)), "")
 
-    def _on_controller_lost(self, joints: list[int], reason: str) -> None:
+    def _on_controller_lost(self, joints: list[int], reason: str, *, taken: bool = False) -> None:
         self.get_logger().warning(reason)
-        if self.running:
-            self._send(self._motion.on_controller_lost(reason, self.now(), joints))
+        if self.running or taken:  # the last command no longer counts, also after an activation
+            stop = self._motion.on_controller_lost(reason, self.now(), joints, taken=taken)
+            self._send(stop if self.running else None)
             self._report_change()
 
     def _describe(self) -> DiagnosticStatus:

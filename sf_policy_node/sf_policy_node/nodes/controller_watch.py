@@ -7,6 +7,7 @@ Where these packages are missing, diagnostics say so.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,14 +20,17 @@ from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rclpy.timer import Timer
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.controller.presence import ControllerPresence
 from sf_policy_node.controller.requirements import limiter_remarks, wanted_parameters
 from sf_policy_node.motion.arm.limits import JointLimits
+from sf_policy_node.nodes.any_qos import publisher_of
 from sf_policy_node.nodes.conversions import to_seconds
 
 try:  # come with ROS 2, or from source
@@ -42,6 +46,7 @@ except ImportError:
 _RETRY_S = 0.05
 _RECHECK_S = 0.1  # time in which callbacks of reports that have arrived are run
 _REPORT_S = 0.01  # period in which reports are processed; a controller sends up to 1000 per second
+_COMMANDED_S = 1.0  # how long a trajectory of another node keeps the controller from this one
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 Reference = Callable[[float, np.ndarray, np.ndarray, np.ndarray], None]
@@ -59,6 +64,7 @@ class ControllerWatch:
         on_reference: called with stamp [s], reference positions and velocities (N,) of the
             controller, and the indices (N,) of its joints in ``contract.command_joints``.
         on_lost: called with the reason when the controller no longer follows its trajectory.
+        on_taken: the same, when another node has commanded it; None: ``on_lost``.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class ControllerWatch:
         topic: str | None = None,
         *,
         on_lost: Callable[[str], None],
+        on_taken: Callable[[str], None] | None = None,
         on_reference: Reference | None = None,
     ) -> None:
         limits = JointLimits.of(contract)
@@ -80,6 +87,7 @@ class ControllerWatch:
         self._velocity = dict(zip(limits.names, limits.velocity.tolist(), strict=True))
         self._urdf_xml = contract.urdf_xml
         self._on_reference, self._on_lost = on_reference, on_lost
+        self._on_taken = on_taken or on_lost
         topic = node.resolve_topic_name(topic)
         finite = {name: error for name, error in errors.items() if np.isfinite(error)}
         self._presence = ControllerPresence(topic, joints, finite)
@@ -88,14 +96,24 @@ class ControllerWatch:
         self._manager: dict[str, object] = {}
         self._removals: list[Callable[[], object]] = []
         self._recheck: Timer | None = None  # the timer for the next check while a report is overdue
+        # Trajectories of other nodes; there is a subscription only while there are such nodes.
+        self._others: dict[str, str] = {}  # their names by the GID of their publisher
+        self._commands: Subscription | None = None
+        self._commanded, self._commanded_at = "", -math.inf  # why another node has the controller
         resources.callback(self._forget)
+        resources.callback(self._end_commands)
 
     @property
     def refusal(self) -> str:
         """Why the controller cannot be commanded now, with the cure; empty when it can."""
         if self.is_absent:
             self.look()  # it may have started since the last check
-        return self._presence.refusal
+        return self._presence.refusal or (self._commanded if self._is_commanded else "")
+
+    @property
+    def _is_commanded(self) -> bool:
+        """Whether another node has just sent a trajectory."""
+        return time.monotonic() - self._commanded_at < _COMMANDED_S
 
     @property
     def is_absent(self) -> bool:
@@ -145,13 +163,20 @@ class ControllerWatch:
         subscribers = {
             bytes(each.endpoint_gid).hex(): _full_name(each)
             for each in node.get_subscriptions_info_by_topic(topic)
+            if (each.node_name, each.node_namespace) != self._own
         }
-        others = [
-            _full_name(each)
+        self._others = {
+            bytes(each.endpoint_gid).hex(): _full_name(each)
             for each in node.get_publishers_info_by_topic(topic)
             if (each.node_name, each.node_namespace) != self._own
-        ]
-        lost = self._presence.saw_topic(subscribers, others)
+        }
+        if not self._others:
+            self._end_commands()
+        elif self._commands is None:
+            self._commands = node.create_subscription(
+                JointTrajectory, topic, self._on_command, qos_profile_sensor_data, raw=True
+            )
+        lost = self._presence.saw_topic(subscribers, self._others.values())
         lost = lost or self._presence.check_silence(self._now(), time.monotonic())
         if self._presence.is_overdue and self._recheck is None:
             self._recheck = node.create_timer(
@@ -179,6 +204,20 @@ class ControllerWatch:
         if self._recheck is not None:
             self._node.destroy_timer(self._recheck)
             self._recheck = None
+
+    def _on_command(self, message: bytes, info: Any) -> None:
+        """Note a trajectory of another node; before Kilted rclpy does not report who sent it."""
+        if (sender := self._others.get(publisher_of(info))) is None:
+            return
+        is_known, self._commanded_at = self._is_commanded, time.monotonic()
+        self._commanded = f"{sender} sent a trajectory on {self.topic}; stop it"
+        if not is_known:
+            self._on_taken(self._commanded)
+
+    def _end_commands(self) -> None:
+        if self._commands is not None:
+            self._node.destroy_subscription(self._commands)
+            self._commands = None
 
     def _observe(self) -> None:
         """Read the parameters of the present controller and subscribe to its reports."""
