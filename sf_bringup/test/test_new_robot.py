@@ -136,6 +136,16 @@ def test_given_links_are_taken_and_unknown_ones_refused():
         guess_arm(description, tool="base_link")
 
 
+def test_urdf_without_a_root_gives_one_sentence():
+    with pytest.raises(UrdfError, match="has no link; give the description of the whole robot"):
+        guess_arms(RobotDescription('<robot name="part"/>'))
+    circle = """<robot name="a"><link name="a"/><link name="b"/>
+      <joint name="j" type="revolute"><parent link="a"/><child link="b"/></joint>
+      <joint name="k" type="revolute"><parent link="b"/><child link="a"/></joint></robot>"""
+    with pytest.raises(UrdfError, match="every link of the URDF is the child of a joint; correct"):
+        guess_arms(RobotDescription(circle))
+
+
 def test_rail_continuous_joint_and_odd_names_are_drafted():
     urdf = """<robot name="cell 7"><link name="world"/><link name="rail"/><link name="cart"/><link name="1"/><link name="on"/>
       <joint name="fixed" type="fixed"><parent link="world"/><child link="rail"/></joint>

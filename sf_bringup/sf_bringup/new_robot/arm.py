@@ -170,8 +170,19 @@ def guess_arm(description: RobotDescription, base: str = "", tool: str = "") -> 
 
 
 def _root(description: RobotDescription) -> str:
-    """Return the link that is no child; the first by name if there are several."""
-    return min(description.links - {joint.child for joint in description.joints.values()})
+    """Return the link that is no child; the first by name if there are several.
+
+    Raises:
+        UrdfError: there is none.
+    """
+    roots = description.links - {joint.child for joint in description.joints.values()}
+    if not roots:
+        raise UrdfError(
+            "the URDF has no link; give the description of the whole robot"
+            if not description.links
+            else "every link of the URDF is the child of a joint; correct the parents of the joints"
+        )
+    return min(roots)
 
 
 def _preference(description: RobotDescription) -> Callable[[str], tuple]:
