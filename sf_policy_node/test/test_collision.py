@@ -217,13 +217,15 @@ def test_a_gripper_missing_from_the_urdf_moves_no_link():
     assert model.first_collision(HOME) is None
 
 
-def test_meshes_are_found_beside_the_contract(tmp_path):
+@pytest.mark.parametrize("name", ["my meshes/a.obj", "my%20meshes/a.obj"])
+def test_meshes_are_found_beside_the_contract(tmp_path, name):
     urdf = sim_arm().urdf_xml.replace(
         '<link name="link2"/>',
         '<link name="link2"><collision><geometry><mesh'
-        ' filename="a.obj"/></geometry></collision></link>',
+        f' filename="{name}"/></geometry></collision></link>',
     )
-    (tmp_path / "a.obj").write_text(
+    (tmp_path / "my meshes").mkdir()
+    (tmp_path / "my meshes" / "a.obj").write_text(
         "v 0 0 0\nv 0.1 0 0\nv 0 0.1 0\nv 0 0 0.1\nf 1 2 3\nf 1 2 4\nf 1 3 4\nf 2 3 4"
     )
     (tmp_path / "sim_arm.urdf").write_text(urdf)

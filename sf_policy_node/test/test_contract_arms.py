@@ -123,7 +123,7 @@ WRONG = {
     ),
     "keys of version 1": (["joints"], [], "joints: belongs to an arm since schema_version 2"),
     "a limit": (["arms", "left", "joints", 1, "velocity"], -1.0, "arms.left.joints.1.velocity"),
-    "an arm that cannot be a name": (["arms"], {"left arm": {}}, "arms.left arm"),
+    "an arm that cannot be a name": (["arms"], {"left arm": {}}, "arms.left arm: use letters"),
     "no arm": (["arms"], {}, "arms"),
 }
 

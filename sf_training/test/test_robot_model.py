@@ -136,3 +136,13 @@ def test_poses_of_cameras_and_table_equal_the_contract():
     assert rotation[:, 2] @ toward > 0.0
     focal = sim.intrinsics("wrist")[0, 0]
     assert focal == pytest.approx(0.5 * 240 / np.tan(np.deg2rad(35)))
+
+
+def test_a_second_finger_with_commands_of_its_own_is_simulated():
+    data = yaml.safe_load(PATH.read_text()) | {"robot": "other"}
+    finger = {"joint": "right_finger_joint", "open": 0.035, "closed": 0.0}
+    data["gripper"] |= {"fingers": [finger], "binary": False}
+    urdf = load_contract(PATH).urdf_xml.replace('<mimic joint="gripper"/>', "")
+    simulated = ArmSim(parse_contract(yaml.safe_dump(data), urdf), render=False)
+    simulated.reset(0)
+    np.testing.assert_allclose(simulated.joint_positions()[-2:], 0.035, atol=1e-6)

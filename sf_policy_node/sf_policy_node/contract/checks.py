@@ -201,7 +201,7 @@ def check_topics(cameras: Sequence[Camera], topics: Topics, arms: Mapping[str, A
 
 def explain(item: dict) -> str:
     """Return a problem that pydantic found as one sentence with the key's path."""
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "missing":
         return f"{key}: is missing; add it (there is no default)"
     if item["type"] == "extra_forbidden":

@@ -231,7 +231,7 @@ class StartPoses:
 
     def _with_gripper(self, positions: np.ndarray) -> np.ndarray:
         gripper = self._contract.gripper
-        return np.append(positions, gripper.open) if gripper else np.array(positions)
+        return np.append(positions, gripper.to_joints(1.0)) if gripper else np.array(positions)
 
 
 def _root(contract: Contract) -> np.ndarray:

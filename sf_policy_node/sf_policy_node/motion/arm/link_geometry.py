@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import coal
 import numpy as np
@@ -299,7 +300,9 @@ def _with_absolute_meshes(urdf_xml: str, folders: Sequence[Path]) -> tuple[str, 
 
 
 def _find_mesh(name: str, folders: Sequence[Path]) -> Path | None:
-    relative = name.removeprefix("package://").removeprefix("file://")
-    candidates = [Path(relative)] if Path(relative).is_absolute() else []
-    candidates += [folder / relative for folder in (*folders, *package_folders())]
+    written = name.removeprefix("package://").removeprefix("file://")
+    candidates: list[Path] = []
+    for relative in dict.fromkeys((written, unquote(written))):  # in a URL a space is %20
+        candidates += [Path(relative)] if Path(relative).is_absolute() else []
+        candidates += [folder / relative for folder in (*folders, *package_folders())]
     return next((path.resolve() for path in candidates if path.is_file()), None)
