@@ -2,6 +2,7 @@
 decides, and does not run.
 """
 
+import re
 import threading
 
 import pytest
@@ -14,9 +15,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_bringup.graph import find_robot
-from sf_bringup.new_robot.arm import guess_arm, guess_arms
+from sf_bringup.new_robot.arm import guess_arm, guess_arms, reach_box
 from sf_bringup.new_robot.command import main
-from sf_bringup.new_robot.draft import draft_contract
+from sf_bringup.new_robot.draft import _reached, draft_contract
 from sf_bringup.new_robot.survey import CameraSeen, Survey, survey
 from sf_policy_node.contract import ContractError, load_contract, parse_contract, undecided_keys
 from sf_policy_node.motion.arm.collision import CollisionModel
@@ -163,6 +164,28 @@ def test_rail_continuous_joint_and_odd_names_are_drafted():
     assert contract.tool_frame in ("1", "on")
     assert contract.joints[0].unit == "m"
     assert contract.gripper is None
+
+
+def test_placeholders_of_a_urdf_give_a_draft_that_loads():
+    """Baxter's fingers have 5 m/s, hextilt_flying_arm_5 has 10000 rad/s (example-robot-data)."""
+    urdf = re.sub(
+        r'velocity="[^"]*"', 'velocity="10000"', load_contract(find_robot("sim_arm")).urdf_xml
+    )
+    arm = guess_arm(RobotDescription(urdf))
+    text = draft_contract("mine", "mine.urdf", urdf, {"arm": arm}, Survey())
+    assert "joints.joint1.velocity" in undecided_keys(text)
+    contract = parse_contract(decided(text), urdf)
+    require_limits(contract)
+    assert contract.joints[0].velocity == 10.0 and contract.gripper.velocity == 0.35
+
+
+def test_the_box_of_an_arm_on_a_high_column_begins_higher():
+    urdf = load_contract(find_robot("sim_arm")).urdf_xml
+    description = RobotDescription(urdf)
+    positions = _reached(urdf, guess_arm(description))
+    assert reach_box(positions)[0][2] == 0.01
+    lower, upper = reach_box(positions + [0.0, 0.0, 0.7])
+    assert 0.3 < lower[2] < 0.8 and upper[2] - lower[2] > 0.3
 
 
 def test_cameras_get_names_of_their_own():

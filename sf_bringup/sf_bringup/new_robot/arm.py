@@ -17,6 +17,7 @@ _TOOL_WORDS = ("tcp", "tool", "grasp", "tip", "ee", "eef")
 _GRIPPER_WORDS = ("gripper", "finger", "knuckle", "jaw")
 ONLY_ARM = "arm"  # name of the arm of a robot with one
 _ARM_JOINTS_MIN = 3  # of an arm beside another one; fewer are a head or a rail
+_HIGH_UP = 0.22  # share of the reach, above which an arm does not work at the height of its base
 _SHORTER = 1  # joints that one arm of a robot may have fewer than another
 
 
@@ -252,13 +253,17 @@ def reach_box(positions: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the corners (3,), (3,) of a box in front of the base, within tool positions (N, 3)
     that the arm reaches [m].
 
-    The user checks it: its centre lies where the arm has room on all sides.
+    The user checks it: its centre lies where the arm has room on all sides. It begins at the height
+    of the base, or higher for an arm that hardly reaches down there, as on a mobile base.
     """
     ahead = positions[(positions[:, 0] > 0.0) & (positions[:, 2] > 0.0)]
     if len(ahead) < 10:
         ahead = positions
     far = float(np.quantile(np.linalg.norm(ahead[:, :2], axis=1), 0.9))
     high = float(np.quantile(ahead[:, 2], 0.8))
-    lower = [round(0.35 * far, 2), round(-0.45 * far, 2), 0.01]
-    upper = [round(0.8 * far, 2), round(0.45 * far, 2), round(max(min(high, 0.7 * far), 0.1), 2)]
+    low = float(np.quantile(ahead[:, 2], 0.1))
+    low = low if low > _HIGH_UP * far else 0.01
+    height = max(min(high - low, 0.7 * far), 0.1)
+    lower = [round(0.35 * far, 2), round(-0.45 * far, 2), round(low, 2)]
+    upper = [round(0.8 * far, 2), round(0.45 * far, 2), round(low + height, 2)]
     return lower, upper

@@ -15,7 +15,9 @@ from sf_policy_node.urdf import UrdfJoint
 
 _SHARE = 0.5  # of the URDF's velocity, to begin with
 _NO_VELOCITY = 0.5  # rad/s or m/s where the URDF gives none
+_MOST = {"rad": 10.0, "m": 2.0}  # rad/s, m/s: a faster arm joint is a placeholder in the URDF
 _RAMP_S = 0.5  # from rest to that velocity
+_CLOSING_S = 0.1  # shortest time from open to closed; URDFs of grippers have speeds of any size
 _STEP_S, _HORIZON = 1.0 / 30.0, 50
 _SAMPLES = 2000
 _BUDGETS = (
@@ -130,14 +132,14 @@ def _joint(joint: UrdfJoint, decide: list[str]) -> str:
     if joint.kind == "continuous" or lower is None or upper is None or lower >= upper:
         lower, upper = -math.pi, math.pi
         decide.append(f"{key}.lower, upper")
-    velocity = _SHARE * (joint.velocity or 0.0)
-    if not velocity:
-        velocity = _NO_VELOCITY
+    velocity, most = _SHARE * (joint.velocity or 0.0), _MOST[joint.unit]
+    if not 0.0 < velocity <= most:
+        velocity = min(velocity, most) or _NO_VELOCITY
         decide.append(f"{key}.velocity")
     decide.append(f"{key}.acceleration, tracking_error")
     unit = ", unit: m" if joint.unit == "m" else ""
-    error = 0.02 if joint.unit == "m" else 0.15
-    step = max(velocity * _STEP_S * 2.0, 0.02)
+    error = min(0.02 if joint.unit == "m" else 0.15, upper - lower)
+    step = min(max(velocity * _STEP_S * 2.0, 0.02), upper - lower)
     return (
         f"  - {{name: {_quoted(joint.name)}, lower: {lower:.6g}, upper: {upper:.6g}, velocity:"
         f" {velocity:.4g}, acceleration: {velocity / _RAMP_S:.4g}, tracking_error: {error:g}, step:"
@@ -151,7 +153,7 @@ def _gripper(joint: UrdfJoint | None, decide: list[str]) -> list[str]:
     low, high = joint.lower or 0.0, joint.upper or 0.0
     low, high = (low, high) if low < high else (0.0, 1.0)
     decide.append("gripper.open, closed")
-    velocity = _SHARE * (joint.velocity or 2.0 * (high - low))
+    velocity = min(_SHARE * (joint.velocity or 2.0 * (high - low)), (high - low) / _CLOSING_S)
     ends = f"open: {high:.6g}, closed: {low:.6g}"
     speeds = f"velocity: {velocity:.4g}, acceleration: {velocity / 0.1:.4g}"
     rest = f"unit: {joint.unit}, binary: false"
