@@ -36,13 +36,13 @@ def test_an_operator_takes_over_and_hands_back_and_the_topic_reports_the_source(
     def controlled_by(source):
         return lambda: sources and sources[-1].source == source
 
-    def teleoperate():
+    def teleoperate(position=HOME + 0.03):
         stamp = to_stamp(executor.graph.now())
         leader.publish(
             JointState(
                 header=Header(stamp=stamp),
                 name=sim_arm().command_joints,
-                position=(HOME + 0.03).tolist(),
+                position=position.tolist(),
             )
         )
         executor.arm()
@@ -63,6 +63,11 @@ def test_an_operator_takes_over_and_hands_back_and_the_topic_reports_the_source(
         each=teleoperate,
     )
     assert executor.status.control_source == ControlSource.TELEOPERATION
+    executor.graph.until(
+        lambda: "of the leader jumped by" in executor.status.reason,
+        "the reason after its cable dropped",
+        each=lambda: teleoperate(0.0 * HOME),
+    )
     executor.until(controlled_by(ControlSource.NOBODY), "nobody in charge")
     assert "released" in sources[-1].reason
 

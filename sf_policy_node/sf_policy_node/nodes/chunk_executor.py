@@ -22,7 +22,7 @@ from sf_msgs.msg import ActionChunk, ControlSource, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
 from sf_policy_node.motion.cycles import Cycles
 from sf_policy_node.motion.executor import TICK_S_MIN, ChunkExecutor
-from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
+from sf_policy_node.motion.refusals import ChunkRefused, MotionDelayed, MotionRefused
 from sf_policy_node.motion.safety.clock import future_s
 from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState, RepeatedReasons
@@ -270,7 +270,10 @@ class ChunkExecutorNode(ManagedNode):
                 raise MotionRefused("this process stalled while its motion was planned")
             self._send(trajectory)
         except MotionRefused as refusal:
-            self.get_logger().warning(f"refused {what}: {refusal}", throttle_duration_sec=1.0)
+            problem = f"refused {what}: {refusal}"
+            if not isinstance(refusal, MotionDelayed):  # the operator waits and does nothing else
+                self._unused[topic] = problem, time.monotonic()
+            self.get_logger().warning(problem, throttle_duration_sec=1.0)
         self._report_change()
 
     def _on_joint_state(self, message: JointState, info: dict) -> None:
