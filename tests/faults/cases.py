@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from faults.faulty_arm import START_S, FaultyArm
+from faults.faulty_arm import HEARTBEAT_S, START_S, FaultyArm
 
 FORWARD_S, BACK_S, SMALL_S = 5.0, -2.0, 0.3  # steps of the clock
 STOPPED_S = 2.0
@@ -26,24 +27,27 @@ class Case:
             with "executor: " or "policy: ".
         must_stop: the arm must be stationary within ``budgets.hold_s`` of the contract (plus
             ``notice_s``) and until the fault ends. Otherwise the arm may continue without a
-            violation for some picks, each ended by withdrawing the instruction.
+            violation for ``picks`` picks, each ended by withdrawing the instruction.
         seconds: how long a fault that stops the arm lasts [simulated s].
         notice_s: time until the fault can be noticed [s]. An image from before the fault may
             become a chunk until it is too old.
         end: undoes what clearing the injector's faults does not undo.
         after_s: how long the arm is observed after the fault [simulated s].
-        restarts: the fault ends a process.
+        restarts: the case ends a process.
+        setting: entered before the arm moves and left after the case.
     """
 
     name: str
     begin: Callable[[FaultyArm], None]
     reason_pattern: str
     must_stop: bool = True
+    picks: int = 3
     seconds: float = 3.5
     notice_s: float = 0.0
     end: Callable[[FaultyArm], None] = _nothing
     after_s: float = 0.5
     restarts: bool = False
+    setting: Callable[[FaultyArm], AbstractContextManager] = lambda arm: nullcontext()
 
 
 def _inject(**faults: float | str | bool) -> Callable[[FaultyArm], None]:
@@ -135,8 +139,8 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
         ),
         Case("a camera is gone", _inject(lost_camera="scene"), r"policy: .*camera scene", **seen),
         Case(
-            "cameras 300 ms apart",
-            _inject(camera_skew_s=0.3),
+            "cameras 0.5 s apart",
+            _inject(camera_skew_s=0.5),
             r"policy: .*(apart|future|old)",
             **seen,
         ),
@@ -184,5 +188,61 @@ def all_cases(chunk_age_s: float, observation_age_s: float) -> list[Case]:
             "emergency stop published best effort",
             FaultyArm.press_best_effort,
             r"executor: emergency stop",
+        ),
+        *_of_buttons(),
+        *_of_other_nodes(),
+    ]
+
+
+def _of_buttons() -> list[Case]:
+    return [
+        Case(
+            "one button pressed, another one released",
+            FaultyArm.press_one_release_other,
+            r"executor: emergency stop",
+        ),
+        Case(
+            "a button with a heartbeat falls silent",
+            FaultyArm.silence_second_button,
+            r"executor: .*a button is silent",
+            notice_s=HEARTBEAT_S,
+            setting=FaultyArm.heartbeat,
+            restarts=True,
+        ),
+    ]
+
+
+def _of_other_nodes() -> list[Case]:
+    """Return the cases in which another node commands the arm or reports its joints."""
+    drivers = {
+        "a second driver reports zeros": "zeros",
+        "a second driver repeats one joint state": "frozen",
+        "a second driver repeats old messages": "late",
+    }
+    return [
+        *(
+            # No motion starts while two drivers disagree.
+            Case(
+                name,
+                _inject(other_driver=mode),
+                r"executor: .*2 publishers",
+                must_stop=False,
+                picks=3 if mode == "late" else 1,
+            )
+            for name, mode in drivers.items()
+        ),
+        Case(
+            "a second commander holds the arm",
+            FaultyArm.command_by_another_node,
+            r"executor: .*/other_commander sent",
+            setting=FaultyArm.second_commander,
+        ),
+        # Zeros after a pause of the stream count as a new leader, which the arm approaches slowly.
+        Case(
+            "a leader's cable drops",
+            FaultyArm.drop_leader,
+            r"executor: .*(leader jumped|not all the way)",
+            must_stop=False,
+            picks=1,
         ),
     ]

@@ -11,15 +11,17 @@ from faults.injector import FAULTS
 from faults.observer import MotionObserver
 from faults.processes import INJECTOR, Processes
 from rcl_interfaces.msg import Parameter as ParameterMessage
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from sf_bringup.arguments import SIM_ROBOT
-from sf_bringup.arm_client import ArmClient
+from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import find_robot
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract, load_contract
@@ -30,6 +32,10 @@ PATIENCE_S = 60.0  # wall time for an action that takes a second
 MOVING = 0.15  # share of a joint's speed limit from which the arm counts as moving
 _SETTLE_S = 0.5  # after a reset: images from before are then outside every budget
 _RELEASES = 10  # attempts to release the emergency stop
+HEARTBEAT_S = 0.6  # how long a button with a heartbeat may be silent
+_BEATS = 6  # messages in this time
+_JOINED_S = 0.15  # from a command of another node until the motion towards it is judged
+_LEADS_S = 0.8  # how long a leader works before its cable drops
 
 
 class FaultyArm(ArmClient):
@@ -60,6 +66,7 @@ class FaultyArm(ArmClient):
         )
         self._stop = self._node.create_client(Trigger, "/policy_node/stop")
         self._reset_stop = self._node.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
+        self._beating: list[Publisher] = []  # buttons with a heartbeat
         self._faults = AsyncParameterClient(self._node, INJECTOR)
         self._node.create_subscription(
             ExecutorStatus, contract.topics.executor_status, self._note_executor, 20
@@ -133,16 +140,65 @@ class FaultyArm(ArmClient):
         """Press or release a second button, which publishes best effort."""
         self._best_effort_emergency.publish(Bool(data=pressed))
 
+    def press_one_release_other(self) -> None:
+        """Press one button and release another one repeatedly.
+
+        Raises:
+            ArmClientError: the emergency stop was reset while a button was pressed.
+        """
+        self._publish_until_stopped(self._emergency)
+        for _ in range(_RELEASES):
+            self.press_best_effort(False)
+            self.pass_time(0.05)
+            if self._request_reset().success:
+                raise ArmClientError("a reset was accepted while a button was pressed")
+
+    def _publish_until_stopped(self, button: Publisher) -> None:
+        def stopped() -> bool:
+            button.publish(Bool(data=True))
+            return self.executor.state == ExecutorStatus.STOPPED
+
+        self.until(stopped, "the emergency stop was not noticed")
+
+    def _request_reset(self) -> Trigger.Response:
+        request = self._reset_stop.call_async(Trigger.Request())
+        return self._answer(request, "/chunk_executor/reset_emergency_stop")
+
+    @contextlib.contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Restart the executor with a contract that requires a heartbeat, and send it."""
+        self._beating = [self._emergency, self._best_effort_emergency]
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        timer = self._node.create_timer(HEARTBEAT_S / _BEATS, self._beat, clock=steady)
+        try:
+            self._restart_executor(self.processes.changed_contract(_require_heartbeat))
+            yield
+        finally:
+            self._node.destroy_timer(timer)
+            self._restart_executor(None)
+
+    def silence_second_button(self) -> None:
+        """End the heartbeat of one button; the other one still repeats that it is released."""
+        self._beating = [self._emergency]
+
+    def _beat(self) -> None:
+        for button in self._beating:
+            button.publish(Bool(data=False))
+
+    def _restart_executor(self, contract: Path | None) -> None:
+        self.executor = None
+        self.processes.restart("chunk_executor", contract)
+        self.wait_for_executor(START_S)
+        self.until(self._reset_stop.service_is_ready, "/chunk_executor did not answer")
+        self.reset_emergency_stop()
+
     def reset_emergency_stop(self) -> None:
         """Release all buttons and reset the emergency stop by service, as an operator does.
 
         A release that is published best effort can be lost, so it is repeated.
         """
         for _ in range(_RELEASES):
-            response = self._answer(
-                self._reset_stop.call_async(Trigger.Request()),
-                "/chunk_executor/reset_emergency_stop",
-            )
+            response = self._request_reset()
             if response.success:
                 break
             self.emergency_stop(False)
@@ -169,6 +225,31 @@ class FaultyArm(ArmClient):
         self.inject(
             **{name: default for name, (default, _) in FAULTS.items() if name != "clock_shift_s"}
         )
+
+    @contextlib.contextmanager
+    def second_commander(self) -> Iterator[None]:
+        """Let a second node be ready to command the arm."""
+        self.inject(other_commander="idle")
+        self.pass_time(_SETTLE_S)
+        yield
+
+    def command_by_another_node(self) -> None:
+        """Let the second node stop the arm; its own first command is not judged."""
+        with self.observer.unjudged():
+            self.inject(other_commander="hold")
+            self.pass_time(_JOINED_S)
+
+    def drop_leader(self) -> None:
+        """Let a leader take over, move the arm, and read zeros from then on."""
+        self.inject(leader="")
+        self.pass_time(2.0 * self.contract.budgets.teleop_age_s)
+        self.inject(leader="follow")
+        self.until(
+            lambda: self.executor.state == ExecutorStatus.TELEOPERATION,
+            "the leader did not take over",
+        )
+        self.pass_time(_LEADS_S)
+        self.inject(leader="zeros")
 
     # ---- waiting ----
 
@@ -222,6 +303,10 @@ class FaultyArm(ArmClient):
     def _note_policy(self, message: PolicyStatus) -> None:
         if message.reason:
             self._reasons["policy", message.reason] = None
+
+
+def _require_heartbeat(contract: dict) -> None:
+    contract["budgets"]["emergency_stop_age_s"] = HEARTBEAT_S
 
 
 @contextlib.contextmanager

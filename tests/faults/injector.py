@@ -22,6 +22,7 @@ from collections.abc import Callable
 import numpy as np
 import rclpy
 from faults.joint_lies import LIES, tell
+from faults.other_nodes import MODES, OtherNodes
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -68,6 +69,15 @@ FAULTS = {
     "joint_lie_share": (1.0, "share of joint states that joint_lie changes"),
     "joint_delay_s": (0.0, "joint states arrive this much later [simulated s]"),
     "joint_stamp_ahead_s": (0.0, "stamps of joint states are this much ahead [s]"),
+    "other_driver": (
+        "",
+        (
+            "a second node reports joint states at 50 Hz: zeros, the joints of one moment (frozen),"
+            " or copies of old messages with their stamps (late)"
+        ),
+    ),
+    "other_commander": ("", "a second node can command the arm (idle), or stops it (hold)"),
+    "leader": ("", "an operator's leader commands the arm (follow), or its cable drops (zeros)"),
     "clock_shift_s": (
         0.0,
         "this much is added to all stamps that come from the arm and taken off its commands' [s]",
@@ -149,6 +159,7 @@ class FaultInjector(Node):
         self._waiting: list[tuple[int, int, bytes, Callable[[bytes], None]]] = []
         self._number, self._held, self._last_chunk, self._next_repeat = 0, None, None, 0
         self._pictures: dict[str, bytes] = {}
+        self._others = OtherNodes(contract)
         self._outputs = {}
         self._pass(Clock, CLOCK, self._on_clock, _CLOCK_QOS)
         self._pass(
@@ -206,6 +217,12 @@ class FaultInjector(Node):
                     successful=False,
                     reason=f"joint_lie: {parameter.value!r} is none of {', '.join(LIES)}",
                 )
+            modes = MODES.get(parameter.name)
+            if modes and parameter.value not in ("", *modes):
+                return SetParametersResult(
+                    successful=False,
+                    reason=f"{parameter.name}: {parameter.value!r} is none of {', '.join(modes)}",
+                )
         before = self._shift()
         self._faults.update(
             {each.name: each.value for each in parameters if each.name in self._faults}
@@ -223,6 +240,7 @@ class FaultInjector(Node):
         while self._waiting and self._waiting[0][0] <= self._now:
             _, _, waiting, send = heapq.heappop(self._waiting)
             send(waiting)
+        self._others.update(self._now, self._shift(), self._faults)
         if (
             self._faults["chunk_repeat"]
             and self._last_chunk is not None
@@ -235,6 +253,8 @@ class FaultInjector(Node):
 
     def _on_joint_states(self, message: bytes) -> None:
         faults = self._faults
+        if any(faults[each] for each in MODES):
+            self._others.measured(stamp_of(message), deserialize_message(message, JointState))
         if faults["joint_states_lost"]:
             return
         if faults["joint_lie"] and self._dice.random() < faults["joint_lie_share"]:

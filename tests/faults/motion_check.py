@@ -94,9 +94,14 @@ class MotionCheck:
         """Return the worst violation of every kind since :meth:`begin`."""
         return [violation for _, violation in self._worst.values()]
 
-    def begin(self) -> None:
-        """Clear the violations."""
-        self._worst, self.steps = {}, 0
+    @property
+    def worst(self) -> dict[tuple[str, str], tuple[float, Violation]]:
+        """Return a copy of the violations, for :meth:`begin`."""
+        return dict(self._worst)
+
+    def begin(self, worst: dict[tuple[str, str], tuple[float, Violation]] | None = None) -> None:
+        """Clear the violations, or return to an earlier :attr:`worst`."""
+        self._worst, self.steps = dict(worst or {}), 0
 
     def add(self, motion: Motion, step_s: float, *, follows_on: bool = True) -> None:
         """Add N steps, ``step_s`` [s] apart.

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from faults import injector
 
 from sf_bringup.arguments import SIM_ROBOT
@@ -45,6 +48,7 @@ class Processes:
         self, contract: Contract, logs: Path, *, policy: str = "nano", faulty: bool = True
     ) -> None:
         self._logs = logs
+        self._contract_path = str(find_robot(SIM_ROBOT))
         self._commands: dict[str, list[str]] = {}
         for spec in arm_graph(robot=SIM_ROBOT, policy=policy):
             changed = injector.remappings(contract, spec.name) if faulty else ()
@@ -52,7 +56,7 @@ class Processes:
                 dataclasses.replace(spec, remappings=spec.remappings + changed)
             )
         if faulty:
-            contract_path = f"contract:={find_robot(SIM_ROBOT)}"
+            contract_path = f"contract:={self._contract_path}"
             self._commands[INJECTOR] = [
                 sys.executable,
                 "-m",
@@ -101,6 +105,35 @@ class Processes:
                 env=_environment(),
                 start_new_session=True,
             )
+
+    def restart(self, name: str, contract: Path | None = None) -> None:
+        """End a process (SIGINT) and start it again.
+
+        Args:
+            contract: path of another contract that it gets; None: the shipped one.
+        """
+        process, shipped = self._running.pop(name), self._commands[name]
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_PATIENCE[0][1])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if contract is not None:
+            other = [word.replace(self._contract_path, str(contract)) for word in shipped]
+            self._commands[name] = other
+        self.start(name)
+        self._commands[name] = shipped
+
+    def changed_contract(self, change: Callable[[dict], None]) -> Path:
+        """Write a changed copy of the shipped contract and return its path."""
+        shipped = Path(self._contract_path)
+        contract = yaml.safe_load(shipped.read_text())
+        change(contract)
+        shutil.copy(shipped.parent / contract["urdf"], self._logs)
+        path = self._logs / "contract.yaml"
+        path.write_text(yaml.safe_dump(contract))
+        return path.resolve()
 
     def kill(self, name: str) -> None:
         """Kill a process (SIGKILL) and wait for its end."""

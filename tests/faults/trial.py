@@ -11,7 +11,6 @@ from faults.motion_check import as_dicts
 
 from sf_bringup.arm_client import ArmClientError
 
-_PICKS = 3  # picks under a fault that the arm may survive
 _PICK_S = 1.6  # s, approximate duration of a pick
 _STATIONARY_S = 0.5  # s; an arm that is stationary this long during a pick was stopped by the fault
 
@@ -58,7 +57,10 @@ def carry_out(arm: FaultyArm, case: Case, seed: int) -> Outcome:
     try:
         arm.new_scene(seed, cubes=1)
         arm.observer.begin()
-        _run(arm, case, outcome)
+        with case.setting(arm):
+            _run(arm, case, outcome)
+        if case.restarts:  # the arm works again
+            arm.instruct_and_wait_for_motion(_instruction(arm))
     except ArmClientError as error:
         outcome.problem = str(error)
     outcome.violations = as_dicts(arm.observer.violations)
@@ -75,7 +77,7 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
         arm.pass_time(case.seconds - (arm.now - began))
         _judge_hold(arm, outcome, began, hold_s + case.notice_s)
     else:
-        for turn in range(_PICKS):
+        for turn in range(case.picks):
             if turn:
                 arm.next_scene(arm.task.seed + 1, cubes=1)
             _cause_fault(arm, case, outcome, again=turn > 0)
@@ -97,8 +99,6 @@ def _run(arm: FaultyArm, case: Case, outcome: Outcome) -> None:
         outcome.problem = outcome.problem or "no status gave a reason; received: " + (
             "; ".join(arm.reasons[-6:]) or "nothing"
         )
-    if case.restarts:  # the arm works again
-        arm.instruct_and_wait_for_motion(_instruction(arm))
 
 
 def _cause_fault(arm: FaultyArm, case: Case, outcome: Outcome, again: bool = False) -> float:
