@@ -215,7 +215,7 @@ def test_cameras_see_cubes_and_the_tool_pose_equals_the_urdf(robot):
         sim.close()
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", [*ROBOTS, "sim_arm"])
 def test_random_chunks_are_followed_without_a_violation(robot):
     assert follow_chunks(robot, CHUNKS) == (CHUNKS, [])
 
@@ -339,5 +339,5 @@ def test_ur5e_agrees_with_the_published_dh_parameters():
 
 
 if __name__ == "__main__":
-    for name in ROBOTS:
+    for name in [*ROBOTS, "sim_arm"]:
         print(name, *follow_chunks(name, 100), flush=True)

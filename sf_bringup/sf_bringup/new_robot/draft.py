@@ -132,7 +132,7 @@ def _joint(joint: UrdfJoint, decide: list[str]) -> str:
     if joint.kind == "continuous" or lower is None or upper is None or lower >= upper:
         lower, upper = -math.pi, math.pi
         decide.append(f"{key}.lower, upper")
-    velocity, most = _SHARE * (joint.velocity or 0.0), _MOST[joint.unit]
+    velocity, most = _SHARE * (joint.velocity or 0.0), _MOST["m" if joint.unit == "m" else "rad"]
     if not 0.0 < velocity <= most:
         velocity = min(velocity, most) or _NO_VELOCITY
         decide.append(f"{key}.velocity")
