@@ -116,10 +116,10 @@ def _parameters(node: Node) -> Iterator[str]:
     )
     yield from ("| parameter | type | range | read only | meaning |", "|---|---|---|---|---|")
     for descriptor in node.describe_parameters(names):
-        kind = type(node.get_parameter(descriptor.name).value).__name__
+        type_name = type(node.get_parameter(descriptor.name).value).__name__
         read_only = "yes" if descriptor.read_only else ""
         yield (
-            f"| `{descriptor.name}` | {kind} | {_range(descriptor)} | {read_only} |"
+            f"| `{descriptor.name}` | {type_name} | {_range(descriptor)} | {read_only} |"
             f" {_cell(descriptor.description)} |"
         )
     yield ""
@@ -134,15 +134,17 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _topics(title: str, node: Node, ends: Iterable[Any]) -> Iterator[str]:
+def _topics(title: str, node: Node, endpoints: Iterable[Any]) -> Iterator[str]:
     rows = {
-        (_short(end.topic_name, node), _type(end.msg_type), _qos(end.qos_profile))
-        for end in ends
-        if _is_shown(end.topic_name, end.msg_type)
+        (_short(endpoint.topic_name, node), _type(endpoint.msg_type), _qos(endpoint.qos_profile))
+        for endpoint in endpoints
+        if _is_shown(endpoint.topic_name, endpoint.msg_type)
     }
     if rows:
         yield from (f"| {title} | type | QoS |", "|---|---|---|")
-        yield from (f"| `{topic}` | {kind} | {qos} |" for topic, kind, qos in sorted(rows))
+        yield from (
+            f"| `{topic}` | {type_name} | {qos} |" for topic, type_name, qos in sorted(rows)
+        )
         yield ""
 
 
@@ -156,9 +158,10 @@ def _services(node: Node) -> Iterator[str]:
     for name, types in _actions(node):
         rows.add((_short(name, node), "action", types[0].replace("/action/", "/")))
     if rows:
-        yield from ("| offers | kind | type |", "|---|---|---|")
+        yield from ("| offers | interface | type |", "|---|---|---|")
         yield from (
-            f"| `{name}` | {kind} | {type_name} |" for name, kind, type_name in sorted(rows)
+            f"| `{name}` | {interface} | {type_name} |"
+            for name, interface, type_name in sorted(rows)
         )
         yield ""
 
@@ -176,8 +179,8 @@ def _actions(node: Node) -> list[tuple[str, list[str]]]:
         time.sleep(0.05)
 
 
-def _is_shown(name: str, kind: type) -> bool:
-    return not any(part in name for part in _HIDDEN) and not kind.__module__.startswith(
+def _is_shown(name: str, message_type: type) -> bool:
+    return not any(part in name for part in _HIDDEN) and not message_type.__module__.startswith(
         _NOT_ON_PYPI
     )
 
@@ -190,8 +193,8 @@ def _short(name: str, node: Node) -> str:
     )
 
 
-def _type(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}/{kind.__name__}"
+def _type(message_type: type) -> str:
+    return f"{message_type.__module__.partition('.')[0]}/{message_type.__name__}"
 
 
 def _qos(profile: QoSProfile) -> str:

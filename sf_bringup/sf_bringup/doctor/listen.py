@@ -124,8 +124,8 @@ class Listener:
 
     def _subscribe(self, topic: str) -> None:
         stream = self.seen.streams[topic]
-        kind = next((_READABLE[each] for each in stream.types if each in _READABLE), None)
-        if kind is None:
+        message_type = next((_READABLE[each] for each in stream.types if each in _READABLE), None)
+        if message_type is None:
             return
 
         def take(message: Any, info: Any) -> None:
@@ -141,7 +141,7 @@ class Listener:
             elif not stream.sizes:
                 stream.sizes |= _size(message)
 
-        self._node.create_subscription(kind, topic, take, qos_profile_sensor_data)
+        self._node.create_subscription(message_type, topic, take, qos_profile_sensor_data)
 
     def _take_joints(self, message: JointState, publisher: str) -> None:
         joints, now = self.seen.joints, time.monotonic()

@@ -21,18 +21,21 @@ def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
     """Yield the subscribers and the other publishers of the commands to arms and grippers."""
     for topic, arms in _arms_of(contract).items():
         subject, key = (
-            _of("arm commands", arms, contract),
+            _subject("arm commands", arms, contract),
             contract.key_of(arms[0], "command.topic"),
         )
         yield from _output(subject, key, seen.resolve(topic), _TYPES[contract.output], seen)
     for name, arm in contract.arms.items():
         gripper, key = arm.command.gripper, contract.key_of(name, "command.gripper.topic")
         if gripper and gripper.output == "forward_command":
-            subject, kind = _of("gripper commands", [name], contract), _TYPES["forward_command"]
-            yield from _output(subject, key, seen.resolve(gripper.topic), kind, seen)
+            subject, message_type = (
+                _subject("gripper commands", [name], contract),
+                _TYPES["forward_command"],
+            )
+            yield from _output(subject, key, seen.resolve(gripper.topic), message_type, seen)
         elif gripper:
             action = seen.resolve(gripper.topic)
-            subject = _of("gripper action", [name], contract)
+            subject = _subject("gripper action", [name], contract)
             if f"{action}/_action/send_goal" in seen.services:
                 yield passed(subject, f"{action} is served")
             else:
@@ -106,12 +109,12 @@ def _arms_of(contract: Contract) -> dict[str, list[str]]:
     return found
 
 
-def _of(subject: str, arms: list[str], contract: Contract) -> str:
+def _subject(subject: str, arms: list[str], contract: Contract) -> str:
     """Return the subject of a finding; with the names of ``arms`` if the robot has several."""
     return subject if len(contract.arms) == 1 else f"{subject} of {' and '.join(arms)}"
 
 
-def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterator[Finding]:
+def _output(subject: str, key: str, topic: str, message_type: str, seen: Seen) -> Iterator[Finding]:
     stream = seen.stream(topic)
     listeners = [name for name in stream.subscribers if name not in _OURS]
     if not listeners:
@@ -119,10 +122,10 @@ def _output(subject: str, key: str, topic: str, kind: str, seen: Seen) -> Iterat
         yield failed(subject, f"no node subscribes to {topic}", cure)
     elif stream.qos_faults:
         yield failed(subject, f"{topic}: {'; '.join(stream.qos_faults)}", "change its QoS")
-    elif stream.types - {kind}:
-        kinds = ", ".join(sorted(stream.types - {kind}))
-        cure = f"set {key} or command.output: the contract sends {kind}"
-        yield failed(subject, f"{topic} is used with {kinds}", cure)
+    elif stream.types - {message_type}:
+        other_types = ", ".join(sorted(stream.types - {message_type}))
+        cure = f"set {key} or command.output: the contract sends {message_type}"
+        yield failed(subject, f"{topic} is used with {other_types}", cure)
     else:
         yield passed(subject, f"{', '.join(sorted(set(listeners)))} on {topic}")
     others = sorted(name for name in stream.publishers if name not in _OURS)
@@ -162,4 +165,4 @@ def _controller(
         cure = "give the controller's parameter joints and the contract the same order"
         yield failed("controller", text, cure)
     elif found.state == "active":
-        yield passed("controller", f"{found.name} is active ({found.kind})")
+        yield passed("controller", f"{found.name} is active ({found.type})")

@@ -49,10 +49,10 @@ class Joints:
 
 @dataclass(frozen=True)
 class Controller:
-    """A controller of ros2_control, as the controller_manager lists it."""
+    """A controller of ros2_control, as the controller_manager lists it; ``type`` is its plugin."""
 
     name: str
-    kind: str
+    type: str
     state: str
     joints: tuple[str, ...]
 

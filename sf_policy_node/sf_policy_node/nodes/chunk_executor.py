@@ -144,11 +144,13 @@ class ChunkExecutorNode(ManagedNode):
         self.subscribe(
             ExecutorStatus, topics.executor_status, self._on_executor_status, QoSProfile(depth=5)
         )
-        for kind, name, callback in (
+        for service_type, name, callback in (
             (Trigger, "~/reset_emergency_stop", self._on_reset),
             (SetBool, "~/pause", self._on_pause),
         ):
-            self.resources.callback(self.destroy_service, self.create_service(kind, name, callback))
+            self.resources.callback(
+                self.destroy_service, self.create_service(service_type, name, callback)
+            )
         pose_motion = PoseMotion(self, self._motion, self._cannot_send, self._send)
         self._home = HomeAction(self, pose_motion)
         self._rest = RestMotion(self, self._motion, pose_motion, self._send)

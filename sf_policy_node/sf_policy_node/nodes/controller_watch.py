@@ -143,11 +143,11 @@ class ControllerWatch:
         """Names and values for diagnostics."""
         missing = [
             package
-            for package, kind in (
+            for package, message_type in (
                 ("control_msgs", JointTrajectoryControllerState),
                 ("controller_manager_msgs", ControllerManagerActivity),
             )
-            if kind is None
+            if message_type is None
         ]
         values = self._presence.summary
         if missing:
@@ -231,8 +231,8 @@ class ControllerWatch:
             manager, lambda names: [each for each in names if each in wanted], self._manager.update
         )
         if JointTrajectoryControllerState is not None:
-            kind, qos = JointTrajectoryControllerState, qos_profile_sensor_data
-            self._listen(kind, f"{name}/controller_state", self._on_report, qos)
+            message_type, qos = JointTrajectoryControllerState, qos_profile_sensor_data
+            self._listen(message_type, f"{name}/controller_state", self._on_report, qos)
         if ControllerManagerActivity is not None:
             self._listen(
                 ControllerManagerActivity, f"{manager}/activity", self._on_activity, _LATCHED
@@ -264,13 +264,13 @@ class ControllerWatch:
 
         self._call(ListParameters, f"{name}/list_parameters", ListParameters.Request(), ask)
 
-    def _call(self, kind: type[Any], service: str, request: Any, then: Callable) -> None:
+    def _call(self, service_type: type[Any], service: str, request: Any, then: Callable) -> None:
         """Call a service as soon as it is available.
 
         ``then`` gets the response, unless the controller has changed meanwhile.
         """
         node, endpoint = self._node, self._endpoint
-        client: Client = node.create_client(kind, service)
+        client: Client = node.create_client(service_type, service)
         self._removals.append(lambda: node.destroy_client(client))
 
         def done(future: Future) -> None:
@@ -286,8 +286,8 @@ class ControllerWatch:
         self._removals.append(lambda: node.destroy_timer(timer))
         send()
 
-    def _listen(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
-        subscription = self._node.create_subscription(kind, topic, callback, qos)
+    def _listen(self, message_type: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
+        subscription = self._node.create_subscription(message_type, topic, callback, qos)
         self._removals.append(lambda: self._node.destroy_subscription(subscription))
 
     def _forget(self) -> None:

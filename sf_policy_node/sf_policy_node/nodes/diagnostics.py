@@ -223,8 +223,8 @@ def _status(
     )
 
 
-def _word(kind: type[IntEnum], number: int) -> str:
-    return kind(number).name.lower() if number in list(kind) else f"number {number}"
+def _word(states: type[IntEnum], number: int) -> str:
+    return states(number).name.lower() if number in list(states) else f"number {number}"
 
 
 def _latencies(message: PolicyStatus | ExecutorStatus, field: str) -> str:

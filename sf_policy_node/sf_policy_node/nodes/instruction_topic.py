@@ -13,7 +13,7 @@ from std_msgs.msg import String
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.nodes.diagnostics import NEEDS_INSTRUCTION
 from sf_policy_node.nodes.lifecycle import ManagedNode
-from sf_policy_node.session.instruction_repeats import InstructionRepeats, Kind
+from sf_policy_node.session.instruction_repeats import InstructionRepeats, Repetition
 from sf_policy_node.session.instruction_run import InstructionRun
 
 _FOLLOWING = (ExecutorStatus.EXECUTING, ExecutorStatus.SHADOW)
@@ -74,11 +74,11 @@ class InstructionTopic:
         if not self._node.running:
             return
         text, current = message.data.strip(), self._run()
-        kind = self._repeats.receive(publisher, text, time.monotonic())
-        if kind is Kind.STOPPED and current is None and text != self._refused:
+        repetition = self._repeats.receive(publisher, text, time.monotonic())
+        if repetition is Repetition.STOPPED and current is None and text != self._refused:
             self._refused = text
             self._refuse(f"{text!r} was stopped; send another instruction, or call ~/start")
-        if kind in (Kind.STOPPED, Kind.REPEATED):
+        if repetition in (Repetition.STOPPED, Repetition.REPEATED):
             return
         if current is None or current.instruction != text or self.is_asked_for(current):
             self._follow(text)

@@ -73,20 +73,25 @@ class ManagedNode(LifecycleNode):
         """Return the value of a declared parameter."""
         return self._parameters_declared.value(name)
 
-    def publisher(self, kind: type[Any], topic: str, qos: QoSProfile) -> Publisher:
+    def publisher(self, message_type: type[Any], topic: str, qos: QoSProfile) -> Publisher:
         """Create a publisher that lives until the node is cleaned up.
 
         Parameters ``qos_overrides.TOPIC.publisher`` override its QoS.
         """
         overrides = QoSOverridingOptions.with_default_policies()
         publisher = self.create_publisher(
-            kind, topic, copy.copy(qos), qos_overriding_options=overrides
+            message_type, topic, copy.copy(qos), qos_overriding_options=overrides
         )
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
 
     def subscribe(
-        self, kind: type[Any], topic: str, callback: Callable, qos: QoSProfile, **options: Any
+        self,
+        message_type: type[Any],
+        topic: str,
+        callback: Callable,
+        qos: QoSProfile,
+        **options: Any,
     ) -> None:
         """Create a subscription that lives until the node is cleaned up.
 
@@ -95,20 +100,20 @@ class ManagedNode(LifecycleNode):
         qos = copy.copy(qos)  # rclpy modifies the profile
         overrides = QoSOverridingOptions.with_default_policies()
         subscription = self.create_subscription(
-            kind, topic, callback, qos, qos_overriding_options=overrides, **options
+            message_type, topic, callback, qos, qos_overriding_options=overrides, **options
         )
-        self.inputs.append(Input(kind, topic, qos))
+        self.inputs.append(Input(message_type, topic, qos))
         self.resources.callback(self.destroy_subscription, subscription)
 
     def subscribe_any_qos(
-        self, kind: type[Any], topic: str, callback: Callable
+        self, message_type: type[Any], topic: str, callback: Callable
     ) -> AnyQosSubscription:
         """Subscribe to publishers with any QoS, including messages latched before the node started.
 
         ``callback`` gets the message and its publisher; see :class:`AnyQosSubscription`.
         """
-        self.inputs.append(Input(kind, topic, None))
-        return AnyQosSubscription(self, self.resources, kind, topic, callback)
+        self.inputs.append(Input(message_type, topic, None))
+        return AnyQosSubscription(self, self.resources, message_type, topic, callback)
 
     def give_up(self, reason: str) -> None:
         """Deactivate and end the process, because an operator must act on ``reason``."""

@@ -24,14 +24,14 @@ class Declared:
     """A declared parameter.
 
     Attributes:
-        kind: bool, int, float or str.
+        value_type: bool, int, float or str.
         low, high: the range; None: unlimited.
         choices: the allowed values; empty: any.
         live: it may be set at any time.
     """
 
     name: str
-    kind: type
+    value_type: type
     low: float | None
     high: float | None
     choices: tuple[str, ...]
@@ -40,10 +40,10 @@ class Declared:
     def fault(self, value: object) -> str:
         """Return what is wrong with a value; empty when nothing is."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = number if self.kind is float else type(value) is self.kind
+        fits = number if self.value_type is float else type(value) is self.value_type
         if not fits:
             words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-            return f"{self.name}: {value!r} is not {words[self.kind]}"
+            return f"{self.name}: {value!r} is not {words[self.value_type]}"
         if isinstance(value, (int, float)):
             if not math.isfinite(value):
                 return f"{self.name}: {value} is not finite"
@@ -93,8 +93,8 @@ class Parameters:
         Raises:
             ValueError: the value set at the start is wrong; one sentence.
         """
-        kind = type(default)
-        declared = Declared(name, kind, low, high, choices, live)
+        value_type = type(default)
+        declared = Declared(name, value_type, low, high, choices, live)
         self._declared[name] = declared
         # Dynamic typing, because rclpy refuses 10 for 10.0 with a traceback. `_check` checks the
         # type instead.
@@ -111,17 +111,19 @@ class Parameters:
         )
         if low is not None or high is not None:
             ends = (low if low is not None else -math.inf, high if high is not None else math.inf)
-            self._add_range(descriptor, kind, ends)
+            self._add_range(descriptor, value_type, ends)
         self._node.set_descriptor(name, descriptor)
 
     def value(self, name: str) -> Any:
         """Return the value of a parameter; a declared one has the type of its default."""
         value = self._node.get_parameter(name).value
-        return self._declared[name].kind(value) if name in self._declared else value
+        return self._declared[name].value_type(value) if name in self._declared else value
 
     @staticmethod
-    def _add_range(descriptor: ParameterDescriptor, kind: type, ends: tuple[float, float]) -> None:
-        if kind is int:
+    def _add_range(
+        descriptor: ParameterDescriptor, value_type: type, ends: tuple[float, float]
+    ) -> None:
+        if value_type is int:
             low, high = (int(max(min(end, 2.0**62), -(2.0**62))) for end in ends)
             descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
         else:

@@ -180,9 +180,9 @@ class PolicyNode(ManagedNode):
 
     def _listen(self, contract: Contract) -> None:
         for camera in contract.cameras:
-            kind = CompressedImage if camera.transport == "compressed" else Image
+            message_type = CompressedImage if camera.transport == "compressed" else Image
             self.subscribe(
-                kind,
+                message_type,
                 camera.topic,
                 lambda message, name=camera.name: self._on_image(name, message),
                 qos_profile_sensor_data,
@@ -204,9 +204,9 @@ class PolicyNode(ManagedNode):
             "stop": (Trigger, self._on_stop),
             "pause": (SetBool, self._on_pause),
         }
-        for name, (kind, answer) in services.items():
+        for name, (service_type, answer) in services.items():
             self.resources.callback(
-                self.destroy_service, self.create_service(kind, f"~/{name}", answer)
+                self.destroy_service, self.create_service(service_type, f"~/{name}", answer)
             )
         self._action = InstructionAction(
             self,

@@ -19,7 +19,7 @@ _SOURCE_S = 1.0  # a publisher that was silent for longer does not count
 class Input:
     """A subscription; ``qos`` is None if it receives publishers with any QoS."""
 
-    kind: type
+    message_type: type
     topic: str
     qos: QoSProfile | None
 
@@ -55,10 +55,10 @@ class Unmatched:
         return [each for found in self._found.values() for each in found]
 
     def _faults(self, topic: str, own: list[Input]) -> Iterator[str]:
-        types = {type_name(each.kind) for each in own}
+        types = {type_name(each.message_type) for each in own}
         for publisher in self._node.get_publishers_info_by_topic(topic):
             who = full_name(publisher)
-            fitting = [each for each in own if type_name(each.kind) == publisher.topic_type]
+            fitting = [each for each in own if type_name(each.message_type) == publisher.topic_type]
             faults = [qos_fault(publisher.qos_profile, each.qos) for each in fitting]
             if not fitting:
                 yield _wrong_type(topic, who, publisher.topic_type, types)

@@ -12,7 +12,7 @@ STREAM_S = 3.0
 _SILENT_S = 10.0  # a program that repeats its text has ended if it sent nothing for this time
 
 
-class Kind(Enum):
+class Repetition(Enum):
     """Classify a message on the instruction topic."""
 
     NEW = auto()
@@ -39,20 +39,20 @@ class InstructionRepeats:
     def __init__(self) -> None:
         self._sent: dict[str, _Sent] = {}
 
-    def receive(self, publisher: str, text: str, now: float) -> Kind:
-        """Store a message and return its kind."""
+    def receive(self, publisher: str, text: str, now: float) -> Repetition:
+        """Store a message and return whether it repeats an earlier one."""
         last = self._sent.get(publisher)
         if last is None or last.text != text:
             self._sent[publisher] = _Sent(text, now)
-            return Kind.NEW
+            return Repetition.NEW
         silence, last.at = now - last.at, now
         if silence > (_SILENT_S if last.is_stream and last.is_stopped else STREAM_S):
             last.is_stream = last.is_stopped = False
-            return Kind.AGAIN
+            return Repetition.AGAIN
         was_stream, last.is_stream = last.is_stream, True
         if last.is_stopped:
-            return Kind.STOPPED
-        return Kind.REPEATED if was_stream else Kind.AGAIN
+            return Repetition.STOPPED
+        return Repetition.REPEATED if was_stream else Repetition.AGAIN
 
     def stop(self) -> None:
         """Mark all texts as stopped, so that repetitions of them are ignored."""

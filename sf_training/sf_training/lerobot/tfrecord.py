@@ -83,11 +83,11 @@ def parse_example(data: bytes) -> dict[str, np.ndarray | list[bytes]]:
 
 
 def _feature(feature: memoryview) -> np.ndarray | list[bytes]:
-    for kind, _, values in _fields(feature):
-        if kind == 1:
+    for list_type, _, values in _fields(feature):  # 1: bytes, 2: floats, 3: integers
+        if list_type == 1:
             return [bytes(value) for number, _, value in _fields(values) if number == 1]
         parts = [(wire, value) for number, wire, value in _fields(values) if number == 1]
-        if kind == 2:  # packed into one field, or one field for each
+        if list_type == 2:  # packed into one field, or one field for each
             return np.frombuffer(b"".join(bytes(value) for _, value in parts), "<f4")
         numbers: list[int] = []
         for wire, value in parts:

@@ -155,13 +155,13 @@ class TeleoperationNode(ManagedNode):
             if arm.gripper and own and own.output == "forward_command":
                 numbers = functools.partial(self._on_numbers_sent, {name: 0})
                 self.subscribe(Float64MultiArray, own.topic, numbers, reliable)
-        kinds: dict[str, tuple[type, Callable[[dict[str, int], Any], None]]] = {
+        outputs: dict[str, tuple[type, Callable[[dict[str, int], Any], None]]] = {
             "forward_command": (Float64MultiArray, self._on_numbers_sent),
             "joint_trajectory": (JointTrajectory, self._on_trajectory_sent),
         }
-        if contract.output not in kinds:
+        if contract.output not in outputs:
             return
-        kind, take = kinds[contract.output]
+        message_type, take = outputs[contract.output]
         for topic, joints in contract.command_groups.items():
             names = [contract.command_joints[joint] for joint in joints]
             grippers = {
@@ -169,7 +169,7 @@ class TeleoperationNode(ManagedNode):
                 for name, arm in contract.arms.items()
                 if arm.gripper and arm.gripper.joint in names
             }
-            self.subscribe(kind, topic, functools.partial(take, grippers), reliable)
+            self.subscribe(message_type, topic, functools.partial(take, grippers), reliable)
 
     def _on_joy(self, topic: str, message: Joy) -> None:
         self._session.on_joy(topic, message.axes, message.buttons, time.monotonic())

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sf_policy_node.vla.objective import PI0_KINDS
 
-Kind = Literal["nano", "hf", "pi0", "pi05", "openvla_oft"]
+ModelKind = Literal["nano", "hf", "pi0", "pi05", "openvla_oft"]
 PROMPT = "{instruction}\n"
 Train = Literal["full", "lora", "frozen"]
 
@@ -55,7 +55,7 @@ class LoraSettings:
 class StudentSettings:
     """The student. Of these settings nano takes only ``kind``, ``weights`` and ``image_size``."""
 
-    kind: Kind = "nano"
+    kind: ModelKind = "nano"
     """nano: small, from scratch. hf: any transformers image-text-to-text model. pi0, pi05: from
     transformers', openpi's or LeRobot's weights. openvla_oft: OpenVLA-OFT.
     """
