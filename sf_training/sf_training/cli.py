@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from sf_policy_node.programs import command
+
 # Verb: module and one line. The module has main(argv) -> int, or the function named after a #
 # colon; it is imported only when its verb is called.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -119,9 +121,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
 
 _SILENCE_S = 5.0  # a terminal shows a line when loading takes longer
-_USAGE = (
-    "usage: sf_training VERB [OPTIONS]       sf_training VERB --help lists the options of a verb"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,7 +186,11 @@ def _line_when_loading_is_slow(verb: str) -> Iterator[None]:
 def help_text() -> str:
     """Return all verbs with one line each, grouped by task."""
     width = max(map(len, VERBS)) + 2
-    lines = [_USAGE]
+    program = command("sf_training sf_training", "sf_training")
+    lines = [
+        f"usage: {program} VERB [OPTIONS]",
+        f"       {program} VERB --help      lists the options of a verb",
+    ]
     for title, verbs in GROUPS.items():
         lines += [
             "",

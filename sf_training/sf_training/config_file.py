@@ -26,6 +26,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sf_policy_node.programs import command
+
 Settings = TypeVar("Settings")
 _HINT = (
     "Any of these options can come from a file: --config FILE.yaml (keys as below, nested ones"
@@ -49,7 +51,12 @@ def parse(settings: type[Settings], argv: Sequence[str] | None, verb: str) -> Se
         print(f"{verb}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     description = f"{inspect.cleandoc(settings.__doc__ or '')}\n\n{_HINT}".strip()
-    return tyro.cli(settings, args=arguments, prog=f"sf_training {verb}", description=description)
+    return tyro.cli(settings, args=arguments, prog=usage_of(verb), description=description)
+
+
+def usage_of(verb: str) -> str:
+    """Return the command of a verb as it is typed in this installation."""
+    return f"{command('sf_training sf_training', 'sf_training')} {verb}"
 
 
 def with_config(argv: Sequence[str], settings: type | None = None) -> list[str]:

@@ -204,7 +204,7 @@ def test_an_unknown_verb_is_named_and_a_missing_one_prints_usage(capsys):
     assert main(["trian"]) == 2
     assert "there is no verb 'trian'; did you mean train?" in capsys.readouterr().err
     assert main([]) == 2
-    assert "usage: sf_training VERB" in capsys.readouterr().out
+    assert "sf_training VERB [OPTIONS]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", VERBS)

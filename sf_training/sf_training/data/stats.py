@@ -40,7 +40,7 @@ class Arguments:
     Look for: a dead column (it never moves, so nothing about it can be learned), a column whose
     largest value is far beyond its 99 % quantile (a glitch), and instructions with few labels.
 
-    $ sf_training stats --data out/demos
+    $ python3 -m sf_training stats --data out/demos
     """
 
     data: Path

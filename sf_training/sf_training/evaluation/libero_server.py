@@ -38,7 +38,7 @@ _CAMERAS = {"scene": "observation/image", "wrist": "observation/wrist_image"}
 class Arguments:
     """Serve a LIBERO policy: OpenVLA-OFT's or Spatial Forcing's, or openpi's pi0 or pi0.5.
 
-    $ sf_training libero-serve --kind openvla_oft --weights openvla-7b-oft-libero-spatial
+    $ python3 -m sf_training libero-serve --kind openvla_oft --weights openvla-7b-oft-libero-spatial
     """
 
     weights: Path

@@ -44,7 +44,7 @@ class Arguments:
     --episode-tolerance; growth below the floors never counts. Without --baseline it is a column for
     which holding position or continuing the motion has a smaller error.
 
-    $ sf_training regress --checkpoint out/new --baseline out/old --bags data/kept_aside
+    $ python3 -m sf_training regress --checkpoint out/new --baseline out/old --bags data/kept_aside
     """
 
     checkpoint: Path

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from sf_policy_node.contract import ContractError, load_contract
-from sf_training.config_file import parse
+from sf_training.config_file import parse, usage_of
 from sf_training.data.episode_reader import BagError, find_episodes
 from sf_training.data.image_rows import images_in_rows
 from sf_training.data.opening import (
@@ -24,7 +24,7 @@ from sf_training.data.opening import (
     check_strict,
     none_left,
     open_bags,
-    say_left_out,
+    print_left_out,
 )
 from sf_training.lerobot import layout
 from sf_training.lerobot.dataset_reader import DatasetReader
@@ -46,9 +46,9 @@ from sf_training.lerobot.video import Codec
 from sf_training.progress import ProgressBar
 from sf_training.recording.writer.episode_writer import EpisodeWriteError
 
-_USAGE = """usage: sf_training lerobot export EPISODES --out DATASET     bags to a LeRobot v3.0 dataset
-       sf_training lerobot import DATASET --out EPISODES     and back
-       sf_training lerobot export --help                     the options of either"""  # noqa: E501
+_USAGE = """usage: {lerobot} export EPISODES --out DATASET   bags to a LeRobot v3.0 dataset
+       {lerobot} import DATASET --out EPISODES   and back
+       {lerobot} export --help                   the options of either"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in ("export", "import"):
-        print(_USAGE, file=sys.stdout if words and words[0] in ("-h", "--help") else sys.stderr)
+        usage = _USAGE.format(lerobot=usage_of("lerobot"))
+        print(usage, file=sys.stdout if words and words[0] in ("-h", "--help") else sys.stderr)
         return 0 if words and words[0] in ("-h", "--help") else 2
     console = Console()
     try:
@@ -224,7 +225,7 @@ def export(settings: Export, console: Console) -> Path:
             raise none_left(left_out, opened.count, opened.outcomes, settings.outcomes)
         write_sources(writer.root, contract, sources)
         path = writer.finish()
-    say_left_out(console, left_out, notes, roots=settings.data)
+    print_left_out(console, left_out, notes, roots=settings.data)
     if unmeasured:
         console.print(
             f"warning: {unmeasured} depth images are missing in the bags and empty in the dataset",
@@ -314,7 +315,7 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
                 console.print(f"left out: {error}", highlight=False, soft_wrap=True)
         if len(damaged) == len(names):
             raise LeRobotError(f"{settings.data}: no episode can be read; fetch the dataset again")
-    say_left_out(console, [], notes)
+    print_left_out(console, [], notes)
     left = f", {len(damaged)} damaged ones left out" if damaged else ""
     console.print(
         f"{settings.out}: {len(names) - len(damaged)} episodes of {settings.data}{left}",

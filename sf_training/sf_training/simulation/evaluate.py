@@ -40,8 +40,8 @@ class Arguments:
       position and with constant velocity.
     - A small open-loop error does not imply success: errors accumulate in closed loop.
 
-    $ sf_training evaluate --checkpoint out/nano
-    $ sf_training evaluate --checkpoint out/nano --bags out/demos
+    $ python3 -m sf_training evaluate --checkpoint out/nano
+    $ python3 -m sf_training evaluate --checkpoint out/nano --bags out/demos
     """
 
     checkpoint: Path

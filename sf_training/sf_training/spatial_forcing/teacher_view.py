@@ -46,7 +46,7 @@ class Arguments:
     Patches of one surface should have one colour, whatever its texture, and borders between colours
     should follow the depth of the scene. Without options it lists the teachers.
 
-    $ sf_training teacher --data out/demos --teacher hf --teacher-weights DINOV2 --out view.png
+    $ python3 -m sf_training teacher --data out/demos --teacher hf --teacher-weights DINOV2
     """
 
     teacher: Literal["list", "vggt", "da3", "hf"] = "list"

@@ -26,7 +26,7 @@ class Arguments(Settings):
     these features. Only the data, the student's image size and the teacher, alignment and control
     options matter here. After a kill the same command continues.
 
-    $ sf_training cache --data out/demos --teacher vggt --teacher-weights WEIGHTS
+    $ python3 -m sf_training cache --data out/demos --teacher vggt --teacher-weights WEIGHTS
     """
 
     out: Path = Path("unused")

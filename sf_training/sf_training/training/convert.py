@@ -32,7 +32,8 @@ class Arguments:
     The contract names the cameras, joints and action columns of the weights, in the order in which
     they were trained. `export` halves the size of the result.
 
-    $ sf_training convert --kind pi05 --weights pi05_libero --contract robot.yaml --out out/pi05
+    $ python3 -m sf_training convert --kind pi05 --weights pi05_libero
+      --contract robot.yaml --out out/pi05
     """
 
     weights: Path

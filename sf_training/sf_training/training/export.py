@@ -51,7 +51,7 @@ class Arguments:
     otherwise nothing is written. The robot computes in the same precision as before; only the
     stored weights change.
 
-    $ sf_training export --checkpoint out/my_policy --out out/for_the_robot --bags data/kept_aside
+    $ python3 -m sf_training export --checkpoint out/my_policy --out out/for_the_robot --bags B
     """
 
     checkpoint: Path

@@ -55,7 +55,7 @@ class Arguments(Settings):
     in the direction of the action loss (1), at right angles (0) or against it (-1). It needs a
     trained projector: give the checkpoint of a run with Spatial Forcing as --student.weights.
 
-    $ sf_training layers --data out/demos --student.weights out/nano --frames 32
+    $ python3 -m sf_training layers --data out/demos --student.weights out/nano --frames 32
     """
 
     out: Path = Path("layers.csv")

@@ -41,9 +41,9 @@ class TrainingError(ValueError):
 class Settings:
     """Fine-tune a model on recorded episodes, with Spatial Forcing or a control.
 
-    $ sf_training train --data out/demos --out out/nano
-    $ sf_training train --data out/demos --out out/vla --student.kind hf --student.weights MODEL
-      --teacher vggt --teacher-weights VGGT
+    $ python3 -m sf_training train --data out/demos --out out/nano
+    $ python3 -m sf_training train --data out/demos --out out/vla
+      --student.kind hf --student.weights MODEL --teacher vggt --teacher-weights VGGT
     $ torchrun --nproc_per_node=2 -m sf_training train --config run.yaml
     """
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from sf_training.config_file import usage_of
 from sf_training.recording.edit import editing
 from sf_training.recording.edit.episode_folder import outcome_of
 from sf_training.recording.edit.finished_episode import EditError, duration_s, open_finished
@@ -117,7 +118,7 @@ def merge(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings_type: type, verb: str, argv: Sequence[str] | None, act: Callable) -> int:
-    settings: Any = tyro.cli(settings_type, prog=verb, args=argv)
+    settings: Any = tyro.cli(settings_type, prog=usage_of(verb), args=argv)
     try:
         act(settings)
     except (EditError, LabelError, EpisodeWriteError) as error:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from sf_policy_node.programs import command
+from sf_training.config_file import usage_of
 from sf_training.progress import ProgressBar
 from sf_training.recording.recover.file_rescue import RescueError, rescue_file
 from sf_training.recording.writer.episode_writer import UNFINISHED
@@ -212,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Recover everything in the paths. Return 0 if all was recovered, 1 if not, 2 if nothing was
     found.
     """
-    arguments = tyro.cli(Arguments, prog="recover", args=argv)
+    arguments = tyro.cli(Arguments, prog=usage_of("recover"), args=argv)
     files = [path for path in arguments.paths if path.is_file()]
     found = [
         partial for path in arguments.paths if path not in files for partial in find_partial(path)

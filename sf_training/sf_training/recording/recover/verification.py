@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 import yaml
 
+from sf_training.config_file import usage_of
 from sf_training.progress import ProgressBar
 from sf_training.recording.recover.recovery import find_interrupted, recovery_command
 from sf_training.recording.writer.sealing import METADATA_FILE, PARTIAL
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if every checksum matches, 1 if one differs or a recording is unfinished, 2 if there is
         no episode.
     """
-    arguments = tyro.cli(Arguments, prog="verify", args=argv)
+    arguments = tyro.cli(Arguments, prog=usage_of("verify"), args=argv)
     unfinished = [
         partial for folder in arguments.paths for partial in find_interrupted(folder, deep=True)
     ]
