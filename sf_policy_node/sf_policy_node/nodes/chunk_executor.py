@@ -315,11 +315,13 @@ class ChunkExecutorNode(ManagedNode):
         return next((refusal for each in self._controllers if (refusal := each.refusal)), "")
 
     def _on_controller_lost(self, joints: list[int], reason: str, *, taken: bool = False) -> None:
+        if not self.running and not taken:
+            return  # nothing is sent; at the end of a graph its controller may leave first
         self.get_logger().warning(reason)
-        if self.running or taken:  # the last command no longer counts, also after an activation
-            stop = self._motion.on_controller_lost(reason, self.now(), joints, taken=taken)
-            self._send(stop if self.running else None)
-            self._report_change()
+        # If taken, the last command no longer counts, also after an activation.
+        stop = self._motion.on_controller_lost(reason, self.now(), joints, taken=taken)
+        self._send(stop if self.running else None)
+        self._report_change()
 
     def _describe(self) -> DiagnosticStatus:
         several = len(self._controllers) > 1
@@ -363,6 +365,8 @@ class ChunkExecutorNode(ManagedNode):
             ]
         self._unmatched.look()
         problems += self._unmatched.problems
+        if not self.running:
+            problems = []  # the first look after the activation warns
         for problem in problems:
             if problem not in self._problems:
                 self.get_logger().warning(problem)
