@@ -67,6 +67,10 @@ watch_log() {
             continue
         last=$(tail -c 4000 "$log" 2>/dev/null | tr '\r' '\n' | without_noise |
             grep -v WARNING | tail -n 1 | cut -c1-80) || true
+        case $last in "Starting >>> "*)  # minutes for sf_msgs: add the last line of its own log
+            last+=" $(tail -n 1 "$root/log/latest_build/${last##* }/stdout.log" 2>/dev/null |
+                cut -c1-50)" || true ;;
+        esac
         if [ -t 1 ]; then printf '\r\033[K  %s, %d s: %s' "$title" $((SECONDS - begin)) "$last"
         else echo "  $title, $((SECONDS - begin)) s: $last"; fi
     done
