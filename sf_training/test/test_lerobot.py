@@ -156,6 +156,8 @@ def test_an_export_with_a_number_in_a_wrong_unit_is_read_back(exported, tmp_path
     own = data / SOURCES / "contract.yaml"
     contract = yaml.safe_load(own.read_text())
     contract["budgets"]["hold_s"] = 1500.0
+    (arm,) = contract["arms"].values()
+    arm["gripper"]["open"] *= 0.5  # the gripper then overshoots, which is no other unit
     own.write_text(yaml.safe_dump(contract))
     words = ["import", str(data), "--episodes", "1"]
     assert main([*words, "--out", str(tmp_path / "bags")]) == 0

@@ -170,7 +170,7 @@ def check_strict(strict: bool, left_out: Sequence[LeftOut], notes: Sequence[str]
         raise BagError(left_out[0].reason if left_out else notes[0])
 
 
-def say_left_out(
+def print_left_out(
     console: Console,
     left_out: Iterable[LeftOut],
     notes: Iterable[str] = (),

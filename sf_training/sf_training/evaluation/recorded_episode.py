@@ -23,7 +23,7 @@ from sf_training.data.opening import (
     check_strict,
     none_left,
     open_bags,
-    say_left_out,
+    print_left_out,
 )
 from sf_training.data.targets import in_action_space
 
@@ -119,7 +119,7 @@ def open_episodes(
     check_strict(strict, left_out, notes)
     if not readers:
         raise none_left(left_out, opened.count, opened.outcomes, outcomes)
-    say_left_out(console or Console(stderr=True), left_out, notes, roots=[bags])
+    print_left_out(console or Console(stderr=True), left_out, notes, roots=[bags])
     return readers
 
 

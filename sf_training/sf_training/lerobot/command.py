@@ -275,7 +275,8 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
         )
     # That of an export is as old as the recordings: no robot moves with its limits.
     chosen = settings.contract or own
-    contract = load_contract(chosen, stored=own.exists() and chosen.resolve() == own.resolve())
+    exported = own.exists() and chosen.resolve() == own.resolve()
+    contract = load_contract(chosen, stored=exported)
     reader: Reader = dataset or RldsReader(settings.data, contract.command_joints, instruction)
     found = mapping(
         reader,
@@ -284,6 +285,7 @@ def import_dataset(settings: Import, console: Console) -> list[Path]:
         _pairs(settings.joints),
         settings.units,
         settings.gripper,
+        exported=exported,
     )
     if found.values.note:
         console.print(f"warning: {found.values.note}", highlight=False, soft_wrap=True)

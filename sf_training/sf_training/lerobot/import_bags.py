@@ -56,6 +56,8 @@ def mapping(
     joints: Mapping[str, str],
     units: Units,
     gripper: tuple[float, float] | None,
+    *,
+    exported: bool = False,
 ) -> Mapped:
     """Find every camera and joint of the contract in the dataset, and the conversion of units.
 
@@ -63,6 +65,7 @@ def mapping(
         cameras, joints: name in the contract to name in the dataset, where they differ.
         units: of the arm joints in the dataset.
         gripper: values for closed and open in the dataset; None means as the units imply.
+        exported: the dataset was exported with this contract, so its values are in its units.
 
     Raises:
         LeRobotError: a camera or joint is missing or named twice, images have another size, or
@@ -94,13 +97,17 @@ def mapping(
     state, action = (
         _columns(reader, names, width, what, contract, joints) for names, width, what in sides
     )
+    depths = _depths(reader, contract, views)
+    if exported and units == "auto" and gripper is None:
+        # A simulated gripper overshoots its open position: that is no other unit.
+        return Mapped(views, depths, state, action, Conversion.unchanged(len(state)))
     lowest, highest = _extremes(reader, state, action)
     names = [reader.state_names[column] if reader.state_names else str(column) for column in state]
     try:
         values = conversion(contract, units, gripper, names, lowest, highest)
     except LeRobotError as error:
         raise LeRobotError(f"{reader.directory}: {error}") from None
-    return Mapped(views, _depths(reader, contract, views), state, action, values)
+    return Mapped(views, depths, state, action, values)
 
 
 def write_episode(

@@ -39,6 +39,11 @@ class Conversion:
     offset: np.ndarray
     note: str = ""
 
+    @classmethod
+    def unchanged(cls, joints: int) -> Conversion:
+        """Return the conversion of values that are in the contract's units already."""
+        return cls(np.ones(joints), np.zeros(joints))
+
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Convert (N, J) values."""
         return values * self.scale + self.offset
@@ -215,5 +220,5 @@ def _check_gripper(
         raise LeRobotError(
             f"the gripper (column {name}) goes from {lowest:.4g} to {highest:.4g}, the contract has"
             f" {ours}; give the dataset's values for closed and open, for example --gripper"
-            f" {likely}"
+            f" {likely}, or --gripper {closed:g} {opened:g} if they have the contract's unit"
         )

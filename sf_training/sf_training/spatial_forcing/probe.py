@@ -25,7 +25,7 @@ from sf_training.config_file import parse, print_settings
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import load_dataset
 from sf_training.data.episode_reader import BagError, find_episodes
-from sf_training.data.opening import say_left_out
+from sf_training.data.opening import print_left_out
 from sf_training.data.split import split_by_order, split_episodes, trained_folders
 from sf_training.progress import counted, status
 from sf_training.spatial_forcing.depth_cells import DepthError, DepthTask
@@ -164,7 +164,7 @@ def probe(arguments: Arguments, console: Console) -> ProbeReport:
         strict=arguments.strict,
         **image_options,
     )
-    say_left_out(console, dataset.left_out, dataset.notes, [arguments.data])
+    print_left_out(console, dataset.left_out, dataset.notes, [arguments.data])
     share = _share(arguments, training)
     identities = [episode.checksum for episode in dataset.episodes]
     listed = all("held_out_episodes" in entry for entry in training)

@@ -18,7 +18,7 @@ from sf_policy_node.vla.preprocessing import Fit
 from sf_training.data.cache_folder import cache_folder
 from sf_training.data.dataset import IDLE_S, EpisodeInfo, load_dataset
 from sf_training.data.episode_reader import find_episodes
-from sf_training.data.opening import VERDICTS, LeftOut, say_left_out
+from sf_training.data.opening import VERDICTS, LeftOut, print_left_out
 from sf_training.spatial_forcing.teachers import View
 from sf_training.training.settings import TrainingError
 
@@ -258,7 +258,7 @@ def load_training_set(
     )
     common = dataset.contract
     assert common is not None  # load_dataset takes it from the first bag
-    say_left_out(console, dataset.left_out, dataset.notes, folders)
+    print_left_out(console, dataset.left_out, dataset.notes, folders)
     if dataset.idle_labels:
         console.print(
             f"{dataset.idle_labels} labels left out: the operator had not moved for over"
