@@ -60,7 +60,12 @@ class Arguments:
 def main() -> int:
     """Parse the command line and run; return 0 if at least four instructions succeeded, else 1."""
     arguments, console = (
-        tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
+        tyro.cli(
+            Arguments,
+            prog="python3 -m sf_bringup.demo",
+            args=ros_words(sys.argv[1:]),
+            description=Arguments.__doc__,
+        ),
         Console(highlight=False),
     )
     try:

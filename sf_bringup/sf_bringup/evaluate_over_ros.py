@@ -41,7 +41,12 @@ class Arguments:
 def main() -> int:
     """Parse the command line and run; return 0 if all episodes ran, whatever their success."""
     arguments, console = (
-        tyro.cli(Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__),
+        tyro.cli(
+            Arguments,
+            prog="python3 -m sf_bringup.evaluate_over_ros",
+            args=ros_words(sys.argv[1:]),
+            description=Arguments.__doc__,
+        ),
         Console(highlight=False),
     )
     try:

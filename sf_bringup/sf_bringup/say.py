@@ -43,7 +43,7 @@ def main() -> int:
     followed the instruction until the time was over.
     """
     arguments, console = (
-        tyro.cli(Arguments, description=Arguments.__doc__),
+        tyro.cli(Arguments, prog="python3 -m sf_bringup.say", description=Arguments.__doc__),
         Console(highlight=False),
     )
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -366,7 +366,7 @@ def main() -> None:
     if sys.argv[1:2] == ["write"]:
         _write(Path(sys.argv[2]), float(sys.argv[3]))
         return
-    arguments = tyro.cli(Arguments)
+    arguments = tyro.cli(Arguments, prog="python3 -m bench.recorder")
     console, figures = Console(width=180), Figures()
     try:
         bench_recorder(

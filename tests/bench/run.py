@@ -84,7 +84,7 @@ class Arguments:
 
 def main() -> None:
     """Run the benchmarks from the command line."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    arguments = tyro.cli(Arguments, prog="python3 -m bench.run", description=Arguments.__doc__)
     console, figures = Console(), Figures()
     actions: dict[str, Callable[[], None]] = {
         "simulation": lambda: bench_simulation(figures),

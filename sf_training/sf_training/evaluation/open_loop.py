@@ -197,7 +197,7 @@ def _training(checkpoint: Path) -> dict:
 def _table(contract: Contract, summary: dict) -> Table:
     ahead = summary["seconds_ahead"]
     table = Table(
-        title=f"open loop: mean absolute error, rows {ahead[0]:g} to {ahead[-1]:g} s ahead",
+        title=f"open loop: mean absolute error, steps {ahead[0]:g} to {ahead[-1]:g} s ahead",
         caption=(
             f"{summary['n']} episodes, {summary['labels']} labels; interval: 95 % over episodes;"
             " ratio: to the better baseline"
