@@ -29,7 +29,9 @@ def pins() -> list[str]:
     (+cpu) is left out.
     """
     found = {}
-    for distribution in distributions(path=[p for p in sys.path if p.startswith(sys.prefix)]):
+    for distribution in distributions(
+        path=[path for path in sys.path if path.startswith(sys.prefix)]
+    ):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         installed_by_its_name = distribution.read_text("RECORD") is not None
         if installed_by_its_name and name not in LEFT_OUT:

@@ -38,6 +38,7 @@ def read_graph(journey: str, values: dict[str, str]) -> dict:
             capture_output=True,
             text=True,
             timeout=_GRAPH_S,
+            # The executable also refuses when these nodes already run in the ROS domain.
             env={**os.environ, CHECKS_SECOND_START: "1"},
         )
     except FileNotFoundError:

@@ -44,12 +44,14 @@ def serve_gripper(node: Node, part: ControllerPart, sim: ArmSim) -> None:
 
 
 class _GripperServer:
+    """Pass each goal to the simulated controller at once, and watch the gripper for its result."""
+
     def __init__(self, node: Node, part: ControllerPart, sim: ArmSim) -> None:
         self._node, self._controller, self._sim = node, part.controller, sim
         self._column = int(part.columns[0])
         self._goal: ServerGoalHandle | None = None
-        # Result: "reached", "stalled", "cancelled" or "replaced".
-        self._done: Future | None = None
+        # Result of the goal: "reached", "stalled", "cancelled" or "replaced".
+        self._result: Future | None = None
         self._moved_at = 0.0
         self._server = ActionServer(
             node,
@@ -81,11 +83,11 @@ class _GripperServer:
 
     async def _follow(self, handle: ServerGoalHandle) -> Any:
         self._end("replaced")
-        done: Future = Future()
-        self._goal, self._done, self._moved_at = handle, done, self._sim.time
-        how = await done
-        assert how is not None
-        {"cancelled": handle.canceled, "replaced": handle.abort}.get(how, handle.succeed)()
+        pending: Future = Future()
+        self._goal, self._result, self._moved_at = handle, pending, self._sim.time
+        result = await pending
+        assert result is not None
+        {"cancelled": handle.canceled, "replaced": handle.abort}.get(result, handle.succeed)()
         position, speed = (
             float(self._sim.joint_positions()[self._column]),
             float(self._sim.joint_velocities()[self._column]),
@@ -94,7 +96,7 @@ class _GripperServer:
             name=list(handle.request.command.name), position=[position], velocity=[speed]
         )
         return ParallelGripperCommand.Result(
-            state=state, stalled=how == "stalled", reached_goal=how == "reached"
+            state=state, stalled=result == "stalled", reached_goal=result == "reached"
         )
 
     def _check(self) -> None:
@@ -112,7 +114,7 @@ class _GripperServer:
         elif self._sim.time - self._moved_at > _STALL_S:
             self._end("stalled")
 
-    def _end(self, how: str) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_result(how)
+    def _end(self, result: str) -> None:
+        if self._result is not None and not self._result.done():
+            self._result.set_result(result)
         self._goal = None

@@ -68,7 +68,11 @@ def when_starter_ends(act: Callable[[], None]) -> None:
 
 
 def start_guardian(graph: str) -> subprocess.Popen:
-    """Start the guardian of a graph in its own session, so that signals of a terminal miss it."""
+    """Start the guardian of a graph in its own session, so that signals of a terminal miss it.
+
+    Args:
+        graph: value of :data:`MARK` in the environment of the graph's nodes.
+    """
     command = [sys.executable, "-m", "sf_bringup.guardian", str(os.getpid()), graph]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(

@@ -301,15 +301,15 @@ def test_camera_skew_is_measured():
     slow.stamps = [stamp + 0.4 for stamp in slow.stamps]
     slow.received = [time + 0.4 for time in slow.received]
     skewed = [
-        f
-        for f in check_cameras(CONTRACT, seen_cameras(camera_stream(count=8), slow))
-        if f.subject == "camera skew"
+        finding
+        for finding in check_cameras(CONTRACT, seen_cameras(camera_stream(count=8), slow))
+        if finding.subject == "camera skew"
     ]
     assert skewed[0].level is Level.FAIL
     even = [
-        f
-        for f in check_cameras(CONTRACT, seen_cameras(camera_stream(), camera_stream(0.01)))
-        if f.subject == "camera skew"
+        finding
+        for finding in check_cameras(CONTRACT, seen_cameras(camera_stream(), camera_stream(0.01)))
+        if finding.subject == "camera skew"
     ]
     assert even[0].level is Level.PASS
 
@@ -322,7 +322,9 @@ def test_rate_of_a_camera_is_graded(share, level):
     stream.received = [1000.0 + (time - 1000.0) / share for time in stream.received]
     stream.stamps = [time - 0.03 for time in stream.received]
     findings = [
-        f for f in check_cameras(CONTRACT, seen_cameras(stream, camera_stream())) if "Hz" in f.seen
+        finding
+        for finding in check_cameras(CONTRACT, seen_cameras(stream, camera_stream()))
+        if "Hz" in finding.seen
     ]
     assert findings[0].level is level
 
@@ -379,7 +381,9 @@ def test_cures_in_simulation_are_those_of_a_simulation():
     slow.stamps = [time - 0.03 for time in slow.received]
     seen = seen_cameras(slow, camera_stream())
     for seen.is_simulated, word in ((True, "real_time_factor"), (False, "USB")):
-        [rate] = [f for f in check_cameras(CONTRACT, seen) if f.level is Level.WARN]
+        [rate] = [
+            finding for finding in check_cameras(CONTRACT, seen) if finding.level is Level.WARN
+        ]
         assert word in rate.cure and ("USB" in rate.cure) is not seen.is_simulated
 
 

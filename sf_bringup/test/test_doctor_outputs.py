@@ -76,6 +76,10 @@ def test_the_disk_that_the_readme_asks_for_is_half_of_what_passes():
 
 def test_a_gripper_action_that_is_not_served_in_simulation_gives_the_argument():
     gripper = load_contract(find_robot("fr3"))
-    [cure] = [f.cure for f in check_commands(gripper, Seen(has_clock=True)) if "action" in f.seen]
+    [cure] = [
+        finding.cure
+        for finding in check_commands(gripper, Seen(has_clock=True))
+        if "action" in finding.seen
+    ]
     assert "give sim:=true" in cure
     assert is_simulated(CONTRACT, False) and not is_simulated(gripper, False)

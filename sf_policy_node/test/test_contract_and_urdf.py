@@ -71,22 +71,25 @@ def with_more(*elements):
             ("joints.joint3.acceleration: 859 rad/s^2 is above 100", "looks like degrees"),
         ),
         (
-            lambda c: c["workspace"].update(
+            lambda changed: changed["workspace"].update(
                 lower=[120.0, -300.0, 6.0], upper=[500.0, 300.0, 400.0]
             ),
             ("500 m", "millimetres"),
         ),
         (
-            lambda c: c["gripper"].update(open=0.05),
+            lambda changed: changed["gripper"].update(open=0.05),
             ("gripper: open and closed 0 and 0.05 m", "0 and 0.035 m"),
         ),
-        (lambda c: c["gripper"].update(unit="rad"), ("gripper.unit: rad", "prismatic", "unit: m")),
+        (
+            lambda changed: changed["gripper"].update(unit="rad"),
+            ("gripper.unit: rad", "prismatic", "unit: m"),
+        ),
         (
             set_joint(3, unit="m"),
             ("joints.joint4.unit: m", "revolute", "unit: rad"),
         ),
         (
-            lambda c: c["gripper"].update(joint="thumb"),
+            lambda changed: changed["gripper"].update(joint="thumb"),
             ("gripper.joint", "'thumb'", "in_urdf: false"),
         ),
     ],
@@ -98,7 +101,7 @@ def test_limits_outside_the_urdf_are_refused_with_both_numbers(edit, words):
 
 def test_narrower_limits_rounding_and_a_gripper_outside_the_urdf_are_accepted():
     configure(edit=set_joint(0, lower=-1.0, upper=2.8005, velocity=0.5))
-    configure(edit=lambda c: c["gripper"].update(joint="suction", in_urdf=False))
+    configure(edit=lambda changed: changed["gripper"].update(joint="suction", in_urdf=False))
     configure(
         URDF.replace('upper="2.8" velocity="2.0"', 'upper="2.8" velocity="0"'),
         set_joint(0, velocity=9.0),
@@ -142,13 +145,13 @@ def test_a_continuous_joint_has_the_contracts_limits():
 def test_the_tool_must_be_moved_by_the_joints():
     other = with_more(joint_xml("wrist", parent="base_link", child="other_hand"))
     assert "tool_frame: 'other_hand' is moved by none" in sentence(
-        other, lambda c: c.update(tool_frame="other_hand")
+        other, lambda changed: changed.update(tool_frame="other_hand")
     )
     assert "tool_frame: 'link4' is not moved by joint5, joint6" in sentence(
-        edit=lambda c: c.update(tool_frame="link4")
+        edit=lambda changed: changed.update(tool_frame="link4")
     )
     assert "base_frame: 'link2' moves with joint2" in sentence(
-        edit=lambda c: c.update(base_frame="link2")
+        edit=lambda changed: changed.update(base_frame="link2")
     )
 
 
@@ -168,13 +171,16 @@ def test_the_tool_must_be_moved_by_the_joints():
 )
 def test_an_unmeasured_joint_before_the_tool_is_refused(inside, words):
     message = sentence(
-        with_more(joint_xml("roll", inside=inside)), lambda c: c.update(tool_frame="more")
+        with_more(joint_xml("roll", inside=inside)),
+        lambda changed: changed.update(tool_frame="more"),
     )
     assert "roll" in message and words in message
 
 
 def test_a_tool_on_a_finger_is_refused():
-    assert "belongs to the gripper" in sentence(edit=lambda c: c.update(tool_frame="left_finger"))
+    assert "belongs to the gripper" in sentence(
+        edit=lambda changed: changed.update(tool_frame="left_finger")
+    )
 
 
 def test_an_arm_joint_must_be_commandable():
@@ -188,7 +194,7 @@ def test_an_arm_joint_must_be_commandable():
 
 def test_a_link_and_a_joint_may_share_a_name():
     shared = URDF.replace('"hand"', '"joint3"').replace('"base_link"', '"joint2"')
-    _, kinematics = configure(shared, lambda c: c.update(base_frame="joint2"))
+    _, kinematics = configure(shared, lambda changed: changed.update(base_frame="joint2"))
     assert kinematics.forward(HOME[:6]).position == pytest.approx(
         configure()[1].forward(HOME[:6]).position
     )

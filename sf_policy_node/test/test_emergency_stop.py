@@ -18,10 +18,10 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 
 A, B = "a", "b"
 EVERY_QOS = [
-    QoSProfile(depth=1, reliability=r, durability=d)
-    for r in ReliabilityPolicy
-    for d in DurabilityPolicy
-    if r in (1, 2) and d in (1, 2)
+    QoSProfile(depth=1, reliability=reliability, durability=durability)
+    for reliability in ReliabilityPolicy
+    for durability in DurabilityPolicy
+    if reliability in (1, 2) and durability in (1, 2)
 ]
 
 

@@ -128,19 +128,33 @@ def test_damaged_weights_are_listed(tmp_path):
 @pytest.mark.parametrize(
     ("corrupt", "message"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), "no \\*.safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "not a readable safetensors file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
         (
-            lambda f: (f / "config.json").write_text(json.dumps({"type": "act"})),
+            lambda folder: (folder / "model.safetensors").write_bytes(b"no"),
+            "not a readable safetensors file",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text(json.dumps({"type": "act"})),
             "LeRobot policy of type act",
         ),
-        (lambda f: change(f, lambda t: t.pop("state_proj.weight")), "give --student.kind pi05"),
         (
-            lambda f: change(f, lambda t: [t.pop(k) for k in list(t) if k.startswith("paligemma")]),
+            lambda folder: change(folder, lambda tensors: tensors.pop("state_proj.weight")),
+            "give --student.kind pi05",
+        ),
+        (
+            lambda folder: change(
+                folder,
+                lambda tensors: [
+                    tensors.pop(k) for k in list(tensors) if k.startswith("paligemma")
+                ],
+            ),
             "no paligemma_with_expert",
         ),
         (
-            lambda f: change(f, lambda t: t.pop("paligemma_with_expert.paligemma.lm_head.weight")),
+            lambda folder: change(
+                folder,
+                lambda tensors: tensors.pop("paligemma_with_expert.paligemma.lm_head.weight"),
+            ),
             "weights missing, first backbone.model.vlm.language_model.embed_tokens.weight",
         ),
     ],

@@ -29,7 +29,9 @@ def test_every_state_can_be_reached_and_left():
     reached = {now.state for now in situations()}
     assert reached == set(State)
     for state in State:
-        assert any(n.state is state and s.situation.state is not state for n, _, s in ALL), state
+        assert any(
+            now.state is state and step.situation.state is not state for now, _, step in ALL
+        ), state
 
 
 def test_nothing_moves_an_arm_that_is_stopped_inactive_or_at_an_unknown_position():
@@ -63,7 +65,11 @@ def test_only_a_chunk_or_a_joint_command_starts_a_motion():
     ],
 )
 def test_each_condition_changes_by_one_event_alone(flag, value, event):
-    changes = {e for n, e, s in ALL if getattr(n, flag) != value == getattr(s.situation, flag)}
+    changes = {
+        event
+        for now, event, step in ALL
+        if getattr(now, flag) != value == getattr(step.situation, flag)
+    }
     assert changes == {event}
 
 
@@ -107,7 +113,7 @@ def test_an_operator_keeps_control_in_a_pause_and_has_priority_over_replay_and_p
         assert transition(other, Event.TELEOPERATION).situation == operator
 
 
-@pytest.mark.parametrize("event", sorted(MOTION, key=lambda e: e.value))
+@pytest.mark.parametrize("event", sorted(MOTION, key=lambda event: event.value))
 @pytest.mark.parametrize("forbids", [{"active": False}, {"latched": True}, {"settling": True}])
 def test_impossible_events_are_refused(event, forbids):
     with pytest.raises(ImpossibleEvent):

@@ -80,7 +80,11 @@ def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
 def test_a_command_topic_without_subscribers_is_named(graph):
     executor = Executor(graph)
     executor.graph.peer.destroy_subscription(
-        next(s for s in graph.peer.subscriptions if s.topic_name.endswith("joint_trajectory"))
+        next(
+            each
+            for each in graph.peer.subscriptions
+            if each.topic_name.endswith("joint_trajectory")
+        )
     )
     executor.until(
         lambda: (

@@ -107,15 +107,16 @@ class _Lines:
             self._thread = None
 
     def _run(self) -> None:
-        following = time.monotonic() + _FIRST_LINE_S
-        while not _is_set_after_a_while(self._ended):
+        next_line = time.monotonic() + _FIRST_LINE_S
+        while not _ended_after_a_poll(self._ended):
             now = time.monotonic()
-            if now >= following:
-                following = now + _LINE_EVERY_S
+            if now >= next_line:
+                next_line = now + _LINE_EVERY_S
                 self._print_line()
 
 
-def _is_set_after_a_while(event: threading.Event) -> bool:
+def _ended_after_a_poll(event: threading.Event) -> bool:
+    """Wait for one poll period at most; return whether the event is set. Tests replace it."""
     return event.wait(_POLL_S)
 
 

@@ -41,8 +41,8 @@ JOINT_SPACE = {
     "names": [*(f"joint{n}" for n in range(1, 7)), "gripper"],
     "horizon": 4,
 }
-S = 10**9
-BEGIN = 1_700_000_000 * S
+SECOND_NS = 10**9
+BEGIN = 1_700_000_000 * SECOND_NS
 DELAY = 4_000_000
 GRIPPER = "/jaw/target"  # of the topic that commands the gripper alone
 FLOATS = "std_msgs/msg/Float64"
@@ -54,7 +54,7 @@ class Entry:
     """A received message; ``at`` is when it was sent [s], ``log`` when it was received [ns]."""
 
     topic: str
-    kind: str
+    message_type: str
     at: float
     log: int
     content: object
@@ -69,15 +69,15 @@ def contract(**bags):
     return tiny_contract(bags=BAGS | {"topics": topics} | bags, action=JOINT_SPACE)
 
 
-def make(kind: str, *fields):
+def make(message_type: str, *fields):
     """Make a message."""
-    return messages.typestore().types[kind](*fields)
+    return messages.typestore().types[message_type](*fields)
 
 
 def header(stamp: int, frame: str = "f"):
     """Make a header with a stamp [ns]."""
     return make(
-        "std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, S)), frame
+        "std_msgs/msg/Header", make("builtin_interfaces/msg/Time", *divmod(stamp, SECOND_NS)), frame
     )
 
 
@@ -105,7 +105,9 @@ def trajectory(stamp: int, names: Sequence[str], points: Sequence[tuple[float, S
     """Make a trajectory of (time from its start [s], positions)."""
     none, made = np.zeros(0), []
     for after, positions in points:
-        duration = make("builtin_interfaces/msg/Duration", *divmod(round(after * S), S))
+        duration = make(
+            "builtin_interfaces/msg/Duration", *divmod(round(after * SECOND_NS), SECOND_NS)
+        )
         made.append(
             make(
                 "trajectory_msgs/msg/JointTrajectoryPoint",
@@ -163,7 +165,7 @@ def jpeg(stamp: int, pixels: np.ndarray, suffix: str = ".jpg", what: str = "jpeg
 def recording(
     seconds: float = 2.0,
     *,
-    stamp: Callable[[str, float], int] = lambda topic, t: BEGIN + round(t * S),
+    stamp: Callable[[str, float], int] = lambda topic, t: BEGIN + round(t * SECOND_NS),
     commands: bool = True,
 ) -> list[Entry]:
     """Return a recording of two cameras (raw, JPEG; 10 Hz), joint states (50 Hz), commands (25 Hz).
@@ -173,8 +175,8 @@ def recording(
     """
     found = []
 
-    def add(topic: str, kind: str, t: float, content) -> None:
-        found.append(Entry(topic, kind, t, BEGIN + round(t * S) + DELAY, content))
+    def add(topic: str, message_type: str, t: float, content) -> None:
+        found.append(Entry(topic, message_type, t, BEGIN + round(t * SECOND_NS) + DELAY, content))
 
     for k in range(round(10 * seconds)):
         t = k / 10
@@ -203,9 +205,9 @@ def recording(
     return sorted(found, key=lambda entry: entry.log)
 
 
-def entry(topic: str, kind: str, t: float, content) -> Entry:
-    """Return an entry that is received a little after ``t`` [s]."""
-    return Entry(topic, kind, t, BEGIN + round(t * S) + DELAY, content)
+def entry(topic: str, message_type: str, t: float, content) -> Entry:
+    """Return a message that is received a little after ``t`` [s]."""
+    return Entry(topic, message_type, t, BEGIN + round(t * SECOND_NS) + DELAY, content)
 
 
 def merged(*parts: Sequence[Entry]) -> list[Entry]:
@@ -244,10 +246,12 @@ def write_bag(
         for each in entries:
             if each.topic not in connections:
                 connections[each.topic] = writer.add_connection(
-                    each.topic, each.kind, typestore=store
+                    each.topic, each.message_type, typestore=store
                 )
             writer.write(
-                connections[each.topic], each.log, store.serialize_cdr(each.content, each.kind)
+                connections[each.topic],
+                each.log,
+                store.serialize_cdr(each.content, each.message_type),
             )
     return path
 
@@ -269,16 +273,16 @@ def write_mcap(
         writer = McapWriter(file, **options)
         writer.start("ros2", "somebody")
         for each in entries:
-            if each.kind not in schemas:
-                definition = messages.definition(each.kind)[0].encode()
-                schemas[each.kind] = writer.register_schema(
-                    type_name(each.kind), schema, definition
+            if each.message_type not in schemas:
+                definition = messages.definition(each.message_type)[0].encode()
+                schemas[each.message_type] = writer.register_schema(
+                    type_name(each.message_type), schema, definition
                 )
             if each.topic not in channels:
                 channels[each.topic] = writer.register_channel(
-                    each.topic, encoding, schemas[each.kind]
+                    each.topic, encoding, schemas[each.message_type]
                 )
-            data = bytes(store.serialize_cdr(each.content, each.kind))
+            data = bytes(store.serialize_cdr(each.content, each.message_type))
             writer.add_message(channels[each.topic], each.log, data, each.log)
         writer.finish()
     return path
@@ -313,7 +317,7 @@ def damaged_jpeg(stamp: int, how: str):
 def stamp_of(each: Entry) -> int:
     """Return the header stamp of a message [ns]."""
     stamp = each.content.header.stamp
-    return stamp.sec * S + stamp.nanosec
+    return stamp.sec * SECOND_NS + stamp.nanosec
 
 
 def load(folder: Path, entries: Sequence[Entry] | dict[str, Sequence[Entry]], robot, **options):

@@ -11,8 +11,8 @@ from foreign_recordings import (
     FLOATS,
     GRIPPER,
     LEADER,
+    SECOND_NS,
     STATES,
-    S,
     changed,
     contract,
     entry,
@@ -155,7 +155,9 @@ def arm_only(entries):
     return changed(
         entries,
         LEADER,
-        lambda each: joints(each.content.header.stamp.sec * S, ARM, each.content.position[:6]),
+        lambda each: joints(
+            each.content.header.stamp.sec * SECOND_NS, ARM, each.content.position[:6]
+        ),
     )
 
 
@@ -172,7 +174,7 @@ def test_arm_and_gripper_may_have_separate_command_topics(tmp_path, kind):
             "numbers": lambda value=value: (messages.NUMBERS, numbers([value])),
             "state": lambda value=value, t=t: (
                 messages.JOINT_STATE,
-                joints(BEGIN + round(t * S), [FINGER], [value]),
+                joints(BEGIN + round(t * SECOND_NS), [FINGER], [value]),
             ),
             "trajectory": lambda value=value: (
                 messages.JOINT_TRAJECTORY,
@@ -240,7 +242,7 @@ def test_topics_of_another_robot_with_our_names_are_ignored(tmp_path):
                 "/joint_states",
                 messages.JOINT_STATE,
                 t,
-                joints(BEGIN + round(t * S), ["joint1", "joint4"], [2.0, 1.9]),
+                joints(BEGIN + round(t * SECOND_NS), ["joint1", "joint4"], [2.0, 1.9]),
             )
         )
         other.append(entry("/teleop/joint_command", messages.NUMBERS, t, numbers([9.0])))
@@ -254,7 +256,10 @@ def test_topics_of_another_robot_with_our_names_are_ignored(tmp_path):
 def test_one_joint_on_two_mapped_topics_is_refused(tmp_path):
     other = [
         entry(
-            "/b/states", messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["elbow_c"], [0.0])
+            "/b/states",
+            messages.JOINT_STATE,
+            t,
+            joints(BEGIN + round(t * SECOND_NS), ["elbow_c"], [0.0]),
         )
         for t in (0.1, 0.3)
     ]

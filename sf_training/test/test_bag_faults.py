@@ -12,9 +12,9 @@ from foreign_recordings import (
     HAND,
     JOINT_SPACE,
     LEADER,
+    SECOND_NS,
     STATES,
     TOP,
-    S,
     changed,
     contract,
     damaged_jpeg,
@@ -69,7 +69,7 @@ def findings(folder, entries, robot=ROBOT):
 @pytest.mark.parametrize("kind", ["zero stamps", "no stamps"])
 def test_commands_without_stamps_are_mapped_to_a_simulated_clock(tmp_path, kind):
     def simulated(topic, t):
-        return 0 if topic == LEADER else round((77 + t) * S)
+        return 0 if topic == LEADER else round((77 + t) * SECOND_NS)
 
     entries = recording(stamp=simulated)
     if kind == "no stamps":
@@ -90,7 +90,7 @@ def test_commands_without_stamps_are_mapped_to_a_simulated_clock(tmp_path, kind)
 )
 def test_differing_clocks_are_named_with_bag_and_stream(tmp_path, topic, ahead):
     def late(name, t):
-        return BEGIN + round((t + (ahead if name == topic else 0.0)) * S)
+        return BEGIN + round((t + (ahead if name == topic else 0.0)) * SECOND_NS)
 
     entries = recording(4.5, stamp=late)
     with pytest.raises(
@@ -102,7 +102,7 @@ def test_differing_clocks_are_named_with_bag_and_stream(tmp_path, topic, ahead):
 
 def test_a_clock_a_little_ahead_is_noted(tmp_path):
     def ahead(name, t):
-        return BEGIN + round((t + (0.12 if name == STATES else 0.0)) * S)
+        return BEGIN + round((t + (0.12 if name == STATES else 0.0)) * SECOND_NS)
 
     data = load(tmp_path, recording(stamp=ahead))
     assert f"take: {STATES}: messages are 0.12 s in the future" in data.notes[0]
@@ -280,7 +280,12 @@ def depth_of(kind: str, stamp: int):
 @pytest.mark.parametrize("kind", ["png", "transport", "inverse"])
 def test_compressed_depth_is_read_in_metres(tmp_path, kind):
     depth = [
-        entry("/rig/depth", messages.COMPRESSED_IMAGE, k / 10, depth_of(kind, BEGIN + k * S // 10))
+        entry(
+            "/rig/depth",
+            messages.COMPRESSED_IMAGE,
+            k / 10,
+            depth_of(kind, BEGIN + k * SECOND_NS // 10),
+        )
         for k in range(5)
     ]
     robot = contract(topics={"/rig/depth": "/scene_camera/depth/image_raw"})

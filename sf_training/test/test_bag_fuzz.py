@@ -15,8 +15,8 @@ from foreign_recordings import (
     FLOATS,
     GRIPPER,
     LEADER,
+    SECOND_NS,
     STATES,
-    S,
     changed,
     contract,
     entry,
@@ -64,20 +64,20 @@ ENCODER = VideoEncoder()
 VIDEO_ENTRIES = [
     replace(
         each,
-        kind=messages.VIDEO_PACKET,
+        message_type=messages.VIDEO_PACKET,
         content=messages.deserialize(
             ENCODER.packet(messages.typestore().serialize_cdr(each.content, messages.IMAGE)),
             messages.VIDEO_PACKET,
         ),
     )
-    if each.kind == messages.IMAGE
+    if each.message_type == messages.IMAGE
     else each
     for each in ENTRIES
 ]
 TOOL_ENTRIES = merged(
     without(ENTRIES, LEADER),
     [
-        entry(LEADER, messages.POSE, k / 25, pose(BEGIN + k * S // 25, tool))
+        entry(LEADER, messages.POSE, k / 25, pose(BEGIN + k * SECOND_NS // 25, tool))
         for k in range(10)
         for tool in [KINEMATICS.forward(pose_at(k / 25)[:6])]
     ],

@@ -14,10 +14,10 @@ from foreign_recordings import (
     BEGIN,
     HAND,
     LEADER,
+    SECOND_NS,
     STATES,
     TOP,
     Entry,
-    S,
     contract,
     describe,
     entry,
@@ -283,7 +283,9 @@ def test_joint_states_are_read_with_constant_memory(tmp_path, robot):
     """A long recording has hundreds of thousands of joint states."""
     count = 20_000
     state = joints(BEGIN, ALL, pose_at(0.5))
-    more = [Entry(STATES, messages.JOINT_STATE, 1.0, BEGIN + S + k, state) for k in range(count)]
+    more = [
+        Entry(STATES, messages.JOINT_STATE, 1.0, BEGIN + SECOND_NS + k, state) for k in range(count)
+    ]
     reader = EpisodeReader(write_mcap(tmp_path / "a.mcap", [*ENTRIES, *more]), robot)
     tracemalloc.start()
     try:

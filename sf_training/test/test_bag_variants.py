@@ -15,10 +15,10 @@ from foreign_recordings import (
     GRIPPER,
     HEIGHT,
     LEADER,
+    SECOND_NS,
     STATES,
     TOP,
     WIDTH,
-    S,
     changed,
     contract,
     describe,
@@ -103,7 +103,9 @@ def raw(each, encoding):
 
 def ahead(topic, seconds):
     """Return the good recording with a clock that is ahead on one topic."""
-    return recording(1.0, stamp=lambda name, t: BEGIN + round((t + seconds * (name == topic)) * S))
+    return recording(
+        1.0, stamp=lambda name, t: BEGIN + round((t + seconds * (name == topic)) * SECOND_NS)
+    )
 
 
 def eight_numbers():
@@ -208,18 +210,27 @@ def test_a_faulty_bag_is_refused_in_one_sentence(tmp_path, name):
 
 def unstamped(rows):
     """Return messages of some rows without a stamp, the others on a simulator's clock."""
-    return recording(1.0, stamp=lambda topic, t: 0 if rows(topic, t) else round((77 + t) * S))
+    return recording(
+        1.0, stamp=lambda topic, t: 0 if rows(topic, t) else round((77 + t) * SECOND_NS)
+    )
 
 
 USED = {
-    "the first stamp of a simulator is zero": recording(1.0, stamp=lambda topic, t: round(t * S)),
+    "the first stamp of a simulator is zero": recording(
+        1.0, stamp=lambda topic, t: round(t * SECOND_NS)
+    ),
     "every second joint state has no stamp": unstamped(
         lambda topic, t: topic == STATES and round(t * 50) % 2 == 1
     ),
     "another arm on the topic": merged(
         GOOD,
         [
-            entry(STATES, messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ["other"], [9.0]))
+            entry(
+                STATES,
+                messages.JOINT_STATE,
+                t,
+                joints(BEGIN + round(t * SECOND_NS), ["other"], [9.0]),
+            )
             for t in np.arange(0, 1, 0.02)
         ],
     ),
@@ -332,7 +343,12 @@ def test_a_joint_that_is_commanded_twice_in_a_message_is_named(tmp_path):
 def test_a_rare_second_publisher_is_noted(tmp_path):
     """Its messages are too few to be sure that it is one, and not a faulty sensor."""
     rare = [
-        entry(STATES, messages.JOINT_STATE, t, joints(BEGIN + round(t * S), ALL, pose_at(t) + AWAY))
+        entry(
+            STATES,
+            messages.JOINT_STATE,
+            t,
+            joints(BEGIN + round(t * SECOND_NS), ALL, pose_at(t) + AWAY),
+        )
         for t in (0.305, 0.705)
     ]
     data = loaded([write_bag(tmp_path / "take", merged(GOOD, rare))], ROBOT)

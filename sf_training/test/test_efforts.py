@@ -8,8 +8,8 @@ import pytest
 from foreign_recordings import (
     ALL,
     BEGIN,
+    SECOND_NS,
     STATES,
-    S,
     contract,
     entry,
     joints,
@@ -42,7 +42,7 @@ def with_efforts(effort, broken=lambda values: values):
         values = effort(each.at)
         if BROKEN_FROM < each.at < BROKEN_UNTIL:
             values = broken(values)
-        message = joints(BEGIN + round(each.at * S), ALL, pose_at(each.at))
+        message = joints(BEGIN + round(each.at * SECOND_NS), ALL, pose_at(each.at))
         message.effort = np.asarray(values, float)
         return entry(STATES, messages.JOINT_STATE, each.at, message)
 

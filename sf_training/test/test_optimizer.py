@@ -86,11 +86,13 @@ def test_multistep_and_cosine_with_a_floor_equal_torchs():
         12, steps=12, warm_up=0, schedule="multistep", milestones=(5, 9), milestone_factor=0.2
     )
     assert found == pytest.approx(
-        torch_rates(lambda o: lr_scheduler.MultiStepLR(o, [5, 9], 0.2), 12)
+        torch_rates(lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [5, 9], 0.2), 12)
     )
     found = scheduled(12, steps=12, warm_up=0, schedule="cosine", decay_share=1.0, floor=1e-3)
     assert found == pytest.approx(
-        torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, 12, eta_min=1e-3), 12)
+        torch_rates(
+            lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 12, eta_min=1e-3), 12
+        )
     )
 
 

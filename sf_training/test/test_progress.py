@@ -35,7 +35,7 @@ def clock(monkeypatch):
         ticks.join()
 
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress, "_is_set_after_a_while", poll)
+    monkeypatch.setattr(progress, "_ended_after_a_poll", poll)
     return pass_seconds
 
 

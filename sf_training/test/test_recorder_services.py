@@ -118,7 +118,7 @@ class Cell:
 
     def streams_flow(self):
         self.wait(
-            lambda: self.status and sum(s.received > 3 for s in self.status.streams) >= 4,
+            lambda: self.status and sum(stream.received > 3 for stream in self.status.streams) >= 4,
             "messages of all streams",
         )
 
@@ -221,8 +221,8 @@ def test_a_stopped_camera_is_reported_during_the_episode(cell):
     cell.wait(
         lambda: any(
             status.level == b"\x02" and WRIST in status.message
-            for r in reports
-            for status in r.status
+            for report in reports
+            for status in report.status
         ),
         "diagnostics",
     )

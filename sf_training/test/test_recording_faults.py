@@ -102,9 +102,9 @@ def test_each_kill_loses_at_most_one_second(recorders, tmp_path):
         verify_episode(recovered.path)
         with AnyReader([recovered.path]) as reader:
             read = [
-                int(reader.deserialize(data, c.msgtype).data)
-                for c, _, data in reader.messages()
-                if c.topic == "/count"
+                int(reader.deserialize(data, channel.msgtype).data)
+                for channel, _, data in reader.messages()
+                if channel.topic == "/count"
             ]
         assert read == list(range(len(read))), "no gap before the end"
         losses.append((queued(count) - len(read)) * PERIOD_S)

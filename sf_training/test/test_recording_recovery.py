@@ -51,11 +51,13 @@ def numbers(bag):
     """Return the recorded texts of a finished bag, as any reader gets them."""
     with AnyReader([bag]) as reader:
         texts = [
-            reader.deserialize(data, c.msgtype).data
-            for c, _, data in reader.messages()
-            if c.topic == "/instruction"
+            reader.deserialize(data, channel.msgtype).data
+            for channel, _, data in reader.messages()
+            if channel.topic == "/instruction"
         ]
-        assert sum(c.topic == "/joint_states" for c, _, _ in reader.messages()) == len(texts)
+        assert sum(channel.topic == "/joint_states" for channel, _, _ in reader.messages()) == len(
+            texts
+        )
     return [int(text.split()[1]) for text in texts]
 
 

@@ -12,8 +12,8 @@ from foreign_recordings import (
     FINGER,
     JOINT_SPACE,
     LEADER,
+    SECOND_NS,
     STATES,
-    S,
     entry,
     joints,
     merged,
@@ -36,11 +36,11 @@ def load(folder, entries):
     return foreign_recordings.load(folder, entries, ROBOT)
 
 
-def with_gripper_apart(entries, topic, there):
+def with_gripper_apart(entries, topic, is_published):
     """Return the recording with a publisher of the gripper alone on a topic.
 
     Args:
-        there: whether the gripper publishes at a time [s].
+        is_published: returns whether the gripper's message at a time [s] is published.
     """
     found = []
     for each in entries:
@@ -49,7 +49,7 @@ def with_gripper_apart(entries, topic, there):
             continue
         stamp, positions = stamp_of(each), each.content.position
         found.append(replace(each, content=joints(stamp, ARM, positions[:6])))
-        if there(each.at):
+        if is_published(each.at):
             found.append(replace(each, content=joints(stamp, [FINGER], positions[6:])))
     return found
 
@@ -62,7 +62,12 @@ def without_states(entries, begin, end):
 def test_pauses_of_wheels_and_of_a_gripper_cut_nothing(tmp_path):
     entries = recording(2.0)
     wheels = [
-        entry(STATES, messages.JOINT_STATE, k / 50, joints(BEGIN + k * S // 50, ["wheel"], [0.1]))
+        entry(
+            STATES,
+            messages.JOINT_STATE,
+            k / 50,
+            joints(BEGIN + k * SECOND_NS // 50, ["wheel"], [0.1]),
+        )
         for k in range(100)
         if k < 20 or k > 70
     ]
@@ -103,11 +108,13 @@ def test_commands_that_begin_late_in_a_slow_simulation_are_on_one_clock(tmp_path
     """Simulated stamps advance at half the speed of the recorder, so delays grow."""
 
     def slow(_, t):
-        return 77 * S + round(t * S / 2)
+        return 77 * SECOND_NS + round(t * SECOND_NS / 2)
 
     entries = [each for each in recording(6.0, stamp=slow) if each.topic != LEADER or each.at > 5]
     data = load(tmp_path, entries)
     assert len(data.pair_frame) and not any("on receipt" in note for note in data.notes)
-    ahead = recording(6.0, stamp=lambda topic, t: slow(topic, t) + (topic == LEADER) * 2 * S)
+    ahead = recording(
+        6.0, stamp=lambda topic, t: slow(topic, t) + (topic == LEADER) * 2 * SECOND_NS
+    )
     with pytest.raises(BagError, match=f"{LEADER} and .* are on two clocks"):
         load(tmp_path / "ahead", ahead)

@@ -14,9 +14,9 @@ from foreign_recordings import (
     FINGER,
     GRIPPER,
     LEADER,
+    SECOND_NS,
     STATES,
     TOP,
-    S,
     changed,
     contract,
     entry,
@@ -65,7 +65,7 @@ def depth_png(k: int, how: str):
     size = (2 * HEIGHT, WIDTH) if how == "size" else (HEIGHT, WIDTH)
     rng = np.random.default_rng(k)
     pixels = rng.integers(700, 900, size).astype(np.uint16)
-    message = jpeg(BEGIN + k * S // 10, pixels, ".png", "16UC1; png compressed")
+    message = jpeg(BEGIN + k * SECOND_NS // 10, pixels, ".png", "16UC1; png compressed")
     if how == "cut":
         message.data = message.data[: len(message.data) // 2]
     if how == "colour":
@@ -79,7 +79,7 @@ def depth_raw(k: int, how: str):
     if k == 3:
         encoding = "mono8" if how == "encoding" else encoding
         step = WIDTH if how == "step" else step
-    head = foreign_recordings.header(BEGIN + k * S // 10)
+    head = foreign_recordings.header(BEGIN + k * SECOND_NS // 10)
     return make(messages.IMAGE, head, HEIGHT, WIDTH, encoding, 0, step, data)
 
 
@@ -98,7 +98,9 @@ def test_a_bad_depth_image_drops_only_its_depth(tmp_path, how):
         assert "/scene_camera/depth/image_raw at 0.30 s" in data.notes[0]
         assert "1 of 8 observations have no usable depth" in data.notes[0]
         assert ("1 observations are left out" in data.notes[-1]) == needed
-    assert len(np.asarray(data.depth)) == 7 and 0.3 not in np.round(data.stamps - BEGIN / S, 3)
+    assert len(np.asarray(data.depth)) == 7 and 0.3 not in np.round(
+        data.stamps - BEGIN / SECOND_NS, 3
+    )
     found = findings(tmp_path, entries, WITH_DEPTH)
     assert any("1 of 8 images" in text and "at 0.30 s" in text for text in found.values())
 
@@ -106,7 +108,9 @@ def test_a_bad_depth_image_drops_only_its_depth(tmp_path, how):
 def test_only_a_teacher_that_needs_depth_refuses_a_bag_without_usable_depth(tmp_path):
     depth = [entry(DEPTH, messages.COMPRESSED_IMAGE, k / 10, depth_png(3, "cut")) for k in range(5)]
     for number, each in enumerate(depth):
-        each.content.header.stamp = foreign_recordings.header(BEGIN + number * S // 10).stamp
+        each.content.header.stamp = foreign_recordings.header(
+            BEGIN + number * SECOND_NS // 10
+        ).stamp
     bag = write_bag(tmp_path / "take", merged(recording(0.5), depth))
     assert len(loaded([bag], WITH_DEPTH, depth=False).images) == 5
     with pytest.raises(BagError, match=r"no observation has depth that can be used; .* lint"):
@@ -160,7 +164,7 @@ def test_a_gripper_beyond_its_range_is_noted(tmp_path):
     assert f"bags.gripper: {{{STATES}: [CLOSED, OPEN]}}" in data.notes[0]
 
 
-def split_commands(entries, stamp=lambda t: BEGIN + round(t * S), first=0.0):
+def split_commands(entries, stamp=lambda t: BEGIN + round(t * SECOND_NS), first=0.0):
     """Return the recording with the gripper's commands on a topic of their own."""
     arm = changed(
         entries, LEADER, lambda each: joints(stamp_of(each), ARM, each.content.position[:6])
@@ -202,7 +206,7 @@ def test_observations_without_a_command_are_noted_with_the_joint(tmp_path):
 )
 def test_each_stream_has_its_own_delay_budget(tmp_path, topic, said):
     def late(name, t):
-        return BEGIN + round((t - (0.24 if name == topic else 0.0)) * S)
+        return BEGIN + round((t - (0.24 if name == topic else 0.0)) * SECOND_NS)
 
     data = load(tmp_path, recording(1.0, stamp=late))
     (note,) = [each for each in data.notes if "on receipt" in each]
@@ -212,7 +216,7 @@ def test_each_stream_has_its_own_delay_budget(tmp_path, topic, said):
 
 @pytest.mark.parametrize("ahead", [2.0, -0.3, -2.0])
 def test_the_gripper_topic_with_another_clock_is_named(tmp_path, ahead):
-    entries = split_commands(recording(2.6), lambda t: BEGIN + round((t + ahead) * S))
+    entries = split_commands(recording(2.6), lambda t: BEGIN + round((t + ahead) * SECOND_NS))
     if abs(ahead) > 1:
         with pytest.raises(BagError, match=rf"{GRIPPER}.* on two clocks|and {GRIPPER} are on two"):
             load(tmp_path, entries, TWO_TOPICS)
@@ -229,7 +233,10 @@ def test_two_publishers_on_one_topic_have_clocks_of_their_own(tmp_path):
         for each in states
     ]
     jaw = [
-        replace(each, content=joints(stamp_of(each) - S // 4, [FINGER], each.content.position[6:]))
+        replace(
+            each,
+            content=joints(stamp_of(each) - SECOND_NS // 4, [FINGER], each.content.position[6:]),
+        )
         for each in states
     ]
     others = [each for each in recording(1.0) if each.topic != STATES]
@@ -280,7 +287,7 @@ def test_relabelled_times_follow_a_slow_simulated_clock(tmp_path):
     """The simulation runs at half speed; labels are in seconds of the recorder."""
 
     def slow(_, t):
-        return 77 * S + round(t * S / 2)
+        return 77 * SECOND_NS + round(t * SECOND_NS / 2)
 
     bag = write_bag(tmp_path / "take", recording(4.0, stamp=slow))
     add_label(bag, segments=[(0.0, "open it"), (1.0, "close it")])

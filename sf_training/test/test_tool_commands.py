@@ -40,14 +40,14 @@ def joint_labels(tmp_path_factory):
     return loaded([write_bag(tmp_path_factory.mktemp("joints") / "take", recording(1.0))], ROBOT)
 
 
-def commanded(kind, message):
+def commanded(message_type, message):
     """Return the recording with tool commands.
 
     ``message`` makes them from stamp and time [s].
     """
     good = recording(1.0)
     tool = [
-        entry(LEADER, kind, each.at, message(stamp_of(each), each.at))
+        entry(LEADER, message_type, each.at, message(stamp_of(each), each.at))
         for each in good
         if each.topic == LEADER
     ]
@@ -151,8 +151,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_invalid_tool_commands_are_refused_in_one_sentence(tmp_path, name):
-    kind, message, sentence = REFUSED[name]
-    bag = write_bag(tmp_path / "take", commanded(kind, message))
+    message_type, message, sentence = REFUSED[name]
+    bag = write_bag(tmp_path / "take", commanded(message_type, message))
     with pytest.raises(BagError, match=f"take: .*{LEADER}: {sentence}"):
         loaded([bag], ROBOT)
     assert measure_episode(bag, Thresholds(), 2, ROBOT).faults

@@ -11,9 +11,9 @@ from foreign_recordings import (
     FLOATS,
     HAND,
     LEADER,
+    SECOND_NS,
     STATES,
     TOP,
-    S,
     entry,
     joints,
     loaded,
@@ -111,7 +111,7 @@ def tool_recording(left, right):
     ]
     made = []
     for k in range(25):
-        at, t = BEGIN + k * S // 25, k / 25
+        at, t = BEGIN + k * SECOND_NS // 25, k / 25
         made += [
             entry(topic, kind, t, message(at, t))
             for topic, (kind, message) in ((LEFT, left), (RIGHT, right))
@@ -159,21 +159,21 @@ def pair_recording(right):
     states = [
         entry(
             *(STATES, messages.JOINT_STATE, k / 50),
-            joints(BEGIN + k * S // 50, [*NAMES, "mast"], [*both_at(k / 50), 7.0]),
+            joints(BEGIN + k * SECOND_NS // 50, [*NAMES, "mast"], [*both_at(k / 50), 7.0]),
         )
         for k in range(50)
     ]
     left = [
         entry(
             *(LEADER, messages.JOINT_STATE, k / 25),
-            joints(BEGIN + k * S // 25, NAMES[:7], both_at(k / 25 + 0.04)[:7]),
+            joints(BEGIN + k * SECOND_NS // 25, NAMES[:7], both_at(k / 25 + 0.04)[:7]),
         )
         for k in range(25)
     ]
     others = [
         entry(
             *(RIGHT, right[0], k / 25),
-            right[1](BEGIN + k * S // 25, both_at(k / 25 + 0.04)[7:]),
+            right[1](BEGIN + k * SECOND_NS // 25, both_at(k / 25 + 0.04)[7:]),
         )
         for k in range(25)
     ]
@@ -305,7 +305,7 @@ def test_units_of_one_arm_do_not_affect_the_other(tmp_path):
         if each.topic != STATES
         else entry(
             *(STATES, messages.JOINT_STATE, each.at),
-            joints(BEGIN + round(each.at * S), NAMES, both_at(each.at) * factors),
+            joints(BEGIN + round(each.at * SECOND_NS), NAMES, both_at(each.at) * factors),
         )
         for each in pair_recording(RIGHTS["joint states"])
     ]

@@ -132,7 +132,8 @@ def recorded_video(change):
 
     entries = changed(recording(1.0), TOP, as_packet)
     return [
-        replace(each, kind=messages.VIDEO_PACKET) if each.topic == TOP else each for each in entries
+        replace(each, message_type=messages.VIDEO_PACKET) if each.topic == TOP else each
+        for each in entries
     ]
 
 

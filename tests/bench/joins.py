@@ -1,6 +1,5 @@
-"""Execute the same recorded chunks with the same delays by each method.
-
-Measured are the jump and the jerk of the arm after a border between chunks.
+"""Execute the same recorded chunks with the same delays by each blending mode and method of others,
+and measure the jump and the jerk of the arm after a border between two chunks.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ from sf_policy_node.vla.policy import Policy
 from sf_training.simulation.arm_sim import ArmSim
 
 DELAYS = (0.05, 0.1, 0.2)  # s, in turn
-RECORDED_WITH = (
-    "blend",
-    "one_point",
-)  # alternate, so that no method is favored by having moved the arm
+# They alternate, so that no method is favored by having moved the arm.
+RECORDED_WITH = ("blend", "one_point")
 BASE = "one_point"
 ONE_POINT = ("one_point", "one_point_when_due")
 _OWN = "with the chunks of its own closed loop"
@@ -50,9 +47,8 @@ def bench_joins(figures: Figures, rollouts: int, folder: Path) -> None:
         for method in methods
     }
     own = {method: _own_loops(sim, policy, contract, method, rollouts) for method in methods}
-    if (
-        flow := flow_policy()
-    ):  # its chunks depend on how the arm moved, so it takes no part in the others' recordings
+    # Chunks of a flow policy depend on how the arm moved, so it has recordings of its own.
+    if flow := flow_policy():
         continuing = Policy.load(flow, device="cpu")
         own |= {method: _own_loops(sim, continuing, contract, method, rollouts) for method in FLOW}
     sim.close()

@@ -148,10 +148,15 @@ def _stamps(subject: str, topic: str, stream: Stream, budget: float, key: str) -
 
 
 def _skew(contract: Contract, seen: Seen) -> Iterator[Finding]:
-    stamps = [[s for s in seen.stream(camera.topic).stamps if s] for camera in contract.cameras]
+    stamps = [
+        [stamp for stamp in seen.stream(camera.topic).stamps if stamp]
+        for camera in contract.cameras
+    ]
     if len(stamps) < 2 or not all(stamps):
         return
-    gaps = [max(min(abs(s - t) for t in other) for other in stamps[1:]) for s in stamps[0]]
+    gaps = [
+        max(min(abs(stamp - each) for each in other) for other in stamps[1:]) for stamp in stamps[0]
+    ]
     skew, budget = statistics.median(gaps), contract.budgets.camera_skew_s
     text = f"{1e3 * skew:.0f} ms apart, budgets.camera_skew_s is {1e3 * budget:g} ms"
     if skew > budget:

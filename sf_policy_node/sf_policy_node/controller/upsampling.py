@@ -51,9 +51,9 @@ def _spline_velocities(times: np.ndarray, positions: np.ndarray) -> np.ndarray:
     count = len(times)
     inverse = 1.0 / np.diff(times)
     slopes = np.diff(positions, axis=0) * inverse[:, None] ** 2
-    matrix, right = np.eye(count), np.zeros_like(positions)
+    matrix, right_side = np.eye(count), np.zeros_like(positions)
     for row in range(1, count - 1):
         before, after = inverse[row - 1], inverse[row]
         matrix[row, row - 1 : row + 2] = before, 2.0 * (before + after), after
-        right[row] = 3.0 * (slopes[row] + slopes[row - 1])
-    return np.linalg.solve(matrix, right)
+        right_side[row] = 3.0 * (slopes[row] + slopes[row - 1])
+    return np.linalg.solve(matrix, right_side)

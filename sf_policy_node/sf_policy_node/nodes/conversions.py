@@ -114,8 +114,8 @@ def trajectory_to_message(trajectory: Trajectory) -> JointTrajectory:
     trajectory = trajectory.held()
     joints, points = len(trajectory.joint_names), []
     positions, velocities = _doubles(trajectory.positions), _doubles(trajectory.velocities)
-    for n, nanoseconds in enumerate(np.rint(trajectory.times * 1e9).astype(np.int64).tolist()):
-        row = slice(n * joints, (n + 1) * joints)
+    for number, nanoseconds in enumerate(np.rint(trajectory.times * 1e9).astype(np.int64).tolist()):
+        row = slice(number * joints, (number + 1) * joints)
         point = JointTrajectoryPoint(positions=positions[row], velocities=velocities[row])
         point.time_from_start.sec, point.time_from_start.nanosec = divmod(nanoseconds, 10**9)
         points.append(point)

@@ -138,7 +138,7 @@ class _Arm:
             - now.position
         )
         if rows.shape[1] == 6:
-            for i, (one, other, fraction) in enumerate(
+            for row, (one, other, fraction) in enumerate(
                 zip(rows[before, 3:], rows[after, 3:], share, strict=True)
             ):
                 first = pinocchio.exp3(one)
@@ -146,5 +146,5 @@ class _Arm:
                 between = first @ pinocchio.exp3(
                     fraction * pinocchio.log3(first.T @ pinocchio.exp3(other))
                 )
-                result[i, 3:] = pinocchio.log3(between @ start.rotation @ now.rotation.T)
+                result[row, 3:] = pinocchio.log3(between @ start.rotation @ now.rotation.T)
         return result

@@ -110,7 +110,7 @@ def check_joints(reader: EpisodeReader, joints: JointStream, topic: str, start: 
     notes = _check_one_publisher(reader, joints, topic, start)
     lows = [float(knots.values.min()) for knots in joints.knots]
     highs = [float(knots.values.max()) for knots in joints.knots]
-    return notes + _units(reader, contract, lows, highs, topic)
+    return notes + _check_ranges(reader, contract, lows, highs, topic)
 
 
 def _check_one_publisher(
@@ -233,7 +233,7 @@ def _ranges(contract: Contract) -> np.ndarray:
     return limits.upper - limits.lower
 
 
-def _units(
+def _check_ranges(
     reader: EpisodeReader,
     contract: Contract,
     lows: Sequence[float],
@@ -271,10 +271,12 @@ def _units(
             notes.append(f"{topic}: {text}; correct units, zero position or the contract's limits")
     if not worst:
         return notes
-    raise BagError(f"{reader.path}: {topic}: {worst}: {_guess(reader, topic, lows, highs)}")
+    raise BagError(f"{reader.path}: {topic}: {worst}: {_probable_unit(reader, topic, lows, highs)}")
 
 
-def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequence[float]) -> str:
+def _probable_unit(
+    reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequence[float]
+) -> str:
     """Return the probable unit of the positions, and the cure."""
     contract = reader.contract
     limits = JointLimits.of(contract)
@@ -312,6 +314,7 @@ def _guess(reader: EpisodeReader, topic: str, lows: Sequence[float], highs: Sequ
 
 
 def _gripper_cure(reader: EpisodeReader, topic: str) -> str:
+    """Return how to correct the open and closed values of a gripper, as a clause."""
     if reader.foreign:
         return f"add to the contract bags.gripper: {{{topic}: [CLOSED, OPEN]}}"
     return "correct it in the driver, or open and closed in the contract's gripper section"

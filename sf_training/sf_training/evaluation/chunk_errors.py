@@ -148,12 +148,12 @@ def interval(
     """
     if len(episodes) < 2:
         return None
-    stacked, weights = np.stack(values), np.array([each.labels for each in episodes], float)
+    stacked, label_counts = np.stack(values), np.array([each.labels for each in episodes], float)
     rng, count = np.random.default_rng(seed), len(stacked)
     means = []
     for _ in range(_DRAWS // _TOGETHER):
         # How often each episode is drawn, times its number of labels.
-        drawn = rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * weights
+        drawn = rng.multinomial(count, np.full(count, 1 / count), _TOGETHER) * label_counts
         means.append(np.tensordot(drawn / drawn.sum(1, keepdims=True), stacked, 1))
     return np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
 

@@ -143,5 +143,5 @@ def _frozen(
         [np.interp(seconds, motion.times, column) for column in motion.positions.T], axis=1
     )
     moved = (np.abs(np.diff(joints, axis=0)) > _MOVED).any(axis=1)
-    same = np.array([a[3] == b[3] for a, b in itertools.pairwise(frames)])
+    same = np.array([one[3] == following[3] for one, following in itertools.pairwise(frames)])
     return float((same & moved).sum() / max(moved.sum(), 1))

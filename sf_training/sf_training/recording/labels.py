@@ -160,7 +160,7 @@ def _checked_segments(segments: Sequence[Sequence]) -> tuple[tuple[float, str], 
     if (
         not all(math.isfinite(begin) for begin in times)
         or times[0] != 0.0
-        or any(b <= a for a, b in itertools.pairwise(times))
+        or any(following <= begin for begin, following in itertools.pairwise(times))
     ):
         raise LabelError(
             f"segments: begin at {', '.join(f'{begin:g}' for begin in times)} s; begin the first at"

@@ -166,8 +166,8 @@ class ArmSim:
         self.controller: Any = controller or JointTrajectoryController(
             limits.names, limits.lower, limits.upper, limits.velocity
         )
-        self._cube_qpos = [self._model.joint(f"cube{n}").qposadr[0] for n in range(MAX_CUBES)]
-        self._cube_geom = {self._model.geom(f"cube{n}").id: n for n in range(MAX_CUBES)}
+        self._cube_qpos = [self._model.joint(f"cube{cube}").qposadr[0] for cube in range(MAX_CUBES)]
+        self._cube_geom = {self._model.geom(f"cube{cube}").id: cube for cube in range(MAX_CUBES)}
         self.hands = self._parts.hands
         self._sites = {hand.arm: self._model.site(hand.site).id for hand in self.hands}
         self._fingers = frozenset().union(*(hand.fingers for hand in self.hands))
@@ -205,20 +205,30 @@ class ArmSim:
         self._clock_offset += self._data.time
         self._mujoco.mj_resetData(self._model, self._data)
 
-        colours = [list(CUBE_COLOURS)[n] for n in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]]
+        colours = [
+            list(CUBE_COLOURS)[index] for index in rng.permutation(len(CUBE_COLOURS))[:MAX_CUBES]
+        ]
         positions, owners = scatter(rng, [hand.cube_area for hand in self.hands])
         table = self._parts.table
         heights = table + rng.uniform(0.0, self._parts.pedestal_height, MAX_CUBES)
-        for n in range(MAX_CUBES):
-            used = n < count
-            geom = self._model.geom(f"cube{n}").id
-            self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[n]], float(used)]
-            self._data.mocap_pos[n] = [
-                *positions[n],
-                heights[n] - PEDESTAL_DEPTH if used else table - 1.0,
+        for cube in range(MAX_CUBES):
+            used = cube < count
+            geom = self._model.geom(f"cube{cube}").id
+            self._model.geom_rgba[geom] = [*CUBE_COLOURS[colours[cube]], float(used)]
+            self._data.mocap_pos[cube] = [
+                *positions[cube],
+                heights[cube] - PEDESTAL_DEPTH if used else table - 1.0,
             ]
-            centre = [*positions[n], heights[n] + CUBE_HALF + 0.0005] if used else self._parts.away
-            self._data.qpos[self._cube_qpos[n] : self._cube_qpos[n] + 7] = [*centre, 1, 0, 0, 0]
+            centre = (
+                [*positions[cube], heights[cube] + CUBE_HALF + 0.0005] if used else self._parts.away
+            )
+            self._data.qpos[self._cube_qpos[cube] : self._cube_qpos[cube] + 7] = [
+                *centre,
+                1,
+                0,
+                0,
+                0,
+            ]
         target = int(rng.integers(count))
         targets = self._choose_targets(rng, target, owners[:count])
 
@@ -234,7 +244,7 @@ class ArmSim:
         self._supports = heights[:count]
         self._touched = [False] * count
         self._episode += 1
-        named = tuple(colours[n] for n in targets)
+        named = tuple(colours[cube] for cube in targets)
         arms = tuple(self.hands[owner].arm for owner in owners[:count])
         self.scene = Scene(seed, canonical(*named), colours[target], self._colours, named, arms)
         return self.scene
@@ -313,12 +323,14 @@ class ArmSim:
         """Return the ground truth of the task."""
         tools = {hand.arm: self.tool_position(hand.arm) for hand in self.hands}
         objects = []
-        for n, colour in enumerate(self._colours):
-            centre = self._cube_centre(n)
-            raised = centre[2] > self._supports[n] + CUBE_HALF + LIFT_HEIGHT
+        for cube, colour in enumerate(self._colours):
+            centre = self._cube_centre(cube)
+            raised = centre[2] > self._supports[cube] + CUBE_HALF + LIFT_HEIGHT
             arm = min(tools, key=lambda arm: float(np.linalg.norm(centre - tools[arm])))
             held = bool(raised and np.linalg.norm(centre - tools[arm]) < HELD_DISTANCE)
-            objects.append(ObjectState(colour, centre, held, self._touched[n], arm if held else ""))
+            objects.append(
+                ObjectState(colour, centre, held, self._touched[cube], arm if held else "")
+            )
         return TaskState(
             self.scene.seed,
             self._episode,

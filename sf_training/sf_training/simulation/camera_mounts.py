@@ -116,7 +116,10 @@ def hand_axes(robot: pinocchio.Model, tool_frame: str) -> tuple[np.ndarray, np.n
             model.calc(data, pinocchio.neutral(robot))
             slide = placement.rotation @ np.asarray(data.S, dtype=float).reshape(6)[:3]
             apart += np.abs(tool.rotation.T @ slide)
-    across = min((n for n in range(3) if n != axis), key=lambda n: round(float(apart[n]), 6))
+    across = min(
+        (other for other in range(3) if other != axis),
+        key=lambda other: round(float(apart[other]), 6),
+    )
     return sign * tool.rotation[:, axis], tool.rotation[:, across]
 
 

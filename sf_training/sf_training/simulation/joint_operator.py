@@ -72,7 +72,7 @@ def demonstrate_joints(
         stamp, joints, speeds = sim.time, sim.joint_positions(), sim.joint_velocities()
         phrasing = Phrasing.draw(rng)
         answers = [
-            (phrasing.say([goal[n] for n in rng.permutation(len(goal))], rng), chunk)
+            (phrasing.say([goal[index] for index in rng.permutation(len(goal))], rng), chunk)
             for goal, chunk in expert.answers(targets).items()
         ]
         cameras = contract.camera_names

@@ -54,7 +54,10 @@ class RobotBodies:
         # A hand is everything that the last joint of an arm moves. Only hands have contacts.
         self._hands = {
             name: np.array(
-                [tree.names.index(arm.joint_names[-1]) in self._up(n) for n in range(count)],
+                [
+                    tree.names.index(arm.joint_names[-1]) in self._up(index)
+                    for index in range(count)
+                ],
                 dtype=bool,
             )
             for name, arm in contract.arms.items()
@@ -70,17 +73,17 @@ class RobotBodies:
         """Add all bodies with the shapes of their links."""
         root = self._spec.worldbody.add_body(name="robot", **_pose(self._to_base))
         self._bodies = {0: root}
-        for n in range(len(self._tree.names)):
-            joint = n + 1
+        for index in range(len(self._tree.names)):
+            joint = index + 1
             placement = self._model.jointPlacements[joint].copy()
-            if not self._movers[n].any():
-                placement = placement * self._rigid(n)
+            if not self._movers[index].any():
+                placement = placement * self._rigid(index)
             parent = self._bodies[int(self._model.parents[joint])]
             body = parent.add_body(name=f"body{joint}", gravcomp=1.0, **_pose(placement))
             self._bodies[joint] = body
             self._set_mass(body, joint)
-            if self._movers[n].any():
-                self._add_joint(body, n)
+            if self._movers[index].any():
+                self._add_joint(body, index)
         for index, shape in enumerate(shapes):
             self._add_shape(f"shape{index}", shape)
 
@@ -103,20 +106,20 @@ class RobotBodies:
         limits, tree = JointLimits.of(self._contract), self._tree
         names = [self.joint_names[name] for name in limits.names]
         followers = []
-        for n, name in enumerate(tree.names):
-            if not self._movers[n].any():
+        for index, name in enumerate(tree.names):
+            if not self._movers[index].any():
                 continue
-            column = int(np.flatnonzero(self._movers[n])[0])
-            multiplier, offset = tree.slope(column, n), float(self._angles[n])
+            column = int(np.flatnonzero(self._movers[index])[0])
+            multiplier, offset = tree.slope(column, index), float(self._angles[index])
             bounds = np.array([limits.lower[column], limits.upper[column]])
             bounds = np.sort(multiplier * bounds + offset)
-            room = _ROOM * (0.1 if tree.slides[n] else 1.0)
+            room = _ROOM * (0.1 if tree.slides[index] else 1.0)
             joint = self._spec.joint(self.joint_names[name])
             joint.limited, joint.range = True, [bounds[0] - room, bounds[1] + room]
             if name == limits.names[column]:
                 continue
             followers.append((self.joint_names[name], names[column], multiplier, offset))
-            held = self._spec.add_equality(name=f"follow{n}", type=mujoco.mjtEq.mjEQ_JOINT)
+            held = self._spec.add_equality(name=f"follow{index}", type=mujoco.mjtEq.mjEQ_JOINT)
             held.name1, held.name2 = followers[-1][:2]
             held.data[:2] = offset, multiplier
         for column, name in enumerate(names):
@@ -124,9 +127,9 @@ class RobotBodies:
                 name=f"servo{column}", target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT
             )
             servo.set_to_position(kp=1.0, kv=1.0)
-            n = tree.names.index(limits.names[column])
-            if self._is_finger[n]:
-                force = _FINGER_FORCE if tree.slides[n] else _FINGER_TORQUE
+            index = tree.names.index(limits.names[column])
+            if self._is_finger[index]:
+                force = _FINGER_FORCE if tree.slides[index] else _FINGER_TORQUE
                 force *= 1 + sum(leader == name for _, leader, _, _ in followers)
                 servo.forcelimited, servo.forcerange = True, [-force, force]
         count = len(names)
@@ -147,24 +150,24 @@ class RobotBodies:
             joint = int(self._tree.parents[joint])
         return chain
 
-    def _rigid(self, n: int) -> pinocchio.SE3:
+    def _rigid(self, index: int) -> pinocchio.SE3:
         """Return the displacement of a joint that is not commanded."""
-        axis, angle = self._tree.axes[n], self._angles[n]
-        if self._tree.slides[n]:
+        axis, angle = self._tree.axes[index], self._angles[index]
+        if self._tree.slides[index]:
             return pinocchio.SE3(np.eye(3), axis * angle)
         return pinocchio.SE3(pinocchio.exp3(axis * angle), np.zeros(3))
 
-    def _add_joint(self, body: Any, n: int) -> None:
+    def _add_joint(self, body: Any, index: int) -> None:
         import mujoco
 
-        slides, name = bool(self._tree.slides[n]), self._tree.names[n]
+        slides, name = bool(self._tree.slides[index]), self._tree.names[index]
         joint_type = mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE
         self.joint_names[name] = f"joint/{name}"
         body.add_joint(
             name=self.joint_names[name],
             type=joint_type,
-            axis=self._tree.axes[n],
-            armature=_SLIDE_ARMATURE if slides else _armature(self._is_finger[n]),
+            axis=self._tree.axes[index],
+            armature=_SLIDE_ARMATURE if slides else _armature(self._is_finger[index]),
         )
 
     def _set_mass(self, body: Any, joint: int) -> None:
@@ -209,7 +212,7 @@ def tune(model: Any, data: Any, servos: Servos) -> Servos:
     mujoco.mj_forward(model, data)
     mujoco.mj_fullM(model, data, matrix)
     feed_forward = np.zeros(len(servos.joints))
-    for n, name in enumerate(servos.joints):
+    for column, name in enumerate(servos.joints):
         # A follower with multiplier m adds m^2 times its own inertia, and m times the coupling.
         moved = [(name, 1.0)] + [
             (each, m) for each, leader, m, _ in servos.followers if leader == name
@@ -217,9 +220,9 @@ def tune(model: Any, data: Any, servos: Servos) -> Servos:
         dofs = [(model.joint(each).dofadr[0], factor) for each, factor in moved]
         inertia = sum(a * b * matrix[i, j] for i, a in dofs for j, b in dofs)
         stiffness, damping = inertia * _FREQUENCY**2, 2.0 * inertia * _FREQUENCY
-        model.actuator_gainprm[n, 0] = stiffness
-        model.actuator_biasprm[n, :3] = [0.0, -stiffness, -damping]
-        feed_forward[n] = damping / stiffness
+        model.actuator_gainprm[column, 0] = stiffness
+        model.actuator_biasprm[column, :3] = [0.0, -stiffness, -damping]
+        feed_forward[column] = damping / stiffness
     return dataclasses.replace(servos, feed_forward=feed_forward)
 
 

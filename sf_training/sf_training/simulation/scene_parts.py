@@ -73,18 +73,18 @@ def add_cubes(spec: Any) -> None:
     """Add ``cube0`` to ``cube2`` and their pedestals; :class:`ArmSim` positions them."""
     import mujoco
 
-    for n in range(MAX_CUBES):
-        pedestal = spec.worldbody.add_body(name=f"pedestal{n}", mocap=True, pos=[0, 0, -1])
+    for number in range(MAX_CUBES):
+        pedestal = spec.worldbody.add_body(name=f"pedestal{number}", mocap=True, pos=[0, 0, -1])
         pedestal.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX,
             size=[PEDESTAL_HALF, PEDESTAL_HALF, PEDESTAL_DEPTH],
             rgba=[0.55, 0.5, 0.45, 1],
             **OBJECT,
         )
-        cube = spec.worldbody.add_body(name=f"cube{n}", pos=[0.3 + 0.1 * n, 0, 0.2])
-        cube.add_freejoint(name=f"cube{n}")
+        cube = spec.worldbody.add_body(name=f"cube{number}", pos=[0.3 + 0.1 * number, 0, 0.2])
+        cube.add_freejoint(name=f"cube{number}")
         cube.add_geom(
-            name=f"cube{n}",
+            name=f"cube{number}",
             type=mujoco.mjtGeom.mjGEOM_BOX,
             size=[CUBE_HALF] * 3,
             mass=0.04,

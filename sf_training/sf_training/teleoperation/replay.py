@@ -270,10 +270,10 @@ class Following:
             "delay_s": round(delay, 3),
             "joints": {
                 name: {
-                    "rms": float(np.sqrt((error[:, n] ** 2).mean())),
-                    "max": float(error[:, n].max()),
+                    "rms": float(np.sqrt((error[:, column] ** 2).mean())),
+                    "max": float(error[:, column].max()),
                 }
-                for n, name in enumerate(self._limits.names)
+                for column, name in enumerate(self._limits.names)
             },
             "tools": {
                 name: {"rms": float(np.sqrt((tool**2).mean())), "max": float(tool.max())}

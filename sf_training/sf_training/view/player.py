@@ -116,8 +116,8 @@ def _record(episode: Episode) -> str:
         [
             "joints",
             " ".join(
-                f'<span style="color:{COLOURS[i % len(COLOURS)]}">■</span> {escape(n)}'
-                for i, n in enumerate(episode.joints)
+                f'<span style="color:{COLOURS[index % len(COLOURS)]}">■</span> {escape(name)}'
+                for index, name in enumerate(episode.joints)
             ),
         ]
     )

@@ -130,19 +130,19 @@ def tiny_openvla_config() -> dict[str, Any]:
 
 
 def _idefics(name: str) -> Callable[[Any], Any]:
-    def make(t: Any) -> Any:
+    def make(library: Any) -> Any:
         text = {"model_type": "llama", **_TEXT, **_HEADS}
         vision = {**_VISION, "image_size": 64, "patch_size": 8}
-        return getattr(t, name)(
+        return getattr(library, name)(
             text_config=text, vision_config=vision, scale_factor=2, image_token_id=_IMAGE
         )
 
     return make
 
 
-def _paligemma(t: Any) -> Any:
+def _paligemma(library: Any) -> Any:
     text = {"model_type": "gemma", **_TEXT, **_HEADS}
-    return t.PaliGemmaConfig(
+    return library.PaliGemmaConfig(
         text_config=text,
         vision_config=_SIGLIP,
         projection_dim=64,
@@ -151,8 +151,8 @@ def _paligemma(t: Any) -> Any:
     )
 
 
-def _gemma3(t: Any) -> Any:
-    return t.Gemma3Config(
+def _gemma3(library: Any) -> Any:
+    return library.Gemma3Config(
         text_config={**_TEXT, **_HEADS, "sliding_window": 64, "query_pre_attn_scalar": 16},
         vision_config={**_SIGLIP, "image_size": 64, "patch_size": 8},
         mm_tokens_per_image=16,
@@ -163,7 +163,7 @@ def _gemma3(t: Any) -> Any:
 
 
 def _qwen(name: str, vision: dict[str, Any]) -> Callable[[Any], Any]:
-    def make(t: Any) -> Any:
+    def make(library: Any) -> Any:
         text = {
             **_TEXT,
             "rope_parameters": {
@@ -179,7 +179,7 @@ def _qwen(name: str, vision: dict[str, Any]) -> Callable[[Any], Any]:
             "num_heads": 2,
             "spatial_merge_size": 2,
         }
-        return getattr(t, name)(
+        return getattr(library, name)(
             text_config=text if name.startswith("Qwen2") else {**text, **_HEADS},
             vision_config={**shared, "temporal_patch_size": 2, "out_hidden_size": 64, **vision},
             image_token_id=_IMAGE,
@@ -191,10 +191,10 @@ def _qwen(name: str, vision: dict[str, Any]) -> Callable[[Any], Any]:
     return make
 
 
-def _internvl(t: Any) -> Any:
+def _internvl(library: Any) -> Any:
     vision = {**_VISION, "image_size": [56, 56], "patch_size": [14, 14]}
     text = {"model_type": "qwen2", **_TEXT}
-    return t.InternVLConfig(
+    return library.InternVLConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=_IMAGE,
@@ -203,8 +203,8 @@ def _internvl(t: Any) -> Any:
     )
 
 
-def _llava(t: Any) -> Any:
-    return t.LlavaConfig(
+def _llava(library: Any) -> Any:
+    return library.LlavaConfig(
         text_config={"model_type": "llama", **_TEXT, **_HEADS},
         vision_config=_SIGLIP,
         image_token_id=_IMAGE,
