@@ -110,7 +110,7 @@ class ChunkExecutor:
         self._ticked = math.inf  # when tick was called last, on the stopwatch [s]
         self._tick_period = max(1.0 / contract.rate_hz, TICK_S_MIN)
         self.workspace = workspace
-        self.other_joints = OtherJoints(workspace)
+        self.other_joints = OtherJoints(workspace, self._guard.clock.future_s)
         """Measured joints that are not commanded; its ``add`` takes their joint states."""
         self.homing: Homing | None = None
         """The motion to the home or rest pose; None: there is none."""

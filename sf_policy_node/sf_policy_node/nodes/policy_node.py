@@ -20,6 +20,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.safety.clock import future_s
 from sf_policy_node.nodes.conversions import (
     chunk_to_message,
     clips_of,
@@ -159,6 +160,7 @@ class PolicyNode(ManagedNode):
             clock=self.now,
             replan_s=steps * contract.action.step_s,
             observation_timeout_s=self.value("observation_timeout_s"),
+            future_s=future_s(simulated=self.value("use_sim_time")),
             real_time_chunking=self.value("real_time_chunking"),
         )
         self.resources.callback(self._close_session)

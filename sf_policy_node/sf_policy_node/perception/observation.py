@@ -53,15 +53,19 @@ class Observation:
 
 
 class ObservationBuffer:
-    """Store the newest images of each camera and the joint states. Not thread-safe."""
+    """Store the newest images of each camera and the joint states. Not thread-safe.
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
+    Args:
+        future_s: how far stamps may be ahead of this computer's clock [s].
+    """
+
+    def __init__(self, contract: Contract, future_s: float = FUTURE_S) -> None:
+        self._contract, self._future_s = contract, future_s
         self._images: dict[str, deque[tuple[float, object]]] = {
             name: deque() for name in contract.camera_names
         }
         self._topics = {camera.name: camera.topic for camera in contract.cameras}
-        self._joints = JointStates(contract, contract.budgets.observation_age_s + 1.0)
+        self._joints = JointStates(contract, contract.budgets.observation_age_s + 1.0, future_s)
 
     def add_image(self, camera: str, stamp: float, image: object) -> None:
         """Store an image. If it is older than the newest, the clock was set back, and the earlier
@@ -182,7 +186,7 @@ class ObservationBuffer:
     def _check_age(self, what: str, age: float, key: str, budget: float) -> None:
         if age > budget + ROUNDING_S:
             raise NoObservation(late(what, age, key, budget))
-        if age < -FUTURE_S:
+        if age < -self._future_s:
             raise NoObservation(
                 f"{what} is stamped {-age:.3f} s in the future; synchronise the clocks"
             )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sf_policy_node.contract import Contract
+from sf_policy_node.motion.safety.clock import FUTURE_S
 from sf_policy_node.motion.types import Chunk
 from sf_policy_node.perception.observation import (
     NoObservation,
@@ -46,6 +47,7 @@ class PolicySession:
             can [s].
         observation_timeout_s: an instruction is dropped after this long without a usable
             observation [s].
+        future_s: how far stamps of observations may be ahead of ``clock`` [s].
         real_time_chunking: see :class:`Predictor`.
     """
 
@@ -60,6 +62,7 @@ class PolicySession:
         clock: Callable[[], float],
         replan_s: float,
         observation_timeout_s: float,
+        future_s: float = FUTURE_S,
         real_time_chunking: bool = False,
     ) -> None:
         self._predictor = Predictor(contract, policy, decode, real_time_chunking=real_time_chunking)
@@ -69,7 +72,7 @@ class PolicySession:
         # Predictions wait for the next image: one image late is as regular as the cameras
         # allow.
         self._cadence_tolerance_s = 1.0 / min(camera.rate_hz for camera in contract.cameras)
-        self._buffer = ObservationBuffer(contract)
+        self._buffer = ObservationBuffer(contract, future_s)
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closing = False

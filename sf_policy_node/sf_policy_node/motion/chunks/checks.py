@@ -85,8 +85,11 @@ def check_form(chunk: Chunk, contract: Contract, contract_hash: str) -> None:
     )
 
 
-def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
+def check_age(chunk: Chunk, contract: Contract, now: float, future_s: float = FUTURE_S) -> None:
     """Check that a chunk's observation is neither too old nor from the future at ``now`` [s].
+
+    Args:
+        future_s: how far its stamp may be ahead of this computer's clock [s].
 
     Raises:
         ChunkRefused: with the age, or because the stamp is not finite.
@@ -103,7 +106,7 @@ def check_age(chunk: Chunk, contract: Contract, now: float) -> None:
         " device or policy, or raise the budget",
     )
     _require(
-        age >= -FUTURE_S,
+        age >= -future_s,
         f"its observation is stamped {-age:.3f} s in the future; synchronise the clocks",
     )
 

@@ -81,7 +81,7 @@ class ChunkFollower:
             self._note_epoch(chunk.epoch)
             raise ChunkRefused(self._block.reason)
         check_form(chunk, self._contract, self._contract_hash)
-        check_age(chunk, self._contract, now)
+        check_age(chunk, self._contract, now, self._guard.clock.future_s)
         check_order(chunk, self.last)
         self._note_epoch(chunk.epoch)
         if chunk.stamp < self.accept_from:

@@ -51,6 +51,8 @@ class ClockWatch:
         self, stopwatch: Callable[[], float] | None = None, *, simulated: bool = False
     ) -> None:
         self._stopwatch, self._simulated = stopwatch, simulated
+        self.future_s = future_s(simulated=simulated)
+        """How far stamps may be ahead of it [s]."""
         self._is_compared = stopwatch is not None and not simulated  # a real clock, by differences
         self.now = -math.inf
         # Differences between a real clock and the stopwatch [s]: the latest readings, and the

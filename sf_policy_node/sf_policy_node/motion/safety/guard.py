@@ -16,7 +16,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.motion.arm.limits import JointLimits, require_limits
 from sf_policy_node.motion.arm.workspace import Workspace
 from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
-from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch, future_s
+from sf_policy_node.motion.safety.clock import STALLED_S, ClockWatch
 from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.leads import Leads
@@ -55,8 +55,8 @@ class Guard:
     ) -> None:
         require_limits(contract)
         self.limits = JointLimits.of(contract)
-        self.monitor = ArmMonitor(contract, joint_state_problem, future_s(simulated=simulated))
         self.clock = ClockWatch(stopwatch, simulated=simulated)
+        self.monitor = ArmMonitor(contract, joint_state_problem, self.clock.future_s)
         self.path: CommandedPath | None = None
         """The commanded path; None: it is unknown what the controller follows."""
         self.refusals = 0

@@ -19,9 +19,13 @@ class OtherJoints:
 
     Before its first joint state such a joint is assumed at 0, or at its limit nearest to 0. One
     that is silent is assumed where it was measured last. False if there are none.
+
+    Args:
+        future_s: how far stamps may be ahead of this computer's clock [s].
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, future_s: float = FUTURE_S) -> None:
+        self._future_s = future_s
         self.names = frozenset(workspace.other_joints)
         self._workspace = workspace
         self._stamps: dict[str, float] = {}  # of the newest position [s]
@@ -37,7 +41,7 @@ class OtherJoints:
         Positions that are not finite, older than :data:`SILENT_S` or than the last one, or from the
         future are ignored.
         """
-        if len(names) != len(positions) or not now - SILENT_S <= stamp <= now + FUTURE_S:
+        if len(names) != len(positions) or not now - SILENT_S <= stamp <= now + self._future_s:
             return
         fresh = {
             name: float(position)
@@ -78,4 +82,4 @@ class OtherJoints:
 
     def _is_new(self, name: str, stamp: float, now: float) -> bool:
         newest = self._stamps.get(name, -math.inf)
-        return stamp > newest or newest > now + FUTURE_S  # else the clock was set back
+        return stamp > newest or newest > now + self._future_s  # else the clock was set back
