@@ -202,12 +202,13 @@ def test_an_executor_with_a_rest_pose_ends_before_its_drivers(signals, log, tmp_
     assert (tmp_path / "log").read_text().splitlines() == log
 
 
-# `up` with a shell that writes without end until SIGINT.
+# `up` with a shell that writes a page every 10 ms until SIGINT. One that writes without pause has
+# more lines in up's queue by then than a slow machine prints in the time that a node has to end.
 CHATTY = """
 import sys
 from sf_bringup import up
 from sf_bringup.graph import NodeSpec
-NODE = "trap 'echo INT >> log; exit 0' INT; while :; do echo many words; done"
+NODE = "trap 'echo INT >> log; exit 0' INT; while :; do echo " + 4096 * "x" + "; sleep 0.01; done"
 up.command_line = lambda spec: ["sh", "-c", NODE]
 manager = up.NodeManager()
 manager.add_node(NodeSpec("", "", "talker"), up.start_environment())
@@ -222,7 +223,7 @@ def wait_until_full(pipe):
         assert time.monotonic() < end, "up does not fill the pipe"
         before = filled[0]
         fcntl.ioctl(pipe, termios.FIONREAD, filled)
-        steady = steady + 1 if filled[0] == before > mmap.PAGESIZE else 0
+        steady = steady + 1 if filled[0] == before > 8 * mmap.PAGESIZE else 0
         time.sleep(0.01)
 
 
