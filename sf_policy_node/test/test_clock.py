@@ -63,6 +63,32 @@ def test_a_stamp_shows_how_late_a_simulated_clock_is():
     assert time.watch.possible_delay < 0.02
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize(
+    ("rate", "stall_s"), [(1.0, 0.0), (1.0, 0.3), (1.0, 1.2), (0.9, 0.6), (0.5, 0.2)]
+)
+def test_a_clock_set_during_a_stall_of_this_process_has_jumped_by_that_step(rate, stall_s, late_s):
+    """Before, up to 0.3 s the step counted as the delay, and a stop began 0.3 rad away."""
+    time = Time()
+    time.run(3.0, rate)
+    time.stopwatch += stall_s
+    if late_s <= stall_s:
+        time.watch.advance(time.clock + rate * (stall_s - late_s))  # a message from before
+    assert time.watch.jump(time.clock + rate * stall_s) == 0.0
+    found = time.watch.jump(time.clock + rate * stall_s + 0.3)
+    assert found == pytest.approx(0.3, abs=0.001)
+
+
+def test_a_fast_simulation_of_unsteady_speed_has_not_jumped():
+    time = Time()
+    for rate in (4.0, 2.0, 4.0, 5.0):
+        time.run(3.0, rate)
+        time.stopwatch += 0.2
+        time.clock += 0.2 * 4.0
+        assert time.watch.jump(time.clock) == 0.0
+        time.watch.advance(time.clock)
+
+
 def test_a_slowed_simulation_is_no_delay_after_a_while():
     time = Time()
     time.run(2.0, 1.0)

@@ -22,8 +22,12 @@ _READINGS = 3  # as many readings must agree that it was set back
 STALLED_S = 0.1  # a clock that should have advanced by more than this has stalled
 # The fastest rates of a simulated clock, as multiples of the stopwatch.
 _UNKNOWN = 50.0  # until its rate has been measured
-_FASTER = 1.5  # afterwards: times its measured rate ...
-_CATCHES_UP = 1.25  # ... or this rate, whichever is higher: it may catch up after a delay
+_FASTER = 1.5  # afterwards, of one that runs faster than real time: times its measured rate
+# Of one that runs in real time or slower. The less it may be, the longer a process may be delayed
+# while the clock is set without taking the step for its own delay: 1.5 s for a step of 0.3 s.
+_CATCHES_UP = 1.1
+_REAL_TIME = 1.3  # a clock whose measured rate is not above this runs in real time
+_PACE_S, _PACE_STEP_S = 5.0, 0.25  # that rate is measured over 0.5 s to 5 s, between such steps
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
 # The usual rate is the fastest one in this time: a stall of this process looks like a slow clock.
 _USUAL_S = 10.0
@@ -66,7 +70,8 @@ class ClockWatch:
         self._stamped = -math.inf  # newest stamp of a message on the same, simulated clock [s]
         # Stopwatch and rate, with falling rates: the first one is the fastest.
         self._rates: deque[tuple[float, float]] = deque()
-        self._speed: float | None = None  # clock rate over stopwatch rate; None: not measured yet
+        self._paced: deque[tuple[float, float]] = deque()  # as _seen, fewer and for longer
+        self._pace = _UNKNOWN  # the fastest rate that is no jump
 
     def jump(self, now: float) -> float:
         """Return by how much the clock jumped if it shows ``now`` [s], without advancing it.
@@ -78,18 +83,17 @@ class ClockWatch:
         ahead = now - self.now
         if self._is_compared:
             return self._set_by(now - self._stopwatch(), ahead)
-        stopwatch = self._stopwatch() if self._seen else 0.0
-        passed = stopwatch - self._seen[-1][0] if self._seen else 0.0
         if ahead < -BACK_S:
-            return ahead - passed
-        if not self._seen or now <= self._latest(self._seen[-1], stopwatch):
+            return now - self._expected()
+        if not self._seen:
             return 0.0
-        # After a stall of this process queued clock messages arrive late: the clock may catch up
-        # to where it would be without the stall.
-        catches_up = stopwatch - self._gap_ended < _OLD_NEWS_S
-        if catches_up and now <= self._latest(self._before_gap, stopwatch):
+        stopwatch = self._stopwatch()
+        if any(
+            now <= clock + FORWARD_S + self._pace * (stopwatch - seen)
+            for seen, clock in self._known(stopwatch)
+        ):
             return 0.0
-        return ahead - passed
+        return now - self._expected()
 
     @property
     def is_behind(self) -> bool:
@@ -116,16 +120,11 @@ class ClockWatch:
         """How far a simulated clock may be ahead of the last time received [s].
 
         It has advanced since that message, at least to the newest stamp of :meth:`note_stamp`.
-        After a stall of this process, messages from before its end may still arrive, so that the
-        clock may be where it would be without the stall. 0 for a real clock.
+        0 for a real clock.
         """
         if not self._simulated or self._stopwatch is None or not self._seen:
             return 0.0
-        rate, stopwatch = self._usual_rate, self._stopwatch()
-        known = [self._seen[-1]]
-        if self._before_gap is not None and stopwatch - self._gap_ended < _OLD_NEWS_S:
-            known.append(self._before_gap)
-        latest = max(clock + rate * (stopwatch - seen) for seen, clock in known)
+        latest = self._expected()
         if self._stamped <= self.now + FORWARD_S:  # else the clock jumped, or that stamp is wrong
             latest = max(latest, self._stamped)
         return max(0.0, latest - self.now)
@@ -188,15 +187,32 @@ class ClockWatch:
         if self._differences:
             self._largest += jump
             self._differences.extend([self._largest] * _READINGS)
-        self._before_gap, self._gap_ended, self._speed = None, -math.inf, None
+        self._before_gap, self._gap_ended = None, -math.inf
         self._stamped = -math.inf
         self._rates.clear()
+        self._paced.clear()
         self._note()
 
     @property
     def _usual_rate(self) -> float:
         """Return the rate of a clock that may be slower than the stopwatch; 1 until it is known."""
         return min(1.0, self._rates[0][1]) if self._simulated and self._rates else 1.0
+
+    def _known(self, stopwatch: float) -> list[tuple[float, float]]:
+        """Return the pairs of stopwatch and clock [s] from which the clock has advanced.
+
+        After a stall of this process, messages from before its end may still arrive, so that the
+        clock may be where it would be without the stall.
+        """
+        is_old_news = stopwatch - self._gap_ended < _OLD_NEWS_S
+        return [self._seen[-1], *([self._before_gap] if self._before_gap and is_old_news else [])]
+
+    def _expected(self) -> float:
+        """Return the time of a simulated clock at this moment if it was not set [s]."""
+        if not self._seen:
+            return self.now
+        stopwatch, rate = self._stopwatch(), self._usual_rate
+        return max(clock + rate * (stopwatch - seen) for seen, clock in self._known(stopwatch))
 
     def _set_by(self, difference: float, ahead: float) -> float:
         """Return by how much a real clock was set; 0: it was not, or that is not certain yet.
@@ -225,20 +241,21 @@ class ClockWatch:
             self._seen.popleft()
         (first, start), (last, end) = self._seen[0], self._seen[-1]
         if last - first > _KNOWN_S:
-            self._speed = (end - start) / (last - first)
+            rate = (end - start) / (last - first)
             # Of equal or lower rates only the newest counts.
-            while self._rates and self._rates[-1][1] <= self._speed:
+            while self._rates and self._rates[-1][1] <= rate:
                 self._rates.pop()
-            self._rates.append((seen, self._speed))
+            self._rates.append((seen, rate))
         while self._rates and seen - self._rates[0][0] > _USUAL_S:
             self._rates.popleft()
+        self._note_pace(seen)
 
-    def _latest(self, note: tuple[float, float], stopwatch: float) -> float:
-        """Return the latest time [s] that the clock can show without a jump since ``note``.
-
-        ``note`` is a pair of stopwatch and clock.
-        """
-        seen, clock = note
-        known = max(_CATCHES_UP, _FASTER * (self._speed or 0.0))
-        pace = _UNKNOWN if self._speed is None else known
-        return clock + FORWARD_S + pace * (stopwatch - seen)
+    def _note_pace(self, seen: float) -> None:
+        if not self._paced or seen - self._paced[-1][0] > _PACE_STEP_S:
+            self._paced.append((seen, self.now))
+        while seen - self._paced[0][0] > _PACE_S:
+            self._paced.popleft()
+        first, start = self._paced[0]
+        if seen - first > _KNOWN_S:
+            rate = (self.now - start) / (seen - first)
+            self._pace = _CATCHES_UP if rate <= _REAL_TIME else _FASTER * rate
