@@ -45,6 +45,18 @@ def test_a_servo_that_lags_by_100_ms_is_not_displaced_by_the_hardest_stop():
         assert not found.displaced(np.array([0.0, 0.0])).any()
 
 
+@pytest.mark.parametrize(("rested_s", "is_displaced"), [(1.0, True), (0.0, False)])
+def test_lost_joint_states_do_not_hide_that_a_resting_arm_was_moved(rested_s, is_displaced):
+    """On a busy computer a reset of the simulated arm takes 0.15 s without joint states."""
+    found = DisplacementWatch(BAND, ACCELERATION)
+    ends = 1.0 - rested_s
+    for stamp in (0.96, 0.97, 0.98, 0.99):
+        found.add(stamp, np.zeros(2), ends)
+    for stamp in (1.14, 1.15, 1.16):
+        found.add(stamp, np.array([0.19, 0.0]), ends)
+    assert found.displaced(np.array([0.19, 0.0])).tolist() == [is_displaced, False]
+
+
 def test_old_readings_do_not_count():
     found = watch([0.0] * 5 + [0.2] * 5)
     found.forget()

@@ -16,6 +16,7 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 _KEPT = 40  # errors kept; the error before a jump is the median of those before it
 _CONFIRMED = 2  # joint states after a jump that must agree, because single readings may be wrong
 _LAG_S = 0.1  # the largest lag of a servo behind its path
+_SETTLES_S = 0.3  # until then after the end of its path a servo still moves
 
 
 class DisplacementWatch:
@@ -24,7 +25,8 @@ class DisplacementWatch:
     A servo that lags by T [s] behind a path with acceleration a [rad/s^2 or m/s^2] differs from it
     in speed by at most a T. Between two joint states dt [s] apart the error of an arm that follows
     its path therefore changes by at most a T dt [rad or m], plus ``band``. A larger change is a
-    jump.
+    jump. Time for which the arm was commanded to rest does not count: where joint states are
+    lost, a moved arm must not look like a servo that lags.
 
     Args:
         band: (J,) scatter of the joint states [rad or m].
@@ -49,12 +51,15 @@ class DisplacementWatch:
             self.forget()
             self._path_begins = -np.inf if path is None else path.begins
         if path is not None and stamp >= path.begins:
-            self.add(stamp, measured - path.state(due)[0])
+            self.add(stamp, measured - path.state(due)[0], stamp - (due - path.end))
 
-    def add(self, stamp: float, error: np.ndarray) -> None:
+    def add(self, stamp: float, error: np.ndarray, rests_from: float = np.inf) -> None:
         """Take ``error`` (J,), measured minus commanded joints, at ``stamp`` [s].
 
         A stamp that is not newer than the last one is ignored.
+
+        Args:
+            rests_from: when the path ends, on the time of the stamps [s].
         """
         if self._errors and stamp <= self._errors[-1][0]:
             return
@@ -62,7 +67,7 @@ class DisplacementWatch:
         if self._before is not None:
             self._look_back()
         elif len(self._errors) > _CONFIRMED:
-            self._look_for_jump()
+            self._look_for_jump(rests_from + _SETTLES_S)
 
     def _look_back(self) -> None:
         """Forget a jump if the error has returned to its value before: the readings were wrong."""
@@ -72,13 +77,14 @@ class DisplacementWatch:
             if not self.displaced(now).any():
                 self._before = None
 
-    def _look_for_jump(self) -> None:
+    def _look_for_jump(self, settled_at: float) -> None:
         last = len(self._errors) - _CONFIRMED
         begin, reference = self._errors[last - 1]
         jumped = np.ones(len(reference), dtype=bool)
         for n in range(last, len(self._errors)):
             later, seen = self._errors[n]
-            jumped &= np.abs(seen - reference) > self._band + self._drift * (later - begin)
+            moving_s = max(0.0, min(later, settled_at) - begin)
+            jumped &= np.abs(seen - reference) > self._band + self._drift * moving_s
         if jumped.any():
             earlier = [self._errors[n][1] for n in range(last)]
             self._before, self._since = np.median(earlier, axis=0), 0
