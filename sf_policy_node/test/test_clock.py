@@ -1,5 +1,6 @@
 """Tests of the clock monitor with a manual stopwatch and clock."""
 
+import numpy as np
 import pytest
 
 from sf_policy_node.motion.safety.clock import ClockWatch
@@ -77,6 +78,31 @@ def test_a_clock_set_during_a_stall_of_this_process_has_jumped_by_that_step(rate
     assert time.watch.jump(time.clock + rate * stall_s) == 0.0
     found = time.watch.jump(time.clock + rate * stall_s + 0.3)
     assert found == pytest.approx(0.3, abs=0.001)
+
+
+@pytest.mark.parametrize("clock_first", [True, False])
+def test_stamps_tell_a_set_clock_from_a_delay_of_this_process(clock_first):
+    """A simulation at half speed may have caught up during the delay."""
+    for is_set in (False, True):
+        time = Time()
+        for _ in range(300):
+            time.run(0.01, 0.5)
+            time.watch.note_stamp(time.clock)
+        time.stopwatch += 0.5
+        stamps = time.clock + np.arange(0.01, 0.251 if is_set else 0.501, 0.01)
+        if is_set:
+            stamps[20:] += 0.25
+        now = stamps[-1]
+        if clock_first:
+            assert time.watch.jump(now) == 0.0
+            time.watch.advance(now)
+            assert time.watch.is_behind
+        for stamp in stamps:
+            time.watch.note_stamp(stamp)
+        assert time.watch.jump(now) == pytest.approx(0.25 if is_set else 0.0)
+        if not is_set:
+            time.watch.advance(now)
+            assert not time.watch.is_behind
 
 
 def test_a_fast_simulation_of_unsteady_speed_has_not_jumped():

@@ -362,7 +362,7 @@ class Supervisor:
 
     def _after_clock_jump(self, now: float, jump: float) -> Trajectory | None:
         guard = self._guard
-        moving = guard.moving(guard.clock.now) and not guard.streams
+        moving = guard.moving(now - jump) and not guard.streams
         trajectory = guard.after_clock_jump(now, jump)
         self.control_until, self._lost = -math.inf, []
         self.stop_watch.end()

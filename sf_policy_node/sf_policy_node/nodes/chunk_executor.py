@@ -13,7 +13,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool, Trigger
@@ -57,6 +57,8 @@ _COMES_UP_S = 2.5  # a driver or a controller may start this long after the acti
 # An executor that receives the status of another one this soon after its activation is the later
 # one.
 _NEWCOMER_S = 3.0
+# All joint states of a delay of this process, so that it is told from a clock that was set.
+_JOINT_STATES = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 _LEADER = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
 _JOINS = ("policy", "blend", "ensemble", "rtc")
 
@@ -127,9 +129,7 @@ class ChunkExecutorNode(ManagedNode):
         self.subscribe(
             PolicyStatus, topics.policy_status, self._on_policy_status, QoSProfile(depth=5)
         )
-        self.subscribe(
-            JointState, topics.joint_states, self._on_joint_state, qos_profile_sensor_data
-        )
+        self.subscribe(JointState, topics.joint_states, self._on_joint_state, _JOINT_STATES)
         for topic, source in (
             (topics.teleop_command, Source.TELEOPERATION),
             (topics.replay_command, Source.REPLAY),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sf_policy_node.motion.refusals import MotionDelayed, MotionRefused
 
@@ -31,7 +32,7 @@ _PACE_S, _PACE_STEP_S = 5.0, 0.25  # that rate is measured over 0.5 s to 5 s, be
 _LOOK_BACK_S, _KNOWN_S = 1.0, 0.5  # the rate is measured over 0.5 s to 1 s
 # The usual rate is the fastest one in this time: a stall of this process looks like a slow clock.
 _USUAL_S = 10.0
-_OLD_NEWS_S = 0.2  # how long after a stall of this process queued clock messages may arrive
+_OLD_NEWS_S = 0.2  # how long after a stall of this process queued messages may arrive
 
 
 def future_s(*, simulated: bool) -> float:
@@ -40,6 +41,18 @@ def future_s(*, simulated: bool) -> float:
     Of a simulated clock the messages may be that late; no other clock is involved.
     """
     return FORWARD_S if simulated else FUTURE_S
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """A simulated clock advanced further than expected: it was set, or this process was delayed.
+
+    ``at`` [s] on the stopwatch the clock was ``excess`` [s] ahead of the ``expected`` time [s].
+    """
+
+    at: float
+    expected: float
+    excess: float
 
 
 class ClockWatch:
@@ -68,6 +81,8 @@ class ClockWatch:
         self._before_gap: tuple[float, float] | None = None  # the last pair before a stall
         self._gap_ended = -math.inf  # on the stopwatch [s]
         self._stamped = -math.inf  # newest stamp of a message on the same, simulated clock [s]
+        self._leap = (-math.inf, 0.0)  # of these stamps, forward: when, on the stopwatch, and size
+        self._doubt: _Doubt | None = None  # about the last time that a simulated clock advanced
         # Stopwatch and rate, with falling rates: the first one is the fastest.
         self._rates: deque[tuple[float, float]] = deque()
         self._paced: deque[tuple[float, float]] = deque()  # as _seen, fewer and for longer
@@ -88,19 +103,27 @@ class ClockWatch:
         if not self._seen:
             return 0.0
         stopwatch = self._stopwatch()
-        if any(
+        if self._doubt is not None and self._is_leap(self._doubt.excess, stopwatch):
+            return now - self._doubt.expected - self._usual_rate * (stopwatch - self._doubt.at)
+        if (excess := now - self._expected()) <= FORWARD_S:
+            return 0.0
+        if not self._is_leap(excess, stopwatch) and any(
             now <= clock + FORWARD_S + self._pace * (stopwatch - seen)
             for seen, clock in self._known(stopwatch)
         ):
             return 0.0
-        return now - self._expected()
+        return excess
 
     @property
     def is_behind(self) -> bool:
-        """Whether the last reading of a real clock was earlier than the stopwatch tells.
+        """Whether the next readings decide if the clock was set, or this process was delayed.
 
-        The clock was set back and too few readings confirm it, or this process was delayed.
+        A real clock: the last reading was earlier than the stopwatch tells. A simulated one: it
+        advanced further than expected, and the stamps that tell why have not arrived.
         """
+        if self._doubt is not None:
+            is_recent = self._stopwatch() - self._doubt.at < _OLD_NEWS_S
+            return is_recent and self._stamped < self.now - BACK_S
         return bool(self._differences) and self._differences[-1] < self._largest - _SET_S
 
     @property
@@ -130,12 +153,17 @@ class ClockWatch:
         return max(0.0, latest - self.now)
 
     def note_stamp(self, stamp: float) -> None:
-        """Take the stamp [s] of a message of another node on the same clock.
+        """Take the stamp [s] of a joint state, whose driver uses the same clock.
 
-        On a busy computer it may arrive before the clock message of that time.
+        On a busy computer it may arrive before the clock message of that time. Joint states are
+        queued while this process is delayed, so that only a clock that was set makes their stamps
+        leap.
         """
-        if self._simulated:
-            self._stamped = stamp
+        if not self._simulated or self._stopwatch is None:
+            return
+        if (leap := stamp - self._stamped) > FORWARD_S:
+            self._leap = (self._stopwatch(), leap)
+        self._stamped = stamp
 
     def check(self) -> None:
         """Check that the true time is known, so that a motion can start.
@@ -163,6 +191,7 @@ class ClockWatch:
             self._differences.append(now - self._stopwatch())
             self._largest = max(self._largest, self._differences[-1])
         if now > self.now:
+            self._note_doubt(now)
             self.now = now
             self._note()
         return self.now
@@ -188,7 +217,7 @@ class ClockWatch:
             self._largest += jump
             self._differences.extend([self._largest] * _READINGS)
         self._before_gap, self._gap_ended = None, -math.inf
-        self._stamped = -math.inf
+        self._stamped, self._leap, self._doubt = -math.inf, (-math.inf, 0.0), None
         self._rates.clear()
         self._paced.clear()
         self._note()
@@ -213,6 +242,20 @@ class ClockWatch:
             return self.now
         stopwatch, rate = self._stopwatch(), self._usual_rate
         return max(clock + rate * (stopwatch - seen) for seen, clock in self._known(stopwatch))
+
+    def _note_doubt(self, now: float) -> None:
+        if not self._simulated or not self._rates:
+            return
+        stopwatch, expected = self._stopwatch(), self._expected()
+        if now - expected > FORWARD_S:
+            self._doubt = _Doubt(stopwatch, expected, now - expected)
+        elif self._doubt is not None and stopwatch - self._doubt.at > _OLD_NEWS_S:
+            self._doubt = None
+
+    def _is_leap(self, excess: float, stopwatch: float) -> bool:
+        """Return whether recent stamps leapt forward by about ``excess`` [s]."""
+        at, size = self._leap
+        return stopwatch - at < _OLD_NEWS_S and abs(size - excess) < FORWARD_S
 
     def _set_by(self, difference: float, ahead: float) -> float:
         """Return by how much a real clock was set; 0: it was not, or that is not certain yet.

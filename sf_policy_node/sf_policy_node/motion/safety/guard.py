@@ -395,10 +395,11 @@ class Guard:
         own: nothing is sent (None) until the arm has settled (:meth:`settle`). Streamed commands
         are timed by this process, so these brake.
         """
-        moving = self.moving(self.clock.now)
+        before = now - jump  # this moment on the clock as it was
+        moving = self.moving(before)
         self.stream.shift_clock(jump)
         self.is_stop_due = False
-        reports = self.monitor.references.fresh(self.clock.now)
+        reports = self.monitor.references.fresh(before)
         self._reports_due = now + _REPORTS_S if reports else -math.inf
         self._settled_at += jump
         self.clock.reset(now, jump)
