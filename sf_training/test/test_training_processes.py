@@ -134,7 +134,7 @@ def test_sharded_processes_give_the_checkpoint_of_one(tmp_path):
         (tmp_path / name).mkdir()
         start = command(
             tmp_path / name,
-            "nano",
+            "smolvlm",
             "loop=true",
             "validate_every=2",
             *words,
