@@ -44,6 +44,19 @@ class Executor:
     def until(self, condition, what):
         return self.graph.until(condition, what, each=self.arm)
 
+    def move(self, data=None):
+        """Send chunks until one is executed. Those before the policy's status are refused."""
+        before, due = len(self.commands), 0.0
+
+        def each():
+            nonlocal due
+            self.arm()
+            if self.graph.now() >= due:
+                due = self.graph.now() + 0.3
+                self.send(data)
+
+        self.graph.until(lambda: len(self.commands) > before, "motion", each=each)
+
     def send(self, data=None, **changes):
         self.sequence += 1
         data = straight(sim_arm()) if data is None else data

@@ -89,8 +89,8 @@ def test_a_pause_stops_the_arm_and_late_subscribers_receive_it(executor):
 def test_the_arm_stops_as_soon_as_the_policy_reports_its_end(executor):
     policy = executor.graph.publisher(PolicyStatus, TOPICS.policy_status)
     executor.send(FAST)
-    executor.until(lambda: executor.commands, "motion")
     policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, epoch=1))
+    executor.move(FAST)
     policy.publish(PolicyStatus(state=PolicyStatus.IDLE, epoch=1, reason="cancelled by the client"))
     executor.until(lambda: len(executor.commands) >= 2, "the stop")
     executor.until(

@@ -109,6 +109,18 @@ def test_start_uses_the_parameter_without_an_instruction(graph):
     assert policy.call(Trigger, "start").success
 
 
+def test_the_first_instruction_waits_for_an_executor_that_comes_up(graph):
+    """One that is activated later does not follow an instruction from before."""
+    executor = graph.peer.create_publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
+    executor.publish(ExecutorStatus(state=ExecutorStatus.INACTIVE))
+    policy = Policy(graph, None, Parameter("instruction", value="pick the red cube"))
+    over = graph.now() + 2.5
+    policy.until(lambda: graph.now() > over, "time in which a policy without executor begins")
+    assert not policy.chunks
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING))
+    policy.until(lambda: policy.chunks, "a chunk")
+
+
 def test_an_action_reports_progress_clips_latency_and_cadence(policy):
     executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
     executor.publish(ExecutorStatus(workspace_clips=100))

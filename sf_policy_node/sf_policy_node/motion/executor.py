@@ -182,8 +182,7 @@ class ChunkExecutor:
     def emergency_stop(self, now: float) -> Trajectory | None:
         """Latch the emergency stop and return the fastest stop that the limits allow.
 
-        Called again while that stop is in progress, it returns the rest of the stop. None when the
-        arm holds position.
+        Called again during that stop, it returns its rest. None when the arm holds position.
         """
         latched = self._supervisor.situation.latched
         now, sent = self._supervisor.advance(now)
@@ -300,9 +299,10 @@ class ChunkExecutor:
         return trajectory
 
     def on_policy_state(
-        self, following: bool, epoch: int, reason: str, now: float
+        self, following: bool, epoch: int, reason: str, now: float, chunks: int = 0
     ) -> Trajectory | None:
-        """Take whether the policy still works on the instruction of ``epoch``; stop if not."""
+        """Take whether the policy works on the instruction of ``epoch``; stop if not."""
+        self._policy.note_policy(epoch, chunks if following else 0)
         if following or (self._policy.last is not None and epoch < self._policy.last.epoch):
             return None
         # Also refuses a chunk of this instruction that is still being delivered.
@@ -322,8 +322,7 @@ class ChunkExecutor:
     ) -> Trajectory:
         """Follow a teleoperation command: joints (J,) at ``positions``, moving at ``velocities``.
 
-        The source keeps control over the policy until no command arrives for
-        ``budgets.teleop_age_s``.
+        The source keeps control until no command arrives for ``budgets.teleop_age_s``.
 
         Args:
             stamp: of the command [s].
@@ -344,6 +343,7 @@ class ChunkExecutor:
         if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused(PAUSED)
         self._supervisor.check_may_move(source)
+        self._supervisor.leaders[source].hear(now)
         until = now + self.contract.budgets.teleop_age_s
         try:
             start = self._guard.start(now)

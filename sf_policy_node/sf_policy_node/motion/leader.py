@@ -37,6 +37,16 @@ class LeaderWatch:
         """
         self._refused, self._until_released = reason, True
 
+    def hear(self, now: float) -> None:
+        """Take that a command was received at ``now`` [s], whether or not it can be followed.
+
+        A leader that was silent before counts as released.
+        """
+        silent = now - self._received > self._silent_s or now < self._received - self._silent_s
+        self._received = now
+        if silent:
+            self._refused, self._until_released, self._target = "", False, None
+
     def check(self, target: np.ndarray, commanded: np.ndarray, now: float) -> None:
         """Check that a command does not jump.
 
@@ -48,10 +58,7 @@ class LeaderWatch:
         Raises:
             MotionRefused: it jumped, or the leader must be released first.
         """
-        silent = now - self._received > self._silent_s or now < self._received - self._silent_s
-        self._received = now
-        if silent:
-            self._refused, self._until_released, self._target = "", False, None
+        self.hear(now)
         near = (np.abs(target - commanded) <= self._limits.step).all()
         if self._refused:
             if self._until_released or not near:

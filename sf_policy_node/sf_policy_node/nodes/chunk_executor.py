@@ -94,6 +94,7 @@ class ChunkExecutorNode(ManagedNode):
         self._latencies = Latencies()
         self._chunks_from = ""
         self._reported: tuple | None = None
+        self._is_policy_heard = False
         self._repeated = RepeatedReasons(_STATUS_S)
         self._output = make_output(self, contract, self._motion.workspace)
         self._controllers: list[ControllerWatch] = []
@@ -214,6 +215,9 @@ class ChunkExecutorNode(ManagedNode):
         try:
             if refusal := self._cannot_send():
                 raise ChunkRefused(refusal)
+            status = self._contract.topics.policy_status
+            if not self._is_policy_heard and self.count_publishers(status):
+                raise ChunkRefused("whether its instruction is new is not known before its status")
             trajectory = self._motion.on_chunk(chunk, self.now())
         except ChunkRefused as refusal:
             self.get_logger().warning(
@@ -234,12 +238,15 @@ class ChunkExecutorNode(ManagedNode):
     def _on_policy_status(self, message: PolicyStatus, info: dict) -> None:
         if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
             return  # another policy node, which may be idle
+        self._is_policy_heard = True
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
         reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(
             message.state, "the policy follows no instruction"
         )
         self._send(
-            self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now())
+            self._motion.on_policy_state(
+                following, message.epoch, f"stopped: {reason}", self.now(), message.chunks
+            )
         )
         self._report_change()
 

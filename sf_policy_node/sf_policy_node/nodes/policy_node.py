@@ -46,6 +46,7 @@ from sf_policy_node.session.status import PolicyState
 PolicyFactory = Callable[[str, Contract, str], ActionPolicy]  # checkpoint path, contract, device
 _HOUSEKEEPING_S = 0.1
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_ALONE_S = 2.0  # without an executor after this, the first instruction does not wait for one
 _REPORT_EVERY = 5  # runs of the housekeeping: the status is published at 2 Hz
 # Holds 0.1 s of a driver at 500 Hz, for a busy computer. All joint states before an image are
 # needed, not only the newest one.
@@ -137,6 +138,7 @@ class PolicyNode(ManagedNode):
         self._housekeepings, self._problem, self._problems = 0, "", ""
         self._unmatched = Unmatched(self, self.inputs)
         self._first_instruction, self._refused = "", 0
+        self._is_executor_active, self._active_since = False, 0.0
         self._opened: PolicySession | None = None
         self._status = self.publisher(PolicyStatus, contract.topics.policy_status, LATCHED)
         self._publish_status(PolicyState.LOADING)
@@ -223,6 +225,7 @@ class PolicyNode(ManagedNode):
         self.resources.callback(self.destroy_timer, timer)
 
     def start(self) -> None:
+        self._active_since = time.monotonic()
         if first := self.value("instruction"):
             self._first_instruction = validate_instruction(first)
         self.get_logger().info(f"active with {self._policy.policy_id} on {self._policy.device}")
@@ -295,6 +298,7 @@ class PolicyNode(ManagedNode):
             # HOLDING is not used: it may have been sent before the last chunk arrived there.
             self._session.note_not_followed()
         self._refused = message.chunks_refused
+        self._is_executor_active = message.state != ExecutorStatus.INACTIVE
         self._instructions.note_executor(message)
         current = self._session.run
         if current is not None and self._instructions.is_asked_for(current):
@@ -363,7 +367,7 @@ class PolicyNode(ManagedNode):
 
     def _housekeep(self) -> None:
         # Simulated time is 0 before its first message, and nothing can be timed then.
-        if self.running and self._first_instruction and self.now() > 0.0:
+        if self.running and self._first_instruction and self.now() > 0.0 and self._may_begin():
             first, self._first_instruction = self._first_instruction, ""
             self._follow(first)
         self._session.check_time()
@@ -375,6 +379,16 @@ class PolicyNode(ManagedNode):
         self._publish_status()
         if (current := self._session.run) is not None:
             self._action.report(current, self.now(), self._progress())
+
+    def _may_begin(self) -> bool:
+        """Return whether the first instruction may begin: no executor is coming up.
+
+        One that was activated later would ask for the instruction again.
+        """
+        if self._is_executor_active:
+            return True
+        is_alone = not self.count_publishers(self._contract.topics.executor_status)
+        return is_alone and time.monotonic() - self._active_since > _ALONE_S
 
     def _look_around(self) -> None:
         self._unmatched.look()

@@ -69,6 +69,7 @@ class ChunkFollower:
         """Whether the arm was stationary when the motion of the last chunk began."""
         self._block: Block | None = None
         self._known_epoch: int | None = None  # the highest that a chunk or the policy has reported
+        self._unknown_is_blocked = ""  # why, while no epoch is known; empty: it is not
         self._step_times = np.zeros(0)
 
     def check(self, chunk: Chunk, now: float) -> None:
@@ -142,14 +143,28 @@ class ChunkFollower:
             reason: what a refused chunk's :class:`ChunkRefused` says.
             epoch: an epoch that the policy has reported, which counts as known.
 
-        The next chunk that is executed lifts the block. Without any known epoch nothing is blocked.
+        The next chunk that is executed lifts the block. Without any known epoch the instruction of
+        :meth:`note_policy` is blocked.
         """
         if epoch is not None:
             self._note_epoch(epoch)
         if self._known_epoch is not None:
             self._block = Block(self._known_epoch, reason)
+        else:
+            self._unknown_is_blocked = reason
+
+    def note_policy(self, epoch: int, chunks: int) -> None:
+        """Take that the policy works on the instruction of ``epoch`` and has sent ``chunks``.
+
+        If this is the first that is known of the policy and it has sent chunks, its instruction
+        began before: this executor was restarted meanwhile.
+        """
+        if self._unknown_is_blocked and chunks:
+            self.block(self._unknown_is_blocked, epoch)
+        self._unknown_is_blocked = ""
 
     def _note_epoch(self, epoch: int) -> None:
+        self._unknown_is_blocked = ""
         self._known_epoch = epoch if self._known_epoch is None else max(self._known_epoch, epoch)
 
     def end_motion(self, end: float) -> None:
