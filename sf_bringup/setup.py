@@ -42,6 +42,7 @@ setup(
             "doctor = sf_bringup.programs:doctor",
             "say = sf_bringup.programs:say",
             "home = sf_bringup.programs:home",
+            "emergency_stop = sf_bringup.programs:emergency_stop",
             "demo = sf_bringup.programs:demo",
             "evaluate_over_ros = sf_bringup.programs:evaluate_over_ros",
         ]

@@ -19,7 +19,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.task import Future
 from sensor_msgs.msg import Image
-from std_srvs.srv import SetBool
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
 
 from sf_msgs.action import GoHome, RunInstruction
 from sf_msgs.msg import ExecutorStatus, ObjectState, PolicyStatus, TaskState
@@ -30,6 +31,8 @@ from sf_policy_node.perception.images import decode_image
 ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
 # s of simulated time after a reset, when images and joint states from before it are too old to use.
 _SETTLE_S = 0.4
+# Latched, so that an executor that discovers the button late also receives its state.
+_BUTTON = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _PASS_S = 60.0  # wall time allowed for a wait in simulated time, long enough for a busy machine
 
 
@@ -65,6 +68,7 @@ class ArmClient:
         self.executor: ExecutorStatus | None = None
         self._images: dict[str, Image] = {}
         self._camera_names = contract.camera_names
+        self._emergency_stop = contract.topics.emergency_stop
         self._alive, self._hint = alive, hint
         self._context = rclpy.Context()
         # The command line belongs to the program: `robot:=` would be taken for a remapping.
@@ -221,6 +225,38 @@ class ArmClient:
         )
         if not answer.success:
             raise ArmClientError(f"policy_node/pause: {answer.message}")
+
+    def press(self, pressed: bool) -> None:
+        """Press or release the emergency stop, once the executor subscribes to it.
+
+        The node of this client counts as one button; buttons of programs that have ended are
+        released with it.
+
+        Raises:
+            ArmClientError: no executor subscribes.
+        """
+        button = self._node.create_publisher(Bool, self._emergency_stop, _BUTTON)
+        self.wait_until(
+            button.get_subscription_count, ANSWER_S, f"nobody listened on {self._emergency_stop}"
+        )
+        button.publish(Bool(data=pressed))
+
+    def reset_emergency_stop(self) -> str:
+        """Reset the latched emergency stop and return the executor's answer.
+
+        Raises:
+            ArmClientError: it refuses, with the reason, or does not answer.
+        """
+        name = "chunk_executor/reset_emergency_stop"
+        client: Client = self._node.create_client(Trigger, name)
+        try:
+            self.wait_until(client.service_is_ready, ANSWER_S, f"{name} did not answer")
+            answer = self._answer(client.call_async(Trigger.Request()), name)
+        finally:
+            client.destroy()
+        if not answer.success:
+            raise ArmClientError(answer.message)
+        return answer.message
 
     def finish(self, handle: ClientGoalHandle, *, cancel: bool = True) -> RunInstruction.Result:
         """Return the result, after cancelling the goal when it still runs."""

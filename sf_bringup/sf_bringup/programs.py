@@ -44,6 +44,11 @@ def home() -> int | None:
     return start("sf_bringup.home")
 
 
+def emergency_stop() -> int | None:
+    """Press or reset the emergency stop of a running graph."""
+    return start("sf_bringup.emergency_stop")
+
+
 def demo() -> int | None:
     """Send five instructions to the simulated arm."""
     return start("sf_bringup.demo")
