@@ -6,6 +6,7 @@ encodes it (``image_codec: h264``), and JPEG for comparison.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -103,4 +104,5 @@ def simulated() -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="bench.image_codecs", description=__doc__).parse_args()
     main()
