@@ -154,9 +154,7 @@ def test_sharded_processes_give_the_checkpoint_of_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("nano", ('head="flow"',)), ("smolvlm", ("fsdp=true",))],
-    ids=["nano", "sharded"],
+    ("name", "words"), [("pi0", ()), ("smolvlm", ("fsdp=true",))], ids=["pi0", "sharded"]
 )
 def test_training_in_bfloat16_is_close_to_float32(tmp_path, name, words):
     exact, _ = train(tmp_path / "exact", name)

@@ -65,7 +65,8 @@ def test_it_is_linted_trained_from_and_exported(old, tmp_path, capsys):
     assert main_of(train, "--data", old, "--out", out, *options, "--teacher", "none") == 0
     assert load_contract(out / "contract.yaml").schema_version == 2
     assert Policy.load(out, contract=CONTRACT, device="cpu").policy_id.startswith("policy@")
-    assert main_of(lerobot, "export", old, "--out", tmp_path / "set") == 0, capsys.readouterr().err
+    words = ("export", old, "--out", tmp_path / "set", "--action", "measured")
+    assert main_of(lerobot, *words) == 0, capsys.readouterr().err
     written = tmp_path / "set" / SOURCES / "contract.yaml"
     assert yaml.safe_load(written.read_text())["schema_version"] == 2
 
