@@ -191,9 +191,10 @@ def test_twenty_episodes_in_two_terminals_with_drops_and_a_kill(ros_domain, tmp_
                 *("replay", recorded[0][0], "--speed", 1.0, "--approach", 0.3, "--yes"),
                 *("--report", tmp_path / "replay.json"),
             )
-            if again.returncode == 0 or "the load of this computer" not in again.stdout + again.stderr:
+            output = again.stdout + again.stderr
+            if again.returncode == 0 or "the load of this computer" not in output:
                 break  # else joint states were late, and the operator starts it again
-        assert again.returncode == 0, again.stdout + again.stderr
+        assert again.returncode == 0, output
         assert json.loads((tmp_path / "replay.json").read_text())
         operator.recorder.press("q")
         assert operator.recorder.wait_for_exit() == 0
