@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from sf_msgs.msg import ControlSource, ExecutorStatus, PolicyStatus
+from sf_policy_node.nodes import chunk_executor
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import to_stamp
 
@@ -100,6 +101,15 @@ def test_the_arm_stops_as_soon_as_the_policy_reports_its_end(executor):
         ),
         "the hold, and its reason",
     )
+
+
+def test_chunks_of_a_relay_are_followed_once_the_policy_is_heard(executor, monkeypatch):
+    """The relay and the policy are two processes; a restarted executor hears the relay first."""
+    monkeypatch.setattr(chunk_executor, "same_process", lambda *_: False)
+    policy = executor.graph.publisher(PolicyStatus, TOPICS.policy_status)
+    executor.send(FAST)
+    policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, epoch=1, chunks=5))
+    executor.move(FAST)
 
 
 def test_diagnostics_report_the_executor_in_one_sentence(executor):

@@ -236,9 +236,9 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
 
     def _on_policy_status(self, message: PolicyStatus, info: dict) -> None:
-        if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
-            return  # another policy node, which may be idle
         self._is_policy_heard = True
+        if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
+            return  # another policy node, which may be idle, or chunks come through a relay
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
         reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(
             message.state, "the policy follows no instruction"
