@@ -99,6 +99,9 @@ def test_an_instruction_ends_if_all_its_chunks_are_refused(policy):
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=7))
     policy.until(lambda: len(policy.chunks) > 3, "more chunks")
     executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=8))
+    before = len(policy.chunks)
+    policy.until(lambda: len(policy.chunks) > before, "a chunk: that one was on its way before")
+    executor.publish(ExecutorStatus(state=ExecutorStatus.HOLDING, reason=reason, chunks_refused=9))
     result = policy.result(handle).result
     assert (
         result.termination_reason == RunInstruction.Result.STOPPED

@@ -237,9 +237,10 @@ class ChunkExecutorNode(ManagedNode):
 
     def _on_policy_status(self, message: PolicyStatus, info: dict) -> None:
         self._is_policy_heard = True
-        if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
-            return  # another policy node, which may be idle, or chunks come through a relay
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
+        other = self._chunks_from and not same_process(publisher_of(info), self._chunks_from)
+        if other and not following:
+            return  # another policy node, which may be idle; else chunks may come through a relay
         reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(
             message.state, "the policy follows no instruction"
         )

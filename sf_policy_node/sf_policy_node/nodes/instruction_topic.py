@@ -17,6 +17,7 @@ from sf_policy_node.session.instruction_repeats import InstructionRepeats, Repet
 from sf_policy_node.session.instruction_run import InstructionRun
 
 _FOLLOWING = (ExecutorStatus.EXECUTING, ExecutorStatus.SHADOW)
+_OF_RUN_BEFORE = 1  # chunks of the instruction before that may be on their way at a start
 
 
 class InstructionTopic:
@@ -62,7 +63,8 @@ class InstructionTopic:
         status = self._executor
         if status is None or run is not self._seen or NEEDS_INSTRUCTION not in status.reason:
             return False
-        return status.epoch == run.epoch or status.chunks_refused > self._refused_before
+        refused = status.chunks_refused - self._refused_before
+        return status.epoch == run.epoch or refused > _OF_RUN_BEFORE
 
     @property
     def executor_reason(self) -> str:
