@@ -16,7 +16,6 @@ from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from sf_msgs.msg import ControlSource, ExecutorStatus, PolicyStatus
-from sf_policy_node.nodes import chunk_executor
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import to_stamp
 
@@ -101,15 +100,6 @@ def test_the_arm_stops_as_soon_as_the_policy_reports_its_end(executor):
         ),
         "the hold, and its reason",
     )
-
-
-def test_chunks_that_come_through_a_relay_are_followed(executor, monkeypatch):
-    """They come from another process than the policy's status; the relay may be heard first."""
-    monkeypatch.setattr(chunk_executor, "same_process", lambda *_: False)
-    policy = executor.graph.publisher(PolicyStatus, TOPICS.policy_status)
-    executor.send(FAST)
-    policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, epoch=1))
-    executor.move(FAST)
 
 
 def test_diagnostics_report_the_executor_in_one_sentence(executor):

@@ -203,20 +203,17 @@ def test_a_withdrawn_chunk_does_not_change_the_counts(bench):
 
 def test_a_restarted_executor_does_not_follow_an_instruction_from_before(bench):
     """It moved the arm by itself: the policy went on predicting while the executor was away."""
-    bench.executor.on_policy_state(True, 3, "", bench.now, chunks=12)
-    with pytest.raises(ChunkRefused, match="activated after its instruction began; give an instr"):
-        bench.send(bench.chunk(FORWARD, epoch=3))
-    assert bench.send(bench.chunk(FORWARD, epoch=4)) is not None
+    for sequence in (12, 13):
+        with pytest.raises(ChunkRefused, match="activated after its instruction began; give an i"):
+            bench.send(bench.chunk(FORWARD, epoch=3, sequence=sequence))
+    assert bench.send(bench.chunk(FORWARD, epoch=4, sequence=1)) is not None
 
 
-@pytest.mark.parametrize(("following", "chunks"), [(False, 12), (True, 0)])
-def test_an_instruction_that_begins_after_the_executor_is_followed(bench, following, chunks):
-    bench.executor.on_policy_state(following, 3, "stopped", bench.now, chunks)
-    epoch = 3 if following else 4
-    assert bench.send(bench.chunk(FORWARD, epoch=epoch)) is not None
-    bench.executor.on_policy_state(True, epoch, "", bench.now, chunks + 1)
+def test_an_instruction_whose_first_chunks_are_lost_is_followed(bench):
+    """They may be, while two nodes discover each other."""
+    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=3)) is not None
     bench.run(0.1)
-    assert bench.send(bench.chunk(FORWARD, epoch=epoch)) is not None
+    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=4)) is not None
 
 
 def test_an_executor_that_loses_its_controller_before_any_chunk_follows_the_next_instruction(bench):

@@ -299,10 +299,9 @@ class ChunkExecutor:
         return trajectory
 
     def on_policy_state(
-        self, following: bool, epoch: int, reason: str, now: float, chunks: int = 0
+        self, following: bool, epoch: int, reason: str, now: float
     ) -> Trajectory | None:
         """Take whether the policy works on the instruction of ``epoch``; stop if not."""
-        self._policy.note_policy(epoch, chunks if following else 0)
         if following or (self._policy.last is not None and epoch < self._policy.last.epoch):
             return None
         # Also refuses a chunk of this instruction that is still being delivered.

@@ -94,7 +94,6 @@ class ChunkExecutorNode(ManagedNode):
         self._latencies = Latencies()
         self._chunks_from = ""
         self._reported: tuple | None = None
-        self._is_policy_heard = False
         self._repeated = RepeatedReasons(_STATUS_S)
         self._output = make_output(self, contract, self._motion.workspace)
         self._controllers: list[ControllerWatch] = []
@@ -215,9 +214,6 @@ class ChunkExecutorNode(ManagedNode):
         try:
             if refusal := self._cannot_send():
                 raise ChunkRefused(refusal)
-            status = self._contract.topics.policy_status
-            if not self._is_policy_heard and self.count_publishers(status):
-                raise ChunkRefused("whether its instruction is new is not known before its status")
             trajectory = self._motion.on_chunk(chunk, self.now())
         except ChunkRefused as refusal:
             self.get_logger().warning(
@@ -236,18 +232,14 @@ class ChunkExecutorNode(ManagedNode):
         self._report_change()
 
     def _on_policy_status(self, message: PolicyStatus, info: dict) -> None:
-        self._is_policy_heard = True
+        if self._chunks_from and not same_process(publisher_of(info), self._chunks_from):
+            return  # another policy node, which may be idle
         following = message.state in (PolicyStatus.RUNNING, PolicyStatus.WAITING)
-        other = self._chunks_from and not same_process(publisher_of(info), self._chunks_from)
-        if other and not following:
-            return  # another policy node, which may be idle; else chunks may come through a relay
         reason = message.reason or {PolicyStatus.PAUSED: "the policy is paused"}.get(
             message.state, "the policy follows no instruction"
         )
         self._send(
-            self._motion.on_policy_state(
-                following, message.epoch, f"stopped: {reason}", self.now(), message.chunks
-            )
+            self._motion.on_policy_state(following, message.epoch, f"stopped: {reason}", self.now())
         )
         self._report_change()
 

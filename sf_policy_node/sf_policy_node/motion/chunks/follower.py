@@ -22,6 +22,10 @@ from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.status import StatusLog
 from sf_policy_node.motion.types import Chunk, Join, Trajectory
 
+# An instruction whose first chunk that arrives has a higher number began before this executor was
+# there. The first ones may be lost while two nodes discover each other.
+_FIRST_CHUNKS = 3
+
 
 @dataclass(frozen=True)
 class Block:
@@ -78,6 +82,8 @@ class ChunkFollower:
         Raises:
             ChunkRefused: with the first reason against it.
         """
+        if self._unknown_is_blocked and chunk.sequence > _FIRST_CHUNKS:
+            self.block(self._unknown_is_blocked, chunk.epoch)  # this executor was restarted
         if self._block is not None and self._block.covers(chunk.epoch):
             self._note_epoch(chunk.epoch)
             raise ChunkRefused(self._block.reason)
@@ -143,8 +149,8 @@ class ChunkFollower:
             reason: what a refused chunk's :class:`ChunkRefused` says.
             epoch: an epoch that the policy has reported, which counts as known.
 
-        The next chunk that is executed lifts the block. Without any known epoch the instruction of
-        :meth:`note_policy` is blocked.
+        The next chunk that is executed lifts the block. Without any known epoch that of the first
+        chunk is blocked, unless it is one of the first of its instruction.
         """
         if epoch is not None:
             self._note_epoch(epoch)
@@ -152,16 +158,6 @@ class ChunkFollower:
             self._block = Block(self._known_epoch, reason)
         else:
             self._unknown_is_blocked = reason
-
-    def note_policy(self, epoch: int, chunks: int) -> None:
-        """Take that the policy works on the instruction of ``epoch`` and has sent ``chunks``.
-
-        If this is the first that is known of the policy and it has sent chunks, its instruction
-        began before: this executor was restarted meanwhile.
-        """
-        if self._unknown_is_blocked and chunks:
-            self.block(self._unknown_is_blocked, epoch)
-        self._unknown_is_blocked = ""
 
     def _note_epoch(self, epoch: int) -> None:
         self._unknown_is_blocked = ""
