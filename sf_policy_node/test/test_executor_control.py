@@ -211,9 +211,9 @@ def test_a_restarted_executor_does_not_follow_an_instruction_from_before(bench):
 
 def test_an_instruction_whose_first_chunks_are_lost_is_followed(bench):
     """They may be, while two nodes discover each other."""
-    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=3)) is not None
+    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=6)) is not None
     bench.run(0.1)
-    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=4)) is not None
+    assert bench.send(bench.chunk(FORWARD, epoch=3, sequence=7)) is not None
 
 
 def test_an_executor_that_loses_its_controller_before_any_chunk_follows_the_next_instruction(bench):

@@ -32,6 +32,7 @@ PATIENCE_S = 60.0  # wall time for an action that takes a second
 MOVING = 0.15  # share of a joint's speed limit from which the arm counts as moving
 _SETTLE_S = 0.5  # after a reset: images from before are then outside every budget
 _RELEASES = 10  # attempts to release the emergency stop
+_AGAIN_S = 5.0  # wall time after which an instruction is repeated
 HEARTBEAT_S = 0.6  # how long a button with a heartbeat may be silent
 _BEATS = 6  # messages in this time
 _JOINED_S = 0.15  # from a command of another node until the motion towards it is judged
@@ -122,9 +123,21 @@ class FaultyArm(ArmClient):
         self._instructions.publish(String(data=instruction))
 
     def instruct_and_wait_for_motion(self, instruction: str) -> None:
-        """Publish an instruction and wait until the arm moves."""
-        self.instruct(instruction)
-        self.until(self._is_moving, f"the arm did not move after {instruction!r}")
+        """Publish an instruction until the arm moves.
+
+        It is repeated as a person does: a restarted executor asks for it again, and the policy
+        ignores the text of an instruction in force.
+        """
+        due = 0.0
+
+        def moves() -> bool:
+            nonlocal due
+            if time.monotonic() > due:
+                due = time.monotonic() + _AGAIN_S
+                self.instruct(instruction)
+            return self._is_moving()
+
+        self.until(moves, f"the arm did not move after {instruction!r}")
 
     def stop_instruction(self) -> None:
         """Withdraw the instruction."""

@@ -23,8 +23,9 @@ from sf_policy_node.motion.status import StatusLog
 from sf_policy_node.motion.types import Chunk, Join, Trajectory
 
 # An instruction whose first chunk that arrives has a higher number began before this executor was
-# there. The first ones may be lost while two nodes discover each other.
-_FIRST_CHUNKS = 3
+# there. The first ones may be lost while two nodes discover each other: 1 s in a busy graph. A
+# process takes longer than these to be started again.
+_FIRST_CHUNKS = 6
 
 
 @dataclass(frozen=True)
