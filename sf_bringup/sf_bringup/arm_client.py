@@ -4,6 +4,7 @@ states. Calls block until they are answered.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,10 +23,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
+from sf_bringup.graph import find_robot
 from sf_msgs.action import GoHome, RunInstruction
 from sf_msgs.msg import ExecutorStatus, ObjectState, PolicyStatus, TaskState
 from sf_msgs.srv import ResetScene
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, load_contract
 from sf_policy_node.perception.images import decode_image
 
 ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
@@ -34,6 +36,19 @@ _SETTLE_S = 0.4
 # Latched, so that an executor that discovers the button late also receives its state.
 _BUTTON = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _PASS_S = 60.0  # wall time allowed for a wait in simulated time, long enough for a busy machine
+
+
+def client_of(robot: str, namespace: str) -> ArmClient:
+    """Return a client of the running graph of ``robot``, a name or the path of its contract.
+
+    Args:
+        namespace: of the arm's nodes; empty: that of the environment.
+
+    Raises:
+        GraphError, ContractError: the robot is not found, or its contract is wrong.
+    """
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    return ArmClient(load_contract(find_robot(robot)), namespace=namespace or None)
 
 
 class ArmClientError(RuntimeError):
@@ -67,8 +82,7 @@ class ArmClient:
         self.policy: PolicyStatus | None = None
         self.executor: ExecutorStatus | None = None
         self._images: dict[str, Image] = {}
-        self._camera_names = contract.camera_names
-        self._emergency_stop = contract.topics.emergency_stop
+        self.contract = contract
         self._alive, self._hint = alive, hint
         self._context = rclpy.Context()
         # The command line belongs to the program: `robot:=` would be taken for a remapping.
@@ -235,9 +249,11 @@ class ArmClient:
         Raises:
             ArmClientError: no executor subscribes.
         """
-        button = self._node.create_publisher(Bool, self._emergency_stop, _BUTTON)
+        button = self._node.create_publisher(Bool, self.contract.topics.emergency_stop, _BUTTON)
         self.wait_until(
-            button.get_subscription_count, ANSWER_S, f"nobody listened on {self._emergency_stop}"
+            button.get_subscription_count,
+            ANSWER_S,
+            f"nobody listened on {self.contract.topics.emergency_stop}",
         )
         button.publish(Bool(data=pressed))
 
@@ -293,7 +309,7 @@ class ArmClient:
 
     def newest_images(self) -> list[np.ndarray | None]:
         """Return the newest image of every camera, in the contract's order."""
-        return [self.image(name) for name in self._camera_names]
+        return [self.image(name) for name in self.contract.camera_names]
 
     @property
     def simulated_time(self) -> float:

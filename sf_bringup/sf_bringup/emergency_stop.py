@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from typing import Annotated, Literal
 import tyro
 
 from sf_bringup.arguments import SIM_ROBOT, GraphError
-from sf_bringup.arm_client import ArmClient, ArmClientError
-from sf_bringup.graph import find_robot
+from sf_bringup.arm_client import ArmClient, ArmClientError, client_of
 from sf_bringup.running_graph import ros_words
 from sf_msgs.msg import ExecutorStatus
-from sf_policy_node.contract import Contract, ContractError, load_contract
+from sf_policy_node.contract import ContractError
 
 _FIND_S = 10.0
 _RELEASED_S = 2.0  # the service may overtake the message that releases
@@ -46,15 +44,13 @@ def main() -> int:
         description=Arguments.__doc__,
         prog="emergency_stop",
     )
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        contract = load_contract(find_robot(arguments.robot))
-        client = ArmClient(contract, namespace=arguments.namespace or None)
+        client = client_of(arguments.robot, arguments.namespace)
     except (GraphError, ContractError) as error:
         print(f"emergency_stop: {error}", file=sys.stderr)
         return 1
     try:
-        print(press(client) if arguments.action == "press" else reset(client, contract))
+        print(press(client) if arguments.action == "press" else reset(client))
     except ArmClientError as error:
         print(f"emergency_stop: {error}", file=sys.stderr)
         return 1
@@ -82,14 +78,14 @@ def press(client: ArmClient) -> str:
     return "stopped and latched; to allow motion again: emergency_stop reset"
 
 
-def reset(client: ArmClient, contract: Contract) -> str:
+def reset(client: ArmClient) -> str:
     """Reset the latch; return the executor's answer.
 
     Raises:
         ArmClientError: there is no executor, or a button is pressed.
     """
     client.wait_for_executor(_FIND_S)
-    if contract.budgets.emergency_stop_age_s is None:
+    if client.contract.budgets.emergency_stop_age_s is None:
         client.press(False)
     # With a heartbeat this program would be a button that falls silent.
     end = time.monotonic() + _RELEASED_S

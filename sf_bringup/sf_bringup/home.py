@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,10 +10,9 @@ import tyro
 from rich.console import Console
 
 from sf_bringup.arguments import SIM_ROBOT, GraphError
-from sf_bringup.arm_client import ArmClient, ArmClientError
-from sf_bringup.graph import find_robot
+from sf_bringup.arm_client import ArmClient, ArmClientError, client_of
 from sf_bringup.running_graph import ros_words
-from sf_policy_node.contract import ContractError, load_contract
+from sf_policy_node.contract import ContractError
 
 _FIND_S = 10.0
 
@@ -38,11 +36,8 @@ def main() -> int:
     arguments = tyro.cli(
         Arguments, args=ros_words(sys.argv[1:]), description=Arguments.__doc__, prog="home"
     )
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        client = ArmClient(
-            load_contract(find_robot(arguments.robot)), namespace=arguments.namespace or None
-        )
+        client = client_of(arguments.robot, arguments.namespace)
     except (GraphError, ContractError) as error:
         print(f"home: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,11 +12,10 @@ import tyro
 from rich.console import Console
 
 from sf_bringup.arguments import SIM_ROBOT, GraphError
-from sf_bringup.arm_client import ArmClient, ArmClientError
+from sf_bringup.arm_client import ArmClient, ArmClientError, client_of
 from sf_bringup.episodes import REASONS
-from sf_bringup.graph import find_robot
 from sf_msgs.action import RunInstruction
-from sf_policy_node.contract import ContractError, load_contract
+from sf_policy_node.contract import ContractError
 
 _FIND_S = 10.0
 
@@ -46,11 +44,8 @@ def main() -> int:
         tyro.cli(Arguments, prog="python3 -m sf_bringup.say", description=Arguments.__doc__),
         Console(highlight=False),
     )
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        client = ArmClient(
-            load_contract(find_robot(arguments.robot)), namespace=arguments.namespace or None
-        )
+        client = client_of(arguments.robot, arguments.namespace)
     except (GraphError, ContractError) as error:
         print(f"say: {error}", file=sys.stderr)
         return 1
