@@ -35,6 +35,8 @@ ANSWER_S = 10.0  # longest wait for the answer of a service or an action server
 _SETTLE_S = 0.4
 # Latched, so that an executor that discovers the button late also receives its state.
 _BUTTON = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# By the number of ``RunInstruction.Result.termination_reason``, where it has no message.
+REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "refused", "error")
 _PASS_S = 60.0  # wall time allowed for a wait in simulated time, long enough for a busy machine
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from sf_bringup.arm_client import ArmClient
+from sf_bringup.arm_client import REASONS, ArmClient
 from sf_msgs.msg import ExecutorStatus
 from sf_training.simulation.rollout import EPISODE_SECONDS
 
@@ -16,7 +16,6 @@ BRAKING_SECONDS = 0.4  # simulated time in which any arm stops from its maximum 
 LATENCY_NOTE = (
     "p50, p95: camera stamp to published chunk, on the simulated clock, which ticks every 10 ms"
 )
-REASONS = ("timeout", "cancelled", "replaced", "stopped", "no observation", "refused", "error")
 
 
 @dataclass(frozen=True)

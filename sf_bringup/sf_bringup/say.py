@@ -12,8 +12,7 @@ import tyro
 from rich.console import Console
 
 from sf_bringup.arguments import SIM_ROBOT, GraphError
-from sf_bringup.arm_client import ArmClient, ArmClientError, client_of
-from sf_bringup.episodes import REASONS
+from sf_bringup.arm_client import REASONS, ArmClient, ArmClientError, client_of
 from sf_msgs.action import RunInstruction
 from sf_policy_node.contract import ContractError
 

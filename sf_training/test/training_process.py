@@ -1,12 +1,11 @@
 """Run a training in a separate process on synthetic data, for tests of processes and kills.
 
-``python training_process.py OUT NAME STEPS [key=value ...]`` prints one JSON line of losses for
-each step. Keys are settings; ``validates``: between the steps; ``loop``: with the training loop, up
-to the checkpoint in OUT/out.
+It prints one JSON line of losses for each step.
 """
 
 import json
-import sys
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -104,9 +103,19 @@ def make_run(name: str, folder: Path, steps: int, accelerator=None, **changes) -
 
 
 def main(out: Path, name: str, steps: int, *words: str) -> None:
+    """Train in ``out``.
+
+    Args:
+        name: of the student.
+        words: ``key=value`` with settings, or with ``validates``: between the steps;
+            ``seconds_per_step``; ``loop``: with the training loop, up to the checkpoint in
+            ``out/out``; ``largest_file``: longer ones cannot be written.
+    """
     changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in words)}
     slowly, validates = changes.pop("seconds_per_step", 0.0), changes.pop("validates", False)
     with_loop = changes.pop("loop", False)
+    if "largest_file" in changes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (changes.pop("largest_file"),) * 2)
     run = make_run(name, out, steps, **changes)
     if with_loop:
         TrainingLoop(
@@ -141,5 +150,14 @@ def main(out: Path, name: str, steps: int, *words: str) -> None:
     run.accelerator.end_training()
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+def run_forked(folder: Path, rank: int, variables: dict[str, str], *words: object) -> None:
+    """Run :func:`main` in a forked process, with its output in files of ``folder``.
+
+    Args:
+        variables: environment of a process among several, as torchrun sets it.
+    """
+    for number, ending in ((1, "out"), (2, "err")):
+        with open(folder / f"{rank}.{ending}", "w") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.update(variables)
+    main(folder, *words)
