@@ -141,7 +141,7 @@ def test_seven_joints_keep_their_posture_when_the_tool_moves_in_circles():
         kinematics, joints = Kinematics(seven_joints()), home.copy()
         start = kinematics.forward(home)
         if not term:
-            kinematics._rest = None
+            kinematics._rest = np.zeros(0)
         for angle in np.linspace(0.0, 12.0 * np.pi, 240)[1:]:
             away = 0.08 * np.array([np.sin(angle), np.cos(angle) - 1.0, 0.5 * np.sin(angle)])
             target = ToolPose(start.position + away, start.rotation)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import Contract, ContractError
 from sf_policy_node.motion.arm.chain import check_chain, for_pinocchio
+from sf_policy_node.motion.arm.inverse_kinematics import REACHED, follow, jacobians
 from sf_policy_node.motion.arm.tool_chain import ToolChain
 
-_MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
-_MAX_ITERATIONS = 60
 _POSE = 6  # degrees of freedom of a pose
-_POSTURE_GAIN = 0.2  # share of the distance to the rest posture that each solution moves ...
-_POSTURE_MOST = 0.02  # ... and the largest such motion of a joint [rad or m]
-_CLOSE = 5e-5  # m, and ten times as many rad: errors below this end the iteration
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,8 @@ class InverseSolution:
 
     @property
     def reached(self) -> bool:
-        """Whether the error is below 1 mm and 0.01 rad."""
-        return self.position_error < 1e-3 and self.rotation_error < 1e-2
+        """Whether the errors are below 1 mm and 0.01 rad."""
+        return self.position_error < REACHED[0] and self.rotation_error < REACHED[1]
 
 
 class Kinematics:
@@ -84,7 +78,7 @@ class Kinematics:
         self._lower = np.array([joint.lower for joint in spec.joints])
         self._upper = np.array([joint.upper for joint in spec.joints])
         rest = 0.5 * (self._lower + self._upper) if spec.home is None else np.array(spec.home)
-        self._rest = rest if len(spec.joints) > _POSE else None
+        self._rest = rest if len(spec.joints) > _POSE else np.zeros(0)
         base = self._model.frames[self._base]
         self._from_base = base.placement.copy()
         self._to_base = self._from_base.inverse()
@@ -132,57 +126,47 @@ class Kinematics:
 
         They are large near a singularity.
         """
-        jacobians = np.empty((len(positions), 6, len(self._columns)))
         # In the tool's own frame: a rotation changes no singular value.
-        for n, joints in enumerate(positions):
-            jacobians[n] = pinocchio.computeFrameJacobian(
-                self._model, self._data, self._ordered(joints), self._tool
-            )[:, self._columns]
-        values = np.linalg.svd(jacobians, compute_uv=False)
+        of_tool = jacobians(self._chain.chain, np.ascontiguousarray(positions, dtype=float))
+        values = np.linalg.svd(of_tool, compute_uv=False)
         return values[:, 0] / np.maximum(values[:, -1], 1e-9)
 
     def inverse(self, target: ToolPose, seed: np.ndarray) -> InverseSolution:
         """Return joint positions that move the tool to ``target``, by damped least squares.
 
-        They are always inside the limits; check ``reached``. Each step is
-        dq = J^T (J J^T + d I)^-1 e: dq (A,) the change of the joints, J (6, A) the Jacobian in the
-        tool's frame, e (6,) the error of the pose (log of SE(3)) [m, rad], d the damping. With more
-        than six joints the first step adds (I - J^+ J) p, with p (A,) towards the rest posture,
-        which keeps the posture from drifting. A target that is reached already changes nothing.
-
-        Source: Buss, "Introduction to Inverse Kinematics with Jacobian Transpose, Pseudoinverse and
-        Damped Least Squares Methods", 2004, there also the null space method.
+        They are always inside the limits; check ``reached``. A target that is reached already
+        changes nothing.
 
         Args:
             seed: (A,) joints from which the iteration starts.
         """
-        q = np.minimum(np.maximum(np.asarray(seed, dtype=float), self._lower), self._upper)
-        goal = self._from_base.act(pinocchio.SE3(target.rotation, target.position))
-        for iteration in range(_MAX_ITERATIONS + 1):
-            error = pinocchio.log6(self._placement(q).actInv(goal)).vector
-            distance, angle = math.sqrt(error[:3] @ error[:3]), math.sqrt(error[3:] @ error[3:])
-            if (distance < _CLOSE and angle < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
-                break
-            jacobian = pinocchio.computeFrameJacobian(
-                self._model, self._data, self._ordered(q), self._tool
-            )
-            if not self._in_order:
-                jacobian = jacobian[:, self._columns]
-            jacobian = np.ascontiguousarray(jacobian)
-            # Damping decreases with the error: stable near singularities, fast at the end.
-            damping = 1e-6 + 1e-2 * (distance * distance + angle * angle)
-            if iteration == 0 and self._rest is not None:
-                posture = _posture_step(self._rest - q)
-                step = posture + _damped_least_squares(
-                    jacobian, error - jacobian @ posture, damping
-                )
-            else:
-                step = _damped_least_squares(jacobian, error, damping)
-            furthest = max(float(step.max()), -float(step.min()))
-            if furthest > _MAX_STEP:
-                step *= _MAX_STEP / furthest
-            q = np.minimum(np.maximum(q + step, self._lower), self._upper)
-        return InverseSolution(q, distance, angle)
+        found, errors = self.follow(target.position[None], target.rotation[None], seed)
+        return InverseSolution(found[-1], *errors[-1].tolist())
+
+    def follow(
+        self, positions: np.ndarray, rotations: np.ndarray, seed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return joint positions (R, A) that move the tool along poses, and errors (R, 2).
+
+        R counts the poses up to the first that is not reached, with it. See
+        :mod:`sf_policy_node.motion.arm.inverse_kinematics`.
+
+        Args:
+            positions: (N, 3) of the tool in the base frame [m].
+            rotations: (N, 3, 3).
+            seed: (A,) joints from which the first iteration starts.
+        """
+        turn = self._from_base.rotation
+        found, errors, count = follow(
+            self._chain.chain,
+            np.ascontiguousarray(turn @ rotations),
+            np.ascontiguousarray(positions @ turn.T + self._from_base.translation),
+            self._lower,
+            self._upper,
+            self._rest,
+            np.array(seed, dtype=float),
+        )
+        return found[:count], errors[:count]
 
     def _ordered(self, positions: np.ndarray) -> np.ndarray:
         if self._in_order:
@@ -195,12 +179,6 @@ class Kinematics:
         """Return the tool's pose in the frame of the URDF's root. Valid until the next call."""
         pinocchio.forwardKinematics(self._model, self._data, self._ordered(positions))
         return pinocchio.updateFramePlacement(self._model, self._data, self._tool)
-
-
-def _posture_step(distance: np.ndarray) -> np.ndarray:
-    """Return the step (J,) towards the rest posture, ``distance`` (J,) away, before projection."""
-    step = _POSTURE_GAIN * distance
-    return step * min(1.0, _POSTURE_MOST / max(float(np.abs(step).max()), 1e-12))
 
 
 def _frame(model: pinocchio.Model, name: str) -> int:
@@ -230,34 +208,3 @@ def _fixed_links(model: pinocchio.Model, base_frame: str) -> dict[str, pinocchio
         if frame.type == pinocchio.FrameType.BODY and frame.parentJoint == base.parentJoint
     )
     return {frame.name: base.placement.actInv(frame.placement) for frame in links}
-
-
-@numba.njit("f8[::1](f8[:, ::1], f8[::1], f8)", cache=True)
-def _damped_least_squares(jacobian, error, damping):  # pragma: no cover - compiled
-    """Compute J^T (J J^T + damping I)^-1 error (A,) for a Jacobian (6, A) and an error (6,).
-
-    By Cholesky decomposition: the matrix is symmetric and positive definite.
-    """
-    size, joints = jacobian.shape
-    lower = np.zeros((size, size))
-    x = error.copy()
-    for i in range(size):
-        for j in range(i + 1):
-            total = damping if i == j else 0.0
-            for k in range(joints):
-                total += jacobian[i, k] * jacobian[j, k]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            lower[i, j] = math.sqrt(total) if i == j else total / lower[j, j]
-        for k in range(i):
-            x[i] -= lower[i, k] * x[k]
-        x[i] /= lower[i, i]
-    for i in range(size - 1, -1, -1):
-        for k in range(i + 1, size):
-            x[i] -= lower[k, i] * x[k]
-        x[i] /= lower[i, i]
-    step = np.zeros(joints)
-    for i in range(size):
-        for k in range(joints):
-            step[k] += jacobian[i, k] * x[i]
-    return step

@@ -19,6 +19,11 @@ class ToolChain:
         base: pose of the base frame in the model's root.
         columns: (J,) index into pinocchio's positions for each arm joint.
 
+    Attributes:
+        chain: for compiled functions, along the chain from the root: rotation (C, 3, 3) and offset
+            (C, 3) of each of its joints, axis (C, 3), whether it slides (C,), index (C,) among the
+            J arm joints; then rotation (3, 3) and offset (3,) of the tool behind the last joint.
+
     Raises:
         ValueError: a joint has not exactly one coordinate.
     """
@@ -28,18 +33,20 @@ class ToolChain:
     ) -> None:
         frame = model.frames[tool]
         joints = [index for index in model.supports[frame.parentJoint] if index != 0]
-        self._rotations = np.array([model.jointPlacements[j].rotation for j in joints]).reshape(
-            -1, 3, 3
-        )
-        self._offsets = np.array([model.jointPlacements[j].translation for j in joints]).reshape(
-            -1, 3
-        )
+        rotations = np.array([model.jointPlacements[j].rotation for j in joints]).reshape(-1, 3, 3)
+        offsets = np.array([model.jointPlacements[j].translation for j in joints]).reshape(-1, 3)
         motions = np.array([_axis(model.joints[j]) for j in joints]).reshape(-1, 6)
-        self._slides = np.abs(motions[:, :3]).sum(axis=1) > 0.0
-        self._axes = np.where(self._slides[:, None], motions[:, :3], motions[:, 3:])
-        order = {int(index): n for n, index in enumerate(columns)}
-        self._order = np.array([order[model.joints[j].idx_q] for j in joints], dtype=np.int64)
-        self._tool = frame.placement.translation.copy()
+        slides = np.abs(motions[:, :3]).sum(axis=1) > 0.0
+        columns_of = {int(index): n for n, index in enumerate(columns)}
+        self.chain = (
+            rotations,
+            offsets,
+            np.where(slides[:, None], motions[:, :3], motions[:, 3:]),
+            slides,
+            np.array([columns_of[model.joints[j].idx_q] for j in joints], dtype=np.int64),
+            np.ascontiguousarray(frame.placement.rotation),
+            frame.placement.translation.copy(),
+        )
         to_base = base.inverse()
         self._base = (np.ascontiguousarray(to_base.rotation), to_base.translation.copy())
 
@@ -58,9 +65,8 @@ class ToolChain:
             if velocities is None
             else np.ascontiguousarray(velocities, dtype=float)
         )
-        origins, speeds = _move(
-            q, dq, self._rotations, self._offsets, self._axes, self._slides, self._order, self._tool
-        )
+        rotations, offsets, axes, slides, order, _, tool = self.chain
+        origins, speeds = _move(q, dq, rotations, offsets, axes, slides, order, tool)
         rotation, offset = self._base
         return origins @ rotation.T + offset, speeds @ rotation.T
 
@@ -106,7 +112,7 @@ def _add_cross(a, b, out):  # pragma: no cover - compiled
 
 
 @numba.njit("void(f8[::1], f8, f8[:, ::1])", cache=True, inline="always")
-def _about(axis, angle, out):  # pragma: no cover - compiled
+def rotate_about(axis, angle, out):  # pragma: no cover - compiled
     """Write the rotation matrix (3, 3) about a unit axis (3,) (Rodrigues' formula)."""
     s, c = np.sin(angle), np.cos(angle)
     x, y, z, t = axis[0], axis[1], axis[2], 1.0 - c
@@ -158,7 +164,7 @@ def _move(
             if not slides[j]:
                 for i in range(3):
                     angular[i] += along[i] * dq
-                _about(axes[j], q, about)
+                rotate_about(axes[j], q, about)
                 _then(turn, about, work)
         _turn(turn, tool, step)
         for i in range(3):

@@ -164,6 +164,7 @@ class Workspace:
             kinematics = dict.fromkeys(contract.arms, kinematics)
         self.boxes = {name: ToolBox(contract, name, each) for name, each in kinematics.items()}
         self._collisions, self._all_joints = collisions, len(contract.command_joints)
+        self._surveyed: tuple[tuple[bytes, bytes], Survey] | None = None
 
     @classmethod
     def of(cls, contract: Contract, kinematics: Kinematics | Mapping[str, Kinematics]) -> Workspace:
@@ -181,6 +182,7 @@ class Workspace:
 
         Tools do not depend on them: such a joint between base and tool is refused.
         """
+        self._surveyed = None
         if self._collisions is not None:
             self._collisions.set_other_joints(positions)
 
@@ -229,7 +231,17 @@ class Workspace:
         return self._collisions.first_collision(positions, start)
 
     def survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
-        """Check a motion: joints and their velocities (N + 1, J), the first at its start."""
+        """Check a motion: joints and their velocities (N + 1, J), the first at its start.
+
+        The guard checks what a planner has planned with the same function. The last result is kept
+        for exactly the same numbers.
+        """
+        motion = positions.tobytes(), velocities.tobytes()
+        if self._surveyed is None or self._surveyed[0] != motion:
+            self._surveyed = motion, self._survey(positions, velocities)
+        return self._surveyed[1]
+
+    def _survey(self, positions: np.ndarray, velocities: np.ndarray) -> Survey:
         motions = [box.motion(positions, velocities) for box in self.boxes.values()]
         top, slowest, too_fast = 0.0, np.inf, ""
         for box, (_, speeds) in zip(self.boxes.values(), motions, strict=True):

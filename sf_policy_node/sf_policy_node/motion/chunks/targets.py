@@ -9,7 +9,7 @@ import numpy as np
 import pinocchio
 
 from sf_policy_node.contract import ActionSpace, ColumnKind, Contract
-from sf_policy_node.motion.arm.kinematics import Kinematics, ToolPose
+from sf_policy_node.motion.arm.kinematics import InverseSolution, Kinematics
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.arm.workspace import ToolBox, Workspace
 from sf_policy_node.motion.chunks.ensemble import TimedTargets
@@ -234,27 +234,16 @@ class ArmTargets:
         arm = self._arm
         tool_positions = self._box.clip(absolute.values)
         workspace_clips = int((tool_positions != absolute.values).any(axis=1).sum())
-        seed = np.minimum(np.maximum(reference, self._lower), self._upper)
-        positions, before, note = [], seed, ""
-        for k, (tool, rotation) in enumerate(zip(tool_positions, absolute.rotations, strict=True)):
-            # The seed is extrapolated from the last two solutions: the tool moves about as far in
-            # each step.
-            solution = self._kinematics.inverse(
-                ToolPose(tool, rotation), 2.0 * seed - before if k > 1 else seed
+        found, errors = self._kinematics.follow(tool_positions, absolute.rotations, reference)
+        reached, note = len(found), ""
+        if len(found) and not InverseSolution(found[-1], *errors[-1]).reached:
+            reached -= 1
+            note = (
+                f"{self._box.prefix}steps from {reached} on cannot be reached:"
+                f" {1e3 * errors[-1, 0]:.0f} mm and {errors[-1, 1]:.2f} rad are left"
             )
-            if not solution.reached:
-                note = (
-                    f"{self._box.prefix}steps from {k} on cannot be reached:"
-                    f" {1e3 * solution.position_error:.0f} mm and"
-                    f" {solution.rotation_error:.2f} rad are left"
-                )
-                break
-            before, seed = seed, solution.positions
-            positions.append(seed)
-        failures = len(tool_positions) - len(positions)
-        joints, step_clips, jump = self._cut_at_jump(
-            np.array(positions).reshape(-1, arm), reference
-        )
+        failures = len(tool_positions) - reached
+        joints, step_clips, jump = self._cut_at_jump(found[:reached], reference)
         singular, speed = self._near_singularity(joints)
         no_clips = np.zeros(arm, dtype=np.int64)
         moves = np.ones(arm, dtype=bool)

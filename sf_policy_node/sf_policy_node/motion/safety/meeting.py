@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 from sf_policy_node.motion.arm.limits import JointLimits
@@ -163,33 +164,47 @@ def fits(
     is largest at an end or at the vertex of its parabola. A state faster than the limit may brake,
     and one outside the position limits may come back. ``bounded``: position limits are checked.
     """
-    distance = target - position
-    first = 6.0 * distance / duration**2 - 4.0 * velocity / duration
-    last = -6.0 * distance / duration**2 + 2.0 * velocity / duration
-    if (np.maximum(np.abs(first), np.abs(last)) > 0.98 * limits.acceleration).any():
-        return False
-    jerk = (last - first) / duration
-    vertex = np.clip(-first / np.where(jerk == 0.0, np.inf, jerk), 0.0, duration)
-    top = np.abs(velocity + first * vertex + 0.5 * jerk * vertex**2)
-    if (top > np.maximum(0.99 * limits.velocity, np.abs(velocity))).any():
-        return False
-    if not bounded:
-        return True
-    turn = _turning(velocity, first, jerk, duration)
-    furthest = position + velocity * turn + 0.5 * first * turn**2 + jerk * turn**3 / 6.0
-    low, high = np.minimum(limits.lower, position), np.maximum(limits.upper, position)
-    return bool(((furthest >= low - 1e-9) & (furthest <= high + 1e-9)).all())
+    return _keeps_limits(
+        position,
+        velocity,
+        target,
+        duration,
+        limits.acceleration,
+        limits.velocity,
+        limits.lower,
+        limits.upper,
+        bounded,
+    )
 
 
-def _turning(
-    velocity: np.ndarray, first: np.ndarray, jerk: np.ndarray, duration: float
-) -> np.ndarray:
-    """Return when each joint reverses (J,) [s] on its cubic, which ends stationary; 0: never."""
-    # The speed is a parabola in time with one root at the end. The product of its roots is 2 v / j,
-    # so the other root, where the joint reverses, is 2 v / (j T).
-    product = np.where(jerk == 0.0, 0.0, 2.0 * velocity / np.where(jerk == 0.0, 1.0, jerk))
-    root = product / duration
-    return np.where((root > 0.0) & (root < duration), root, 0.0)
+@numba.njit("b1(f8[:], f8[:], f8[:], f8, f8[:], f8[:], f8[:], f8[:], b1)", cache=True)
+def _keeps_limits(
+    position, velocity, target, duration, acceleration, speed, lower, upper, bounded
+):  # pragma: no cover - compiled
+    """Compute :func:`fits`, joint by joint: up to 60 durations are tried before a motion starts."""
+    for k in range(len(position)):
+        p, v, distance = position[k], velocity[k], target[k] - position[k]
+        first = 6.0 * distance / duration**2 - 4.0 * v / duration
+        last = -6.0 * distance / duration**2 + 2.0 * v / duration
+        # Comparisons are written so that a value that is not a number keeps no limit.
+        allowed = 0.98 * acceleration[k]
+        if not (abs(first) <= allowed and abs(last) <= allowed):
+            return False
+        jerk = (last - first) / duration
+        vertex = 0.0 if jerk == 0.0 else min(max(-first / jerk, 0.0), duration)
+        top = abs(v + first * vertex + 0.5 * jerk * vertex**2)
+        if not top <= max(0.99 * speed[k], abs(v)):
+            return False
+        if bounded:
+            # The speed is a parabola in time with one root at the end. The product of its roots is
+            # 2 v / j, so the other root, where the joint reverses, is 2 v / (j T).
+            turn = 0.0 if jerk == 0.0 else 2.0 * v / (jerk * duration)
+            if not 0.0 < turn < duration:
+                turn = 0.0
+            furthest = p + v * turn + 0.5 * first * turn**2 + jerk * turn**3 / 6.0
+            if not min(lower[k], p) - 1e-9 <= furthest <= max(upper[k], p) + 1e-9:
+                return False
+    return True
 
 
 def samples(

@@ -271,8 +271,7 @@ class ArmMonitor:
         _, measured, _ = self._history.newest
         commanded, reported = self.references.held(path, now)
         if commanded is None:
-            jumped = any(self._may_have_jumped(joint) for joint in range(len(measured)))
-            needed = _STEADY_AFTER_JUMP_S if jumped else _STATIONARY_S
+            needed = _STEADY_AFTER_JUMP_S if self._may_have_jumped().any() else _STATIONARY_S
             if (position := self._steady_position(needed)) is None:
                 raise MotionRefused(
                     f"{self._describe_motion(needed)}; this executor takes over only an arm that"
@@ -291,7 +290,7 @@ class ArmMonitor:
         reason = self._describe_error(worst, measured - commanded)
         if self._wraps(worst, (measured - commanded)[worst]):
             raise MotionRefused(f"{reason}: {_WRAPS}")
-        needed = _STEADY_AFTER_JUMP_S if displaced or self._may_have_jumped(worst) else _STEADY_S
+        needed = _STEADY_AFTER_JUMP_S if displaced or self._may_have_jumped()[worst] else _STEADY_S
         # The controller is most likely where all joints are measured.
         if (position := self._steady_position(needed)) is None:
             raise MotionRefused(
@@ -358,7 +357,7 @@ class ArmMonitor:
         arm = self._limits.arm_of(joint)  # other arms may follow their paths
         if self._wraps(joint, error):
             return Fault.SENSOR, f": {_WRAPS}"
-        if self._has_jumped(joint, -np.inf):
+        if self._jumped(-np.inf)[joint]:
             return (
                 Fault.SENSOR,
                 (
@@ -397,27 +396,26 @@ class ArmMonitor:
         turns = round(error / (2.0 * np.pi))
         return turns != 0 and abs(error - turns * 2.0 * np.pi) <= self._limits.tracking_error[joint]
 
-    def _has_jumped(self, joint: int, since: float) -> bool:
-        """Return whether a joint was measured to move faster than it can.
+    def _jumped(self, since: float) -> np.ndarray:
+        """Return which joints (J,) were measured to move faster than they can.
 
         Args:
             since: the stamp [s] from which joint states are searched; -inf: the last ten.
         """
         recent = self._history.last(_LOOK_BACK) if since == -np.inf else self._history.since(since)
-        moved = np.abs(np.diff([measured[joint] for _, measured, _ in recent]))
-        reach = (
-            _IMPOSSIBLE * self._limits.velocity[joint] * np.diff([stamp for stamp, _, _ in recent])
-        )
-        return bool((moved > reach + AT_COMMAND * self._limits.tracking_error[joint]).any())
+        moved = np.abs(np.diff(np.array([measured for _, measured, _ in recent]), axis=0))
+        seconds = np.diff([stamp for stamp, _, _ in recent])[:, None]
+        reach = _IMPOSSIBLE * self._limits.velocity * seconds
+        return (moved > reach + AT_COMMAND * self._limits.tracking_error).any(axis=0)
 
-    def _may_have_jumped(self, joint: int) -> bool:
-        """Return whether a joint was measured to jump in the last second, as far as is known.
+    def _may_have_jumped(self) -> np.ndarray:
+        """Return which joints (J,) were measured to jump in the last second, as far as is known.
 
         After a clock jump older joint states are forgotten, and a jump with them.
         """
         since = self._history.newest[0] - _STEADY_AFTER_JUMP_S
         is_unknown = self._has_forgotten and self._history.oldest[0] > since
-        return is_unknown or self._has_jumped(joint, since)
+        return is_unknown | self._jumped(since)
 
     def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
         """Return whether no joint of an arm moved for 0.05 s although its path did.
