@@ -3,6 +3,8 @@
 Times are simulated; the observer is a perfect controller.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 from motion_cases import (
@@ -274,7 +276,7 @@ def test_an_executor_that_replaces_another_inherits_its_emergency_stop(bench):
     assert after.executor.status.state is ExecutorState.STOPPED
     after.executor.reset_emergency_stop(after.now)
     after.run(0.1)
-    after.send(after.chunk(FORWARD))
+    after.send(after.chunk(FORWARD, epoch=2))
 
 
 def test_a_chunk_that_reveals_a_clock_jump_is_refused(bench):
@@ -391,16 +393,21 @@ def test_the_latch_cannot_be_reset_while_the_button_is_pressed(bench):
     assert bench.executor.status.state is ExecutorState.HOLDING
 
 
-def test_after_a_reset_only_a_chunk_with_a_later_observation_moves_the_arm(bench):
+def test_after_a_reset_only_a_new_instruction_moves_the_arm(bench):
     keep_moving(bench, 0.6)
-    before = bench.chunk(FORWARD)
+    before = bench.chunk(FORWARD, epoch=2)
     bench.observer.receive(bench.executor.emergency_stop(bench.now), bench.now)
     bench.run(0.3)
+    with pytest.raises(ChunkRefused, match="latched"):
+        bench.send(bench.chunk(FORWARD, epoch=3))
     bench.executor.reset_emergency_stop(bench.now)
     bench.run(0.1)
+    for epoch in (1, 2, 3):  # the last two were given while the emergency stop was latched
+        with pytest.raises(ChunkRefused, match=r"was reset .*; give an instruction again"):
+            bench.send(bench.chunk(FORWARD, epoch=epoch))
     with pytest.raises(ChunkRefused, match="observation is from before"):
-        bench.send(before)
-    bench.send(bench.chunk(FORWARD))
+        bench.send(dataclasses.replace(before, epoch=4, sequence=bench.sequence + 1))
+    bench.send(bench.chunk(FORWARD, epoch=4))
     assert bench.executor.status.state is ExecutorState.EXECUTING
     assert not bench.violations()
 

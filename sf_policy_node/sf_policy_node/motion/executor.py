@@ -26,6 +26,7 @@ from sf_policy_node.motion.safety.guard import Guard
 from sf_policy_node.motion.safety.other_joints import OtherJoints
 from sf_policy_node.motion.shadow import ShadowScore
 from sf_policy_node.motion.state_machine import (
+    TAKES_OVER,
     Event,
     Situation,
     State,
@@ -36,6 +37,7 @@ from sf_policy_node.motion.status import ExecutorStatus, StatusLog
 from sf_policy_node.motion.supervisor import (
     AGAIN,
     CONTROLLED_BY,
+    IN_SHADOW_MODE,
     NOT_ACTIVE,
     PAUSED,
     SHUTTING_DOWN,
@@ -47,14 +49,6 @@ from sf_policy_node.motion.types import Chunk, ControlSource, Join, Setpoint, Tr
 _DELIVERY_S = 0.02  # time that a message takes to the controller
 TICK_S_MIN = 0.01
 """The shortest period of :meth:`ChunkExecutor.tick` [s]."""
-_IN_SHADOW_MODE = (
-    "the executor is in shadow mode and moves nothing; start it with shadow:=false to move the arm"
-)
-_EVENT_OF = {
-    ControlSource.TELEOPERATION: Event.TELEOPERATION,
-    ControlSource.REPLAY: Event.REPLAY,
-    ControlSource.HOME: Event.HOME,
-}
 
 
 class ChunkExecutor:
@@ -204,23 +198,22 @@ class ChunkExecutor:
     def reset_emergency_stop(self, now: float | None = None) -> None:
         """Reset the latched emergency stop.
 
-        The arm holds position until a chunk arrives whose observation is from ``now`` [s] or later
-        (None: the latest time passed in).
+        The arm holds position until an instruction is given, or a leader is taken over again.
+
+        Args:
+            now: chunks observed earlier are refused [s]; None: the latest time passed in.
 
         Raises:
             ValueError: a button is still pressed.
         """
         if self._pressed:
-            count = len(self._pressed)
-            which = "the emergency stop is" if count == 1 else f"{count} emergency stops are"
-            raise ValueError(f"{which} still pressed; release first")
+            raise ValueError(f"{len(self._pressed)} emergency stop still pressed; release first")
         if not self._supervisor.situation.latched:
             return
-        now = self._guard.clock.now if now is None else now
+        now, waits = self._guard.clock.now if now is None else now, "waiting for a new instruction"
         self._supervisor.control_until = -math.inf
-        self._supervisor.apply(
-            Event.RESET, now, "the emergency stop was reset; waiting for a new chunk"
-        )
+        self._supervisor.apply(Event.RESET, now, f"the emergency stop was reset; {waits}")
+        self._policy.block(f"the emergency stop was reset after its instruction began; {AGAIN}")
 
     # ---- inputs ----
 
@@ -277,8 +270,9 @@ class ChunkExecutor:
         begun = self._stopwatch() if self._stopwatch else 0.0
         try:
             if jump := self._guard.clock.jump(now):
-                raise ChunkRefused(f"the clock jumped by {jump:+.3f} s")
+                raise ChunkRefused(f"the clock jumped by {jump:+.3f} s; the next chunk is followed")
             now = self._guard.clock.advance(now)
+            self._note_epoch(chunk.epoch)
             self._supervisor.check_follows_chunks(now)
             chunk = self.frames.in_base(chunk)
             self._policy.check(chunk, now)
@@ -302,6 +296,7 @@ class ChunkExecutor:
         self, following: bool, epoch: int, reason: str, now: float
     ) -> Trajectory | None:
         """Take whether the policy works on the instruction of ``epoch``; stop if not."""
+        self._note_epoch(epoch)
         if following or (self._policy.last is not None and epoch < self._policy.last.epoch):
             return None
         # Also refuses a chunk of this instruction that is still being delivered.
@@ -310,6 +305,11 @@ class ChunkExecutor:
         if self._supervisor.situation.state is not State.FOLLOWING:
             return sent
         return self._supervisor.apply(Event.POLICY_ENDED, now, reason)
+
+    def _note_epoch(self, epoch: int) -> None:
+        """Note an instruction that began while the arm may not move: it must be given again."""
+        if not self._supervisor.situation.active or self._supervisor.situation.latched:
+            self._policy.note_epoch(epoch)
 
     def on_teleoperation(
         self,
@@ -331,9 +331,11 @@ class ChunkExecutor:
             MotionRefused: the command is not followed; the current motion continues to its end.
         """
         if self._score is not None:
-            raise MotionRefused(_IN_SHADOW_MODE)
+            raise MotionRefused(IN_SHADOW_MODE)
+        leader = self._supervisor.leaders[source]
+        leader.hear(heard := self._stopwatch() if self._stopwatch else now)
         if jump := self._guard.clock.jump(now):
-            raise MotionRefused(f"the clock jumped by {jump:+.3f} s")
+            raise MotionRefused(f"the clock jumped by {jump:+.3f} s; the next command is followed")
         now = self._guard.clock.advance(now)
         target, speed = self._teleoperation.check(stamp, positions, velocities, now)
         before, operator = self._supervisor.situation.source, ControlSource.TELEOPERATION
@@ -342,7 +344,6 @@ class ChunkExecutor:
         if source is not operator and self._supervisor.situation.paused:
             raise MotionRefused(PAUSED)
         self._supervisor.check_may_move(source)
-        self._supervisor.leaders[source].hear(now)
         until = now + self.contract.budgets.teleop_age_s
         try:
             start = self._guard.start(now)
@@ -350,11 +351,11 @@ class ChunkExecutor:
             if before is source:  # the source is not silent
                 self._supervisor.control_until = until
             raise
-        self._supervisor.leaders[source].check(target, start.position, now)
+        leader.check(target, start.position, heard)
         if before is not source:
             self._teleoperation.take_over()
         self._supervisor.control_until = until
-        self._supervisor.apply(_EVENT_OF[source], now, CONTROLLED_BY[source])
+        self._supervisor.apply(TAKES_OVER[source], now, CONTROLLED_BY[source])
         plan = self._teleoperation.plan(target, speed, start.position, start.velocity)
         if reason := self._teleoperation.reason:
             self._log.status.workspace_clips += 1
@@ -382,9 +383,9 @@ class ChunkExecutor:
                 nothing changes.
         """
         if self._score is not None:
-            raise MotionRefused(_IN_SHADOW_MODE)
+            raise MotionRefused(IN_SHADOW_MODE)
         self._supervisor.check_may_move(ControlSource.HOME)
-        situation = self._supervisor.situation
+        situation = self.situation
         if situation.ending and pose is not Pose.REST:
             raise MotionRefused(SHUTTING_DOWN)
         if situation.paused:

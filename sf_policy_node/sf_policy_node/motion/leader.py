@@ -19,7 +19,8 @@ class LeaderWatch:
     """Refuses commands that jump, until the leader is back near the arm or has been released.
 
     A leader counts as released when no command arrives for ``silent_s`` [s]. The next command
-    starts a new teleoperation. It may be anywhere, because the arm approaches it slowly.
+    starts a new teleoperation. It may be anywhere, because the arm approaches it slowly. Times are
+    on a clock that is never set, where there is one.
     """
 
     def __init__(self, limits: JointLimits, silent_s: float) -> None:
@@ -40,15 +41,16 @@ class LeaderWatch:
     def hear(self, now: float) -> None:
         """Take that a command was received at ``now`` [s], whether or not it can be followed.
 
-        A leader that was silent before counts as released.
+        A leader that was silent before counts as released. A command that is refused must be heard
+        as well: otherwise a leader that never paused counts as released.
         """
-        silent = now - self._received > self._silent_s or now < self._received - self._silent_s
+        silent = now - self._received > self._silent_s
         self._received = now
         if silent:
             self._refused, self._until_released, self._target = "", False, None
 
     def check(self, target: np.ndarray, commanded: np.ndarray, now: float) -> None:
-        """Check that a command does not jump.
+        """Check that a command that was heard does not jump.
 
         Args:
             target: (J,) commanded by the leader.
@@ -58,7 +60,6 @@ class LeaderWatch:
         Raises:
             MotionRefused: it jumped, or the leader must be released first.
         """
-        self.hear(now)
         near = (np.abs(target - commanded) <= self._limits.step).all()
         if self._refused:
             if self._until_released or not near:

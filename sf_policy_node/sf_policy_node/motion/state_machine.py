@@ -165,6 +165,12 @@ _STATE_OF = {
     ControlSource.REPLAY: State.REPLAY,
     ControlSource.HOME: State.HOMING,
 }
+TAKES_OVER = {
+    ControlSource.TELEOPERATION: Event.TELEOPERATION,
+    ControlSource.REPLAY: Event.REPLAY,
+    ControlSource.HOME: Event.HOME,
+}
+"""The event with which a source of joint commands takes control."""
 _JOINT_COMMANDS = (ControlSource.TELEOPERATION, ControlSource.REPLAY, ControlSource.HOME)
 _MOTION = frozenset({Memory.MOTION})
 

@@ -49,6 +49,9 @@ _FAULTS = {
     Fault.SENSOR: Event.SENSOR_FAULT,
 }
 AGAIN = "give an instruction again"
+IN_SHADOW_MODE = (
+    "the executor is in shadow mode and moves nothing; start it with shadow:=false to move the arm"
+)
 NOT_ACTIVE = "the executor is not active; activate it first"
 PAUSED = "the executor is paused; call its pause service with false to resume"
 SHUTTING_DOWN = "the executor is shutting down"
@@ -107,6 +110,8 @@ class Supervisor:
             self._policy.accept_any_order()
         if step.accept_from_now:
             self._policy.accept_from = now
+        if event in (Event.ACTIVATED, Event.RESET):
+            self._require_release("the arm was not allowed to move")
         self.report(reason)
         return trajectory
 
@@ -166,7 +171,7 @@ class Supervisor:
         """
         if trajectory is not None:
             self._policy.end_motion(self._guard.path.end)
-            if not self._shadow and not self._guard.streams:
+            if not self._shadow:
                 self.stop_watch.begin(self._guard.path, before or self._guard.before, now)
         return trajectory
 
@@ -343,7 +348,10 @@ class Supervisor:
             return self.sent_stop(self._guard.brake(now), now)
         if stop := self._stop_on_lost_path(now):
             return stop
-        match self.stop_watch.check(now, self._guard.monitor):
+        act = self.stop_watch.check(now, self._guard.monitor)
+        if self._guard.streams:  # the last command is repeated anyway
+            return None
+        match act:
             case Act.REPEAT:
                 return self._guard.repeat(now)
             case Act.STOP_EARLIER_PATH:

@@ -86,12 +86,12 @@ class ChunkFollower:
         if self._unknown_is_blocked and chunk.sequence > _FIRST_CHUNKS:
             self.block(self._unknown_is_blocked, chunk.epoch)  # this executor was restarted
         if self._block is not None and self._block.covers(chunk.epoch):
-            self._note_epoch(chunk.epoch)
+            self.note_epoch(chunk.epoch)
             raise ChunkRefused(self._block.reason)
         check_form(chunk, self._contract, self._contract_hash)
         check_age(chunk, self._contract, now, self._guard.clock.future_s)
         check_order(chunk, self.last)
-        self._note_epoch(chunk.epoch)
+        self.note_epoch(chunk.epoch)
         if chunk.stamp < self.accept_from:
             raise ChunkRefused(
                 "its observation is from before the executor was activated, resumed or reset, or"
@@ -109,6 +109,8 @@ class ChunkFollower:
         """
         self._before = (self._step_times, self._consumed.copy())
         start = self._guard.start(now)
+        if self._score is None:
+            self._guard.monitor.check_commanded(chunk, start, self._guard.path)
         if not start.moving or (self.last is not None and self.last.epoch != chunk.epoch):
             self._ensemble.clear()
         join = Join(chunk.join if self._join is None else self._join)
@@ -154,13 +156,14 @@ class ChunkFollower:
         chunk is blocked, unless it is one of the first of its instruction.
         """
         if epoch is not None:
-            self._note_epoch(epoch)
+            self.note_epoch(epoch)
         if self._known_epoch is not None:
             self._block = Block(self._known_epoch, reason)
         else:
             self._unknown_is_blocked = reason
 
-    def _note_epoch(self, epoch: int) -> None:
+    def note_epoch(self, epoch: int) -> None:
+        """Take that the policy has begun the instruction of ``epoch``."""
         self._unknown_is_blocked = ""
         self._known_epoch = epoch if self._known_epoch is None else max(self._known_epoch, epoch)
 

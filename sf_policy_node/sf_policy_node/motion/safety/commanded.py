@@ -90,6 +90,12 @@ class CommandedPath:
         """Return whether every controller has reached the end of this path at ``now`` [s]."""
         return now >= self.end + _CLOCK_BEHIND_S
 
+    def last_rest(self, now: float) -> float:
+        """Return when the path was last stationary at or before ``now`` [s], as far as is known."""
+        before = self.velocities[: self.index(now) + 1]
+        resting = np.flatnonzero((before == 0.0).all(axis=1))
+        return self.time(int(resting[-1])) if len(resting) else self.origin
+
     @property
     def ends_at_begin(self) -> bool:
         """Whether the arm is at rest from :attr:`begins` on."""

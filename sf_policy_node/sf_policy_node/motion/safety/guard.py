@@ -129,6 +129,8 @@ class Guard:
                 raise MotionDelayed(
                     f"the arm moves to where it was measured, for {wait:.2f} s more"
                 )
+            if moving and (reason := self.monitor.explain_standstill(self.path)):
+                raise MotionRefused(reason)
             path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:
             path, join = self._from_rest(now), 0
@@ -236,7 +238,7 @@ class Guard:
                 try:
                     return self._release(self.path, join, stop, now, stop=True, tool=tool)
                 except MotionRefused:
-                    continue
+                    pass
         self.refusals += 1  # the current motion ends stationary on its own
         return None
 
@@ -246,17 +248,13 @@ class Guard:
         return self.clock.is_behind and not self.streams
 
     def _stop_approach(self, now: float) -> Trajectory | None:
-        """Stop an arm on its way to where the path begins; None: it is not on that way.
-
-        The path begins at the measured joints. If these were wrong, the arm moves.
-        """
+        """Stop an arm on its way to where the path begins; None: it is not on that way."""
         approach = self._approach
-        if approach is None or not approach.is_known or self.monitor.problem(now):
+        if approach is None or not approach.is_known:
             return None
-        measured, allowed = self.monitor.newest[1], self.limits.tracking_error
-        if not approach.is_seen(measured, now, allowed):
-            return None
-        return self._brake_from(now, approach.state(now), [])
+        measured = None if self.monitor.problem(now) else self.monitor.newest[1]
+        states = approach.possible_states(measured, now, self.limits.tracking_error)
+        return self._brake_from(now, states[0], states[1:]) if states else None
 
     def repeat(self, now: float) -> Trajectory | None:
         """Return the rest of the commanded path, to send again; None while no path is known, the

@@ -51,15 +51,25 @@ class Approach:
         speed = 6.0 * u * (1.0 - u) * distance / (self.ends - self.begun)
         return self.origin + u**2 * (3.0 - 2.0 * u) * distance, speed
 
-    def is_seen(self, measured: np.ndarray, now: float, allowed: np.ndarray) -> bool:
-        """Return whether ``measured`` joints (J,) are on this motion rather than at its end.
+    def possible_states(
+        self, measured: np.ndarray | None, now: float, allowed: np.ndarray
+    ) -> list[State]:
+        """Return the states in which the controller may be, the most likely first; empty where it
+        is not on this motion.
+
+        Its origin may be wrong: a controller that bridges from the measured joints is at the target
+        all the time if they were right.
 
         Args:
+            measured: (J,) joints; None: joint states are lost, so both is possible.
             allowed: (J,) tracking errors [rad or m].
         """
+        if measured is None:
+            return [self.state(now), (self.target, np.zeros(len(self.target)))]
         beside = np.abs(measured - self.state(now)[0]) / allowed
         short = np.abs(measured - self.target) / allowed
-        return bool((beside <= 1.0).all() and beside.max() < short.max())
+        is_on_it = (beside <= 1.0).all() and beside.max() < short.max()
+        return [self.state(now)] if is_on_it else []
 
 
 def meeting_times(

@@ -16,7 +16,7 @@ from sf_policy_node.contract import ColumnKind, Contract
 from sf_policy_node.motion.arm.limits import JointLimits
 from sf_policy_node.motion.refusals import ChunkRefused, MotionRefused
 from sf_policy_node.motion.safety.clock import FUTURE_S
-from sf_policy_node.motion.safety.commanded import CommandedPath
+from sf_policy_node.motion.safety.commanded import CommandedPath, Start
 from sf_policy_node.motion.safety.displacement import DisplacementWatch
 from sf_policy_node.motion.safety.findings import Deviation, Fault, StartPosition
 from sf_policy_node.motion.safety.measured import JointHistory
@@ -71,6 +71,8 @@ class ArmMonitor:
         self.band = np.where(np.isfinite(error), AT_COMMAND * error, grips)
         """By how much the joint states of a stationary arm may scatter (J,) [rad or m]."""
         self._joints = np.flatnonzero(~self._limits.is_gripper)  # of all arms, without grippers
+        firsts = dict(zip(self._limits.arms, range(len(self._limits.arms)), strict=True))
+        self._arms = [self._limits.arm_of(joint) for joint in firsts.values()]
         commands = contract.columns.commands
         self._units = [
             "" if column.kind is ColumnKind.GRIPPER else column.unit for column in commands
@@ -242,6 +244,35 @@ class ArmMonitor:
             raise ChunkRefused(
                 f"its reference for {name} is not where {name} was measured at that time; send the"
                 " measured positions of the observation"
+            )
+
+    def check_commanded(self, chunk: Chunk, start: Start, path: CommandedPath | None) -> None:
+        """Check that the arm was commanded to be near a chunk's reference at its stamp.
+
+        The same wrong joint state may have reached the policy and this executor.
+
+        Args:
+            start: where the motion of the chunk starts.
+            path: the commanded path; None: unknown.
+
+        Raises:
+            ChunkRefused: a joint differs by more than its tracking error.
+        """
+        approaches = not start.moving and start.path.begins > -np.inf
+        if path is None or approaches:
+            commanded = start.position
+        elif chunk.stamp < path.origin and len(path.positions) > 1:
+            return  # it is not known any more
+        else:
+            commanded = path.state(chunk.stamp)[0]
+        error = np.abs(np.asarray(chunk.reference, dtype=float) - commanded)
+        share = error / self._limits.tracking_error
+        worst = int(share.argmax())
+        if share[worst] > 1.0:
+            name = self._limits.names[worst]
+            raise ChunkRefused(
+                f"its reference for {name} is {error[worst]:.2f} from where {name} was commanded to"
+                " be then; if this goes on, check the sensor and the driver of that joint"
             )
 
     # ---- starts ----
@@ -424,14 +455,32 @@ class ArmMonitor:
             arm: (N,) indices of the arm's joints.
         """
         stamp, _, _ = self._history.newest
-        recent = self._history.since(stamp - _STALLED_S)
-        if len(recent) < 3:
+        recent = self._history.covering(_STALLED_S, _SEVERAL)  # drivers report at 20 Hz as well
+        if len(recent) < _SEVERAL:
             return False
         first = recent[0][0]
         wanted = np.abs(path.state(stamp)[0] - path.state(first)[0])[arm]
         moved = np.ptp([positions[arm] for _, positions, _ in recent], axis=0)
         shares = wanted / self._limits.tracking_error[arm]
         return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
+
+    def explain_standstill(self, path: CommandedPath) -> str:
+        """Return which arm stopped in the middle of its path, in one sentence; empty: none did.
+
+        Its controller may have been restarted, and would jump if it continued on the path. An arm
+        that has not moved since the motion began lags behind it.
+        """
+        recent = self._history.since(path.last_rest(self._history.newest[0]))
+        for arm in self._arms if recent else ():
+            moved = np.ptp([positions[arm] for _, positions, _ in recent], axis=0)
+            has_moved = (moved > _STALLED * self._limits.tracking_error[arm]).any()
+            if has_moved and self._has_stalled(path, arm):
+                name = self._limits.names[arm[int(moved.argmax())]]
+                return (
+                    f"{name} stopped in the middle of its motion; check whether its controller was"
+                    " restarted, and its driver"
+                )
+        return ""
 
     def _is_scaled(self, path: CommandedPath, arm: np.ndarray) -> bool:
         """Return whether an arm is measured at an earlier point of its path, and still moves.

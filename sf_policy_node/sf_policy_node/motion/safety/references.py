@@ -84,6 +84,8 @@ class ControllerReferences:
         for each in self.fresh(now):
             moving = np.abs(each.velocities) / self._limits.velocity[each.joints]
             if moving.max() > HOLDING:
+                if path is not None and not path.is_over(each.stamp):
+                    continue  # reported before the motion of this executor ended
                 name = self._limits.names[each.joints[int(moving.argmax())]]
                 raise MotionRefused(
                     f"the controller moves {name}, commanded by another publisher; stop that"

@@ -12,7 +12,7 @@ from sf_policy_node.motion.safety.commanded import CommandedPath
 from sf_policy_node.motion.safety.monitor import ArmMonitor
 
 _REPEAT_S = 0.1
-_REPEATS = 10
+_REPEATS, _LATER_S = 10, 1.0  # after so many repetitions they come at this interval
 _NOT_STOPPED_S = 0.4  # a stop has failed when the arm still moves this long after its end
 _OFF = 0.5  # share of the tracking error within which the arm is on a path
 
@@ -66,10 +66,10 @@ class StopWatch:
         failed = now > self._path.end + _NOT_STOPPED_S
         if failed:
             self.complaint = self._complain(now, monitor)
-        if now < self._next or not self._path.is_reached(now) or self._sent >= _REPEATS:
+        if now < self._next or not self._path.is_reached(now):
             return Act.NOTHING
         self._sent += 1
-        self._next = now + _REPEAT_S
+        self._next = now + (_REPEAT_S if self._sent < _REPEATS else _LATER_S)
         if failed and not monitor.problem(now) and self._follows_before(monitor):
             self._path = None  # the caller sends a new stop, which calls `begin`
             return Act.STOP_EARLIER_PATH
