@@ -18,7 +18,7 @@ from sf_policy_node.motion.status import ExecutorState
 # The seeds of the sequences are 0 to this number.
 SEQUENCES = int(os.environ.get("SF_LYING_SEQUENCES", "5000"))
 PARTS = 10  # tests among which the sequences are divided, for several processes
-FAST = straight(sim_arm(), (0.02, 0.01, 0.0))
+FAST = straight(sim_arm(), (0.01, 0.02, 0.0))  # stays in reach of the arm
 
 
 def act(bench, rng, target):
@@ -426,7 +426,7 @@ def test_a_clock_that_is_set_back_right_after_the_activation_is_noticed(bench):
 def test_a_stop_planned_with_a_late_simulated_clock_does_not_lead_the_arm_back(suspended_s):
     """A process that was suspended receives the newest joint state before the newest clock."""
     bench = Bench(sim_arm(), simulated=True)
-    keep_moving(bench, 1.2, FAST)
+    keep_moving(bench, 0.6, FAST)
     bench.send(bench.chunk(FAST))
     late_clock = bench.clock + 0.02
     bench.now, bench.stopwatch = bench.now + suspended_s, bench.stopwatch + suspended_s
@@ -440,7 +440,7 @@ def test_a_stop_planned_with_a_late_simulated_clock_does_not_lead_the_arm_back(s
 def test_messages_that_overtake_a_simulated_clock_are_no_fault():
     """On a busy computer each clock message may be late; a stop must not be late by as much."""
     bench = Bench(sim_arm(), simulated=True)
-    keep_moving(bench, 1.2, FAST)
+    keep_moving(bench, 0.6, FAST)
     bench.send(bench.chunk(FAST))
     known, late_s = bench.clock, 0.06
     for _ in range(12):

@@ -194,12 +194,18 @@ def _solve(
     axes, origins = np.empty((len(chain[4]), 3)), np.empty((len(chain[4]), 3))
     jacobian, posture = np.empty((6, joints)), np.empty(joints)
     distance, angle = 0.0, 0.0
+    nearest, found = (math.inf, math.inf), q.copy()  # of all iterations
     for iteration in range(_MAX_ITERATIONS + 1):
         _place_tool(chain, q, rotation, position, axes, origins)
         _fill_error(rotation, position, goal_rotation, goal_position, error)
         distance = math.sqrt(error[0] ** 2 + error[1] ** 2 + error[2] ** 2)
         angle = math.sqrt(error[3] ** 2 + error[4] ** 2 + error[5] ** 2)
-        if (distance < _CLOSE and angle < 10.0 * _CLOSE) or iteration == _MAX_ITERATIONS:
+        if distance < _CLOSE and angle < 10.0 * _CLOSE:
+            return distance, angle
+        if distance + 0.1 * angle < nearest[0] + 0.1 * nearest[1]:
+            nearest = distance, angle
+            found[:] = q
+        if iteration == _MAX_ITERATIONS:
             break
         _fill_jacobian(chain, rotation, position, axes, origins, jacobian)
         # Damping decreases with the error: stable near singularities, fast at the end.
@@ -226,7 +232,9 @@ def _solve(
         share = _MAX_STEP / furthest if furthest > _MAX_STEP else 1.0
         for k in range(joints):
             q[k] = min(max(q[k] + share * step[k], lower[k]), upper[k])
-    return distance, angle
+    # Beside a target that is out of reach the stretched arm swings to and fro.
+    q[:] = found
+    return nearest
 
 
 @numba.njit(
