@@ -54,7 +54,7 @@ def test_a_pressed_stop_outlives_its_program_until_it_is_reset(executor, capfd, 
     assert state(executor) == ExecutorStatus.STOPPED
     assert run(capfd, monkeypatch, "reset")[:2] == (
         0,
-        "the emergency stop was reset; waiting for a new chunk",
+        "the emergency stop was reset; waiting for a new instruction",
     )
     assert state(executor) == ExecutorStatus.HOLDING
 

@@ -237,6 +237,11 @@ def _of_other_nodes() -> list[Case]:
             r"executor: .*/other_commander sent",
             setting=FaultyArm.second_commander,
         ),
+        Case(
+            "the controller is restarted within 70 ms",
+            FaultyArm.restart_controller,
+            r"executor: .*(stopped in the middle|does not move)",
+        ),
         # Zeros after a pause of the stream count as a new leader, which the arm approaches slowly.
         Case(
             "a leader's cable drops",

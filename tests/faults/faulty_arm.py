@@ -18,7 +18,7 @@ from rclpy.parameter_client import AsyncParameterClient
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from std_msgs.msg import Bool, String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from sf_bringup.arguments import SIM_ROBOT
 from sf_bringup.arm_client import ArmClient, ArmClientError
@@ -36,6 +36,7 @@ _AGAIN_S = 5.0  # wall time after which an instruction is repeated
 HEARTBEAT_S = 0.6  # how long a button with a heartbeat may be silent
 _BEATS = 6  # messages in this time
 _JOINED_S = 0.15  # from a command of another node until the motion towards it is judged
+_OFF_S = 0.07  # how long a restarted controller is off
 _LEADS_S = 0.8  # how long a leader works before its cable drops
 
 
@@ -67,6 +68,8 @@ class FaultyArm(ArmClient):
         )
         self._stop = self._node.create_client(Trigger, "/policy_node/stop")
         self._reset_stop = self._node.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
+        controller = contract.command.topic.rpartition("/")[0]
+        self._activate_controller = self._node.create_client(SetBool, f"{controller}/set_active")
         self._beating: list[Publisher] = []  # buttons with a heartbeat
         self._faults = AsyncParameterClient(self._node, INJECTOR)
         self._node.create_subscription(
@@ -251,6 +254,17 @@ class FaultyArm(ArmClient):
         with self.observer.unjudged():
             self.inject(other_commander="hold")
             self.pass_time(_JOINED_S)
+
+    def restart_controller(self) -> None:
+        """Deactivate the controller while the arm moves, and activate it 70 ms later.
+
+        It holds position from then on. That the arm stops at once is not judged.
+        """
+        with self.observer.unjudged():
+            for active in (False, True):
+                request = SetBool.Request(data=active)
+                self._answer(self._activate_controller.call_async(request), "the controller")
+                self.pass_time(_OFF_S)
 
     def drop_leader(self) -> None:
         """Let a leader take over, move the arm, and read zeros from then on."""
