@@ -34,7 +34,13 @@ class Row:
 
 
 class Curves:
-    """Appends rows to ``report/curves.csv`` and to tensorboard under ``report/tensorboard``."""
+    """Writes rows to ``curves.csv`` and to tensorboard under ``tensorboard``, both in ``folder``.
+
+    The CSV is written anew with every row, so that it is complete after a kill.
+
+    Args:
+        resume_step: rows of an existing CSV are kept up to this step; 0: it is overwritten.
+    """
 
     def __init__(self, folder: Path, resume_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -50,7 +56,7 @@ class Curves:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
 
     def add(self, row: Row) -> None:
-        """Write one row to both files."""
+        """Add one row to both."""
         self.rows.append(row)
         self._write()
         for name, value in asdict(row).items():
