@@ -8,11 +8,16 @@ Others are added only while suitable publishers are present:
 - a reliable one while all publishers are reliable, so that no message is lost;
 - a transient-local one for a short time when a transient-local publisher appears, to receive the
   messages that it keeps.
+
+Several subscriptions receive most messages twice. :class:`Sequences` drops the copies by the
+numbers that the middleware gives to the messages of a publisher. Source timestamps are wall-clock
+times of the publisher's host, and a clock that is set back must not silence a button.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -32,6 +37,42 @@ _LATCHED = QoSProfile(depth=_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _PARTICIPANT = 24  # hex digits of a GID that identify the DDS participant
 UNKNOWN = ""
 """The publisher of a message if rclpy does not report it."""
+
+_REMEMBERED = 64  # timestamps of one publisher, more than the queues of the subscriptions hold
+
+
+class Sequences:
+    """Tells copies and overtaken messages of each publisher from new messages, without a clock.
+
+    A message that arrives after a later one of the same publisher is out of date: a best-effort
+    subscription may have lost it, and a reliable one delivers it late. Where the middleware does
+    not number messages (rmw_cyclonedds_cpp; rclpy then gives None), only copies are found, by equal
+    timestamps. rmw_fastrtps numbers them (``rmw_take.cpp``: the sample identity).
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}  # number by publisher
+        self._sent: dict[str, deque[int]] = {}  # source timestamps by publisher [ns]
+
+    def is_new(self, publisher: str, info: dict) -> bool:
+        """Record a message and return whether it is later than those received so far.
+
+        Args:
+            publisher: as :func:`publisher_of` returns it; True for :data:`UNKNOWN`.
+            info: message information from rclpy.
+        """
+        if publisher == UNKNOWN:
+            return True
+        if number := info.get("publication_sequence_number"):
+            newest = self._newest.get(publisher, 0)
+            self._newest[publisher] = max(number, newest)
+            return number > newest
+        if not (sent := info.get("source_timestamp", 0)):
+            return True
+        recent = self._sent.setdefault(publisher, deque(maxlen=_REMEMBERED))
+        is_new = sent not in recent
+        recent.append(sent)
+        return is_new
 
 
 class AnyQosSubscription:
@@ -55,7 +96,7 @@ class AnyQosSubscription:
     ) -> None:
         self._node, self._message_type, self._callback = node, message_type, callback
         self._topic = node.resolve_topic_name(topic)
-        self._last: dict[str, int] = {}  # source timestamp by publisher
+        self._sequences = Sequences()
         # Transient-local publishers whose kept messages were requested.
         self._asked: set[str] = set()
         self._reliable: Subscription | None = None
@@ -109,12 +150,9 @@ class AnyQosSubscription:
 
     def _create(self, qos: QoSProfile) -> Subscription:
         def receive(message: Any, info: Any) -> None:
-            publisher, sent = publisher_of(info), info.get("source_timestamp", 0)
-            if publisher and sent:
-                if sent <= self._last.get(publisher, 0):
-                    return  # already received through another subscription
-                self._last[publisher] = sent
-            self._callback(message, publisher)
+            publisher = publisher_of(info)
+            if self._sequences.is_new(publisher, info):
+                self._callback(message, publisher)
 
         return self._node.create_subscription(self._message_type, self._topic, receive, qos)
 
