@@ -54,9 +54,11 @@ def test_a_missing_button_with_a_heartbeat_is_a_stop():
 class Listener(ManagedNode):
     """A node with only an emergency stop."""
 
-    def __init__(self):
+    def __init__(self, **options):
         super().__init__(
-            "listener", parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]
+            "listener",
+            parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))],
+            **options,
         )
         self.changes = []
 
@@ -82,6 +84,41 @@ def test_buttons_of_every_qos_are_received_without_warnings(graph):
         listener.trigger_deactivate()
         listener.trigger_cleanup()
     assert warned == []
+
+
+@pytest.mark.ros
+def test_the_shared_button_stops_the_arms_of_all_namespaces_and_their_own_only_one(graph):
+    """Before, an executor in a namespace was deaf to /emergency_stop."""
+    left, right, root = (
+        graph.add(Listener(namespace=each)).emergency_stop for each in ("left", "right", "/")
+    )
+    shared = graph.publisher(Bool, "/emergency_stop")
+    own = graph.publisher(Bool, f"/left/{TOPICS.emergency_stop}")
+    press = Bool(data=True)
+    graph.until(
+        lambda: left.pressed, "the press of the own button", each=lambda: own.publish(press)
+    )
+    assert not (right.pressed or root.pressed)
+    stopped = lambda: left.pressed and right.pressed and root.pressed  # noqa: E731
+    graph.until(stopped, "the press of the shared button", each=lambda: shared.publish(press))
+    shared.publish(Bool(data=False))
+    graph.until(lambda: not (right.pressed or root.pressed), "the release")
+    assert left.pressed, "by its own button"
+    own.publish(Bool(data=False))
+    graph.until(lambda: not left.pressed, "the release of the own button")
+
+
+@pytest.mark.ros
+def test_an_executor_in_a_namespace_stops_on_the_shared_button(graph):
+    statuses = graph.listen(ExecutorStatus, f"/left/{TOPICS.executor_status}")
+    parameters = [Parameter("contract", value=str(CONTRACT_PATH))]
+    node = graph.add(ChunkExecutorNode(namespace="left", parameter_overrides=parameters))
+    topics = [each.topic for each in node.inputs if each.topic.endswith("emergency_stop")]
+    assert topics == [f"/left/{TOPICS.emergency_stop}", "/emergency_stop"]
+    button = graph.publisher(Bool, "/emergency_stop")
+    graph.until(lambda: statuses, "the status")
+    button.publish(Bool(data=True))
+    graph.until(lambda: statuses[-1].state == ExecutorStatus.STOPPED, "the stop")
 
 
 @pytest.mark.ros

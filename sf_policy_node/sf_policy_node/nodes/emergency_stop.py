@@ -1,4 +1,4 @@
-"""Receives the emergency stop buttons on their topic.
+"""Receives the emergency stop buttons on their topics.
 
 Every button is tracked separately. If the contract requires a heartbeat, a silent button is a stop.
 """
@@ -15,6 +15,8 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
+SHARED_TOPIC = "/emergency_stop"
+"""The topic on which the arms of all namespaces receive a button."""
 _CHECKS = 4  # heartbeat checks in the time that a button may be silent
 
 
@@ -57,7 +59,9 @@ class Buttons:
 
 
 class EmergencyStop:
-    """Subscribes to ``topics.emergency_stop`` of a contract.
+    """Subscribes to ``topics.emergency_stop`` of a contract and to :data:`SHARED_TOPIC`.
+
+    In a namespace these are two topics. A publisher of either is a button.
 
     Args:
         change: called with True when a button reports that it is pressed or the heartbeat stops,
@@ -67,10 +71,14 @@ class EmergencyStop:
     def __init__(
         self, node: ManagedNode, contract: Contract, change: Callable[[bool], None]
     ) -> None:
-        self._node, self._change, self._topic = node, change, contract.topics.emergency_stop
+        self._node, self._change = node, change
         self._age_s = contract.budgets.emergency_stop_age_s
         self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()
-        self._subscription = node.subscribe_any_qos(Bool, self._topic, self._receive)
+        topics = dict.fromkeys(
+            node.resolve_topic_name(each) for each in (contract.topics.emergency_stop, SHARED_TOPIC)
+        )
+        self._topics = " or ".join(topics)
+        self._subscriptions = [node.subscribe_any_qos(Bool, each, self._receive) for each in topics]
         if self._age_s is not None:
             timer = node.create_timer(
                 self._age_s / _CHECKS,
@@ -93,15 +101,15 @@ class EmergencyStop:
             "nothing was received" if self._buttons.silence(0.0) is None else "a button is silent"
         )
         return (
-            f"emergency stop: {what} on {self._topic} for longer than budgets.emergency_stop_age_s"
+            f"emergency stop: {what} on {self._topics} for longer than budgets.emergency_stop_age_s"
             f" allows ({self._age_s:g} s); check the button and its driver"
         )
 
     def _receive(self, message: Bool, publisher: str) -> None:
-        present = set() if message.data else self._subscription.publishers()
+        present = set() if message.data else self._present()
         if publisher == UNKNOWN and len(present) > 1:
             self._node.get_logger().warning(
-                f"{self._topic} has {len(present)} publishers, which this version of rclpy cannot"
+                f"{self._topics} has {len(present)} publishers, which this version of rclpy cannot"
                 " distinguish, so a release is ignored; use only one publisher",
                 throttle_duration_sec=5.0,
             )
@@ -112,6 +120,10 @@ class EmergencyStop:
         self._check_heartbeat()
         if not self.pressed:
             self._change(False)
+
+    def _present(self) -> set[str]:
+        """Return the GIDs of the buttons that are present now."""
+        return set[str]().union(*(each.publishers() for each in self._subscriptions))
 
     def _check_heartbeat(self) -> None:
         if self._age_s is None:
