@@ -2,7 +2,7 @@
 
 import pytest
 from executor_cases import TOPICS, Executor
-from motion_cases import CONTRACT_PATH, FORWARD, HOME, sim_arm
+from motion_cases import CONTRACT_PATH, FORWARD, HOME, make_chunk, sim_arm
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -11,6 +11,7 @@ from std_msgs.msg import String
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
+from sf_policy_node.nodes.conversions import chunk_to_message
 from sf_policy_node.nodes.surroundings import Input, JointSources, Unmatched
 
 pytestmark = pytest.mark.ros
@@ -75,6 +76,23 @@ def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):
         message, {"publisher_gid": {"data": bytes.fromhex(executor.node._chunks_from)}}
     )
     assert "the policy follows no instruction" in executor.node._motion.status.reason
+
+
+def test_a_refused_chunk_of_a_second_policy_does_not_hide_the_stop_of_the_first(graph):
+    """Before, the executor listened to the policy whose chunk it had refused."""
+    executor = Executor(graph)
+    executor.move(FORWARD)
+    moving = ExecutorStatus.EXECUTING
+    executor.until(lambda: executor.status.state == moving, "a motion")
+    followed = bytes.fromhex(executor.node._chunks_from)
+    old = make_chunk(sim_arm(), FORWARD, stamp=graph.now() - 60.0, sequence=1)
+    executor.node._on_chunk(chunk_to_message(old), {"publisher_gid": {"data": bytes(16)}})
+    assert executor.node._motion.status.chunks_refused
+    executor.node._on_policy_status(
+        PolicyStatus(state=PolicyStatus.IDLE, epoch=99, reason="stopped by the stop service"),
+        {"publisher_gid": {"data": followed}},
+    )
+    assert "stopped by the stop service" in executor.node._motion.status.reason
 
 
 def test_a_command_topic_without_subscribers_is_named(graph):

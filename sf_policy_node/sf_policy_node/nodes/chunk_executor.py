@@ -209,7 +209,6 @@ class ChunkExecutorNode(ManagedNode):
 
     def _on_chunk(self, message: ActionChunk, info: dict) -> None:
         received = time.perf_counter()
-        self._chunks_from = publisher_of(info)
         chunk = chunk_from_message(message)
         try:
             if refusal := self._cannot_send():
@@ -227,6 +226,7 @@ class ChunkExecutorNode(ManagedNode):
             )
             self._report_change()
             return
+        self._chunks_from = publisher_of(info)  # not of a refused chunk: its policy is not followed
         self._send(trajectory)
         self._latencies.add(time.perf_counter() - received)
         self._report_change()
