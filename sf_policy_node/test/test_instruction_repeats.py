@@ -24,11 +24,36 @@ def test_a_stream_of_one_text_is_one_instruction(repeats, period):
 
 
 def test_occasional_repetitions_count_as_new_instructions(repeats):
-    repetitions = []
-    for at in range(0, 60, 12):
-        repetitions.append(repeats.receive("a", PICK, at))
-        repeats.stop()
+    repetitions = [repeats.receive("a", PICK, at) for at in range(0, 60, 12)]
     assert repetitions == [Repetition.NEW, *[Repetition.AGAIN] * 4]
+
+
+@pytest.mark.parametrize("period", [0.2, 1.0, 5.0, 60.0, 3600.0])
+def test_a_stop_lasts_at_every_period_of_repetition(repeats, period):
+    """Before, `ros2 topic pub -r 0.2` moved the arm again within 5 s of a stop."""
+    repeats.receive("a", PICK, 0.0)
+    repeats.stop()
+    assert {repeats.receive("a", PICK, n * period) for n in range(1, 9)} == {Repetition.STOPPED}
+
+
+def test_a_stopped_text_counts_when_the_executor_asks_for_it(repeats):
+    for publisher, text in (("a", PICK), ("b", "push it")):
+        repeats.receive(publisher, text, 0.0)
+    repeats.stop()
+    repeats.ask_for(PICK)
+    assert repeats.receive("a", PICK, 5.0) is Repetition.AGAIN
+    assert repeats.receive("b", "push it", 5.0) is Repetition.STOPPED
+
+
+def test_without_identifiers_only_a_publisher_that_appears_lifts_a_stop(repeats):
+    """rclpy of Jazzy does not say who sent a message."""
+    repeats.receive("", PICK, 0.0, {"p"})
+    repeats.stop({"p"})
+    assert repeats.receive("", PICK, 20.0, {"p"}) is Repetition.STOPPED
+    assert repeats.receive("", PICK, 40.0, set()) is Repetition.STOPPED, "one that has gone"
+    assert repeats.receive("", PICK, 60.0, {"p", "q"}) is Repetition.NEW
+    repeats.stop({"p", "q"})
+    assert repeats.receive("", PICK, 80.0, {"p", "q"}) is Repetition.STOPPED
 
 
 def test_publishers_are_distinguished(repeats):

@@ -1,13 +1,15 @@
 """Tests of the policy node over DDS with repeated instructions and an executor that stops."""
 
 import pytest
-from policy_node_cases import TOPICS
+from policy_node_cases import TOPICS, Policy
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from sf_msgs.action import RunInstruction
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.nodes.lifecycle import LATCHED
+from sf_policy_node.nodes.policy_node import PolicyNode
 
 pytestmark = pytest.mark.ros
 TEXT = "pick the red cube"
@@ -49,6 +51,37 @@ def test_stop_holds_although_a_publisher_repeats_the_text(policy):
     policy.call(Trigger, "stop")
     policy.say(TEXT)
     policy.until(lambda: policy.status.instruction == TEXT, "the same text from somebody else")
+
+
+def test_a_stop_outlasts_a_deactivation_and_a_configuration(policy):
+    """Before, the node forgot what was stopped, and the repeated text moved the arm again."""
+    repeater = Repeater(policy, TEXT)
+    policy.graph.until(lambda: policy.status.instruction == TEXT, "the instruction", each=repeater)
+    for transitions in (("deactivate", "activate"), ("deactivate", "cleanup", "configure")):
+        for name in transitions:
+            assert getattr(policy.node, f"trigger_{name}")().name == "SUCCESS", policy.node.failure
+    assert policy.node.trigger_activate().name == "SUCCESS"
+    policy.graph.until(
+        lambda: "was stopped; send another instruction" in policy.status.reason,
+        "the refusal",
+        each=repeater,
+    )
+    assert policy.status.state == PolicyStatus.IDLE
+    policy.say(TEXT)
+    policy.until(lambda: policy.status.instruction == TEXT, "the same text from somebody else")
+
+
+def test_stop_also_withdraws_the_first_instruction_that_waits_for_an_executor(graph, monkeypatch):
+    """Before, `instruction:=...` began later, although ~/stop had been called."""
+    may_begin = [False]  # an executor is coming up
+    monkeypatch.setattr(PolicyNode, "_may_begin", lambda node: may_begin[0])
+    policy = Policy(graph, None, Parameter("instruction", value=TEXT))
+    answer = policy.call(Trigger, "stop")
+    assert answer.success and TEXT in answer.message
+    may_begin[0] = True
+    begun = policy.graph.now() + 1.0
+    policy.until(lambda: policy.graph.now() > begun, "the time in which it would begin")
+    assert policy.status.state == PolicyStatus.IDLE and not policy.status.instruction
 
 
 def test_an_instruction_stopped_by_the_executor_ends_with_its_reason_and_may_be_repeated(

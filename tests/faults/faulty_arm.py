@@ -25,12 +25,12 @@ from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import find_robot
 from sf_msgs.msg import ExecutorStatus, PolicyStatus
 from sf_policy_node.contract import Contract, load_contract
-from sf_policy_node.session.instruction_repeats import STREAM_S
 
 START_S = 180.0  # wall time; a busy machine reads a checkpoint slowly
 PATIENCE_S = 60.0  # wall time for an action that takes a second
 MOVING = 0.15  # share of a joint's speed limit from which the arm counts as moving
 _SETTLE_S = 0.5  # after a reset: images from before are then outside every budget
+_DISCOVERY_S = 0.3  # wall time in which all subscribers find a new publisher
 _RELEASES = 10  # attempts to release the emergency stop
 _AGAIN_S = 5.0  # wall time after which an instruction is repeated
 HEARTBEAT_S = 0.6  # how long a button with a heartbeat may be silent
@@ -51,11 +51,11 @@ class FaultyArm(ArmClient):
         self.contract, self.processes = contract, processes
         self.observer = MotionObserver(contract)
         self.clock_shift = 0.0
-        self._instructed = "", 0.0  # the last instruction, and when it was published
+        self._instructed = ""  # the last instruction
         self._reasons: dict[tuple[str, str], None] = {}  # an ordered set
         self._earlier_reasons: set[tuple[str, str]] = set()
         # Not latched: a restarted policy must not receive earlier messages.
-        quiet = {
+        self._quiet = quiet = {
             "qos_profile": QoSProfile(depth=5),
             "event_callbacks": PublisherEventCallbacks(use_default_callbacks=False),
         }
@@ -113,16 +113,22 @@ class FaultyArm(ArmClient):
     def instruct(self, instruction: str) -> None:
         """Publish an instruction once, for current subscribers.
 
-        A text that was stopped is published again only when the policy does not take it for one
-        that a program repeats.
+        The same text comes from another publisher each time: the policy ignores a text that was
+        stopped, from its publisher.
         """
-        self.until(self._instructions.get_subscription_count, "no subscriber takes instructions")
-        text, published = self._instructed
-        if instruction == text:
-            self.until(
-                lambda: time.monotonic() > published + STREAM_S, "the clock of this process stands"
+        if instruction == self._instructed:
+            self._node.destroy_publisher(self._instructions)
+            self._instructions = self._node.create_publisher(
+                String, self.contract.topics.instruction, **self._quiet
             )
-        self._instructed = instruction, time.monotonic()
+        self._instructed, since = instruction, time.monotonic()
+        self.until(
+            lambda: (
+                self._instructions.get_subscription_count()
+                and time.monotonic() > since + _DISCOVERY_S
+            ),
+            "no subscriber takes instructions",
+        )
         self._instructions.publish(String(data=instruction))
 
     def instruct_and_wait_for_motion(self, instruction: str) -> None:

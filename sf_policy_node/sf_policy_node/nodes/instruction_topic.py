@@ -11,6 +11,7 @@ from collections.abc import Callable
 from std_msgs.msg import String
 
 from sf_msgs.msg import ExecutorStatus
+from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.diagnostics import NEEDS_INSTRUCTION
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.session.instruction_repeats import InstructionRepeats, Repetition
@@ -27,6 +28,7 @@ class InstructionTopic:
         run: returns the current instruction; None when there is none.
         follow: called with the text of a new instruction.
         refuse: called with a sentence for the status when a text is refused.
+        repeats: texts that were received and stopped; outlives this object.
     """
 
     def __init__(
@@ -36,19 +38,24 @@ class InstructionTopic:
         run: Callable[[], InstructionRun | None],
         follow: Callable[[str], None],
         refuse: Callable[[str], None],
+        repeats: InstructionRepeats,
     ) -> None:
         self._node, self._run, self._follow, self._refuse = node, run, follow, refuse
-        self._repeats = InstructionRepeats()
+        self._repeats = repeats
         self._refused = ""
         self._executor: ExecutorStatus | None = None
         self._seen: InstructionRun | None = None
         self._refused_before = 0  # chunks that the executor had refused before this instruction
-        node.subscribe_any_qos(String, topic, self._receive)
+        self._subscription = node.subscribe_any_qos(String, topic, self._receive)
 
     def stop(self) -> None:
         """Record that the instruction was stopped: repeating its text does not start it again."""
-        self._repeats.stop()
+        self._repeats.stop(self._subscription.publishers())
         self._refused = ""
+
+    def ask_for(self, text: str) -> None:
+        """Record that the executor ended the instruction and asks for it again."""
+        self._repeats.ask_for(text)
 
     def note_executor(self, status: ExecutorStatus) -> None:
         """Take the executor's status."""
@@ -76,10 +83,14 @@ class InstructionTopic:
         if not self._node.running:
             return
         text, current = message.data.strip(), self._run()
-        repetition = self._repeats.receive(publisher, text, time.monotonic())
+        present = self._subscription.publishers() if publisher == UNKNOWN else ()
+        repetition = self._repeats.receive(publisher, text, time.monotonic(), present)
         if repetition is Repetition.STOPPED and current is None and text != self._refused:
             self._refused = text
-            self._refuse(f"{text!r} was stopped; send another instruction, or call ~/start")
+            self._refuse(
+                f"{text!r} was stopped; send another instruction, send it from another publisher,"
+                " or call ~/start"
+            )
         if repetition in (Repetition.STOPPED, Repetition.REPEATED):
             return
         if current is None or current.instruction != text or self.is_asked_for(current):

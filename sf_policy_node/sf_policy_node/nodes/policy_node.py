@@ -38,6 +38,7 @@ from sf_policy_node.nodes.surroundings import Unmatched
 from sf_policy_node.perception.colour_conversion import cv_bridge_encodings
 from sf_policy_node.perception.message_loss import Reception
 from sf_policy_node.perception.observation import validate_instruction
+from sf_policy_node.session.instruction_repeats import InstructionRepeats
 from sf_policy_node.session.instruction_run import InstructionRun, Termination
 from sf_policy_node.session.policy_session import PolicySession
 from sf_policy_node.session.predictor import ActionPolicy
@@ -82,6 +83,8 @@ class PolicyNode(ManagedNode):
     def __init__(self, policy_factory: PolicyFactory = load_policy, **options: Any) -> None:
         super().__init__("policy_node", **options)
         self._factory = policy_factory
+        # Not of one configuration: a stop outlasts cleanup and configure.
+        self._repeats = InstructionRepeats()
         self.parameter(
             "checkpoint",
             "",
@@ -195,7 +198,12 @@ class PolicyNode(ManagedNode):
             JointState, contract.topics.joint_states, self._on_joint_state, _JOINT_STATES
         )
         self._instructions = InstructionTopic(
-            self, contract.topics.instruction, lambda: self._session.run, self._follow, self._refuse
+            self,
+            contract.topics.instruction,
+            lambda: self._session.run,
+            self._follow,
+            self._refuse,
+            self._repeats,
         )
         self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
         self.subscribe(
@@ -226,12 +234,12 @@ class PolicyNode(ManagedNode):
 
     def start(self) -> None:
         self._active_since = time.monotonic()
-        if first := self.value("instruction"):
-            self._first_instruction = validate_instruction(first)
+        first = self.value("instruction")
+        self._first_instruction = validate_instruction(first) if first else ""
         self.get_logger().info(f"active with {self._policy.policy_id} on {self._policy.device}")
 
     def stop(self) -> None:
-        self._session.end(Termination.STOPPED, "the policy node was deactivated")
+        self._end("the policy node was deactivated")
         self._on_event()
 
     def _close_session(self) -> None:
@@ -286,6 +294,7 @@ class PolicyNode(ManagedNode):
 
     def _end(self, reason: str) -> None:
         """End the current instruction; repeating its text does not start it again."""
+        self._first_instruction = ""
         self._instructions.stop()
         self._session.end(Termination.STOPPED, reason)
 
@@ -303,6 +312,7 @@ class PolicyNode(ManagedNode):
         current = self._session.run
         if current is not None and self._instructions.is_asked_for(current):
             self._session.end(Termination.STOPPED, f"the executor {message.reason}", current)
+            self._instructions.ask_for(current.instruction)
 
     # ---- services ----
 
@@ -328,13 +338,10 @@ class PolicyNode(ManagedNode):
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         current = self._session.run
+        text = current.instruction if current else self._first_instruction
         self._end("stopped by the stop service")
-        response.success = current is not None
-        response.message = (
-            f"no longer following {current.instruction!r}"
-            if current
-            else "there was no instruction"
-        )
+        response.success = bool(text)
+        response.message = f"no longer following {text!r}" if text else "there was no instruction"
         return response
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
