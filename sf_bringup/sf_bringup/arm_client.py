@@ -17,6 +17,7 @@ from rclpy.action.client import ClientGoalHandle
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -106,6 +107,7 @@ class ArmClient:
                     qos_profile_sensor_data,
                 )
         self._reset: Client = self._node.create_client(ResetScene, "sim_arm/reset")
+        self._button: Publisher | None = None
         self._pause: Client = self._node.create_client(SetBool, "policy_node/pause")
         self._run: ActionClient = ActionClient(self._node, RunInstruction, "run_instruction")
         self.feedback: RunInstruction.Feedback | None = None
@@ -245,22 +247,25 @@ class ArmClient:
     def press(self, pressed: bool) -> None:
         """Press or release the emergency stop, once the executor subscribes to it.
 
-        The node of this client counts as one button; buttons of programs that have ended are
-        released with it.
+        The node of this client counts as one button.
 
         Raises:
             ArmClientError: no executor subscribes.
         """
-        button = self._node.create_publisher(Bool, self.contract.topics.emergency_stop, _BUTTON)
+        if self._button is None:
+            topic = self.contract.topics.emergency_stop
+            self._button = self._node.create_publisher(Bool, topic, _BUTTON)
         self.wait_until(
-            button.get_subscription_count,
+            self._button.get_subscription_count,
             ANSWER_S,
             f"nobody listened on {self.contract.topics.emergency_stop}",
         )
-        button.publish(Bool(data=pressed))
+        self._button.publish(Bool(data=pressed))
 
     def reset_emergency_stop(self) -> str:
         """Reset the latched emergency stop and return the executor's answer.
+
+        Buttons whose programs ended while pressed are released, and named in the answer.
 
         Raises:
             ArmClientError: it refuses, with the reason, or does not answer.

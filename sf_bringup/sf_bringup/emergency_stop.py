@@ -29,7 +29,8 @@ class Arguments:
     """
 
     action: Annotated[Literal["press", "reset"], tyro.conf.Positional] = "press"
-    """reset: also releases buttons whose program has ended, but none that is still pressed."""
+    """reset: also releases and names buttons whose program ended while they were pressed, but none
+    that is still pressed."""
     robot: str = SIM_ROBOT
     """The robot of the running graph: its name or the path of its contract."""
     namespace: str = ""
@@ -86,6 +87,7 @@ def reset(client: ArmClient) -> str:
     """
     client.wait_for_executor(_FIND_S)
     if client.contract.budgets.emergency_stop_age_s is None:
+        # Before Kilted rclpy does not report publishers: this release counts for one that is gone.
         client.press(False)
     # With a heartbeat this program would be a button that falls silent.
     end = time.monotonic() + _RELEASED_S

@@ -12,6 +12,7 @@ from std_srvs.srv import Trigger
 
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.contract import load_contract
+from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.emergency_stop import Buttons, EmergencyStop
 from sf_policy_node.nodes.lifecycle import ManagedNode
@@ -34,11 +35,22 @@ def test_every_button_must_be_released():
     assert not buttons.pressed
 
 
-def test_a_button_without_a_publisher_is_released_by_another_one():
-    """`ros2 topic pub --once` presses and exits: the next release counts for it."""
+def test_a_button_that_ended_while_pressed_is_only_released_by_a_reset():
+    """Before, the next release of any other button released it."""
     buttons = Buttons()
-    buttons.receive(A, True, 1.0, set())
-    assert buttons.receive(B, False, 5.0, {B}) and not buttons.pressed
+    buttons.receive(A, True, 1.0, {A, B})
+    assert buttons.receive(B, False, 5.0, {B}) and buttons.pressed == {A}
+    assert not buttons.held({B})
+    buttons.release_all_but(buttons.held({A, B}))
+    assert buttons.pressed == {A}, "its program has not ended"
+    buttons.release_all_but(buttons.held({B}))
+    assert not buttons.pressed
+
+
+def test_an_unknown_publisher_may_be_any_that_is_present():
+    buttons = Buttons()
+    buttons.receive(UNKNOWN, True, 1.0, set())
+    assert buttons.held({A}) == {UNKNOWN} and not buttons.held(set())
 
 
 def test_a_missing_button_with_a_heartbeat_is_a_stop():
@@ -133,6 +145,65 @@ def test_an_earlier_latched_press_is_received_beside_a_volatile_button(graph):
     first.publish(Bool(data=True))
     graph.until(lambda: len(listener.changes) > 1, "the next message")
     assert listener.emergency_stop.pressed and False not in listener.changes
+
+
+def reset_of(graph):
+    """Return a function that calls the reset service of the executor and returns its answer."""
+    client = graph.peer.create_client(Trigger, "chunk_executor/reset_emergency_stop")
+    graph.until(client.service_is_ready, "the service")
+
+    def reset():
+        response = client.call_async(Trigger.Request())
+        graph.until(response.done, "the answer")
+        return response.result()
+
+    return reset
+
+
+def panel_of(graph, name="estop_panel"):
+    """Return a node of its own with a button."""
+    panel = graph.add(ManagedNode(name), activate=False)
+    return panel, panel.create_publisher(Bool, TOPICS.emergency_stop, 10)
+
+
+@pytest.mark.ros
+def test_a_button_that_ended_while_pressed_is_named_by_the_reset(graph):
+    executor = Executor(graph)
+    panel, button = panel_of(graph)
+    other = graph.publisher(Bool, TOPICS.emergency_stop)
+    stopped = lambda: executor.status.state == ExecutorStatus.STOPPED  # noqa: E731
+    graph.until(stopped, "the stop", each=lambda: button.publish(Bool(data=True)))
+    reset = reset_of(graph)
+    assert "still pressed by /estop_panel; release it first" in reset().message
+    panel.destroy_publisher(button)
+    buttons = executor.node._emergency_stop
+    graph.until(lambda: len(buttons._present()) == 1, "the end of the panel")
+    other.publish(Bool(data=True))
+    graph.until(lambda: len(buttons._buttons.pressed) == 2, "the press of the other one")
+    assert "still pressed by /test_peer; release" in reset().message
+    other.publish(Bool(data=False))
+    graph.until(lambda: len(buttons._buttons.pressed) == 1, "its release")
+    assert executor.node._motion.status.state.value == ExecutorStatus.STOPPED
+    answer = reset()
+    assert answer.success and "was pressed by /estop_panel, whose program has" in answer.message
+    assert not buttons.pressed
+
+
+@pytest.mark.ros
+def test_a_pressed_button_outlasts_a_configuration_of_the_executor(graph):
+    """Before, the release of another button counted for all of them after a configuration."""
+    executor = Executor(graph)
+    _, button = panel_of(graph)
+    other = graph.publisher(Bool, TOPICS.emergency_stop)
+    pressed = lambda: executor.node._emergency_stop.pressed  # noqa: E731
+    graph.until(pressed, "the press", each=lambda: button.publish(Bool(data=True)))
+    for name in ("deactivate", "cleanup", "configure", "activate"):
+        assert getattr(executor.node, f"trigger_{name}")().name == "SUCCESS", executor.node.failure
+    seen = lambda: len(executor.node._emergency_stop._buttons._received)  # noqa: E731
+    graph.until(seen, "the release of the other", each=lambda: other.publish(Bool(data=False)))
+    assert "still pressed by /estop_panel" in reset_of(graph)().message
+    graph.until(lambda: not pressed(), "release", each=lambda: button.publish(Bool(data=False)))
+    assert reset_of(graph)().success
 
 
 @pytest.mark.ros

@@ -93,6 +93,30 @@ def test_start_repeats_the_last_instruction_except_during_an_emergency_stop(
     assert "not active" in policy.call(Trigger, "start").message
 
 
+def test_a_button_that_ended_while_pressed_counts_until_the_executor_is_reset(policy):
+    executor = policy.graph.publisher(ExecutorStatus, TOPICS.executor_status, LATCHED)
+    button = policy.graph.publisher(Bool, TOPICS.emergency_stop)
+    button.publish(Bool(data=True))
+    stop = policy.node._emergency_stop
+    policy.until(lambda: stop.pressed, "the press")
+    policy.graph.peer.destroy_publisher(button)
+    policy.until(lambda: not stop._present(), "the end of the button's program")
+    policy.graph.publisher(Bool, TOPICS.emergency_stop).publish(Bool(data=False))
+    over = time.monotonic() + 1.2
+
+    def send(state):
+        policy.arm()
+        executor.publish(ExecutorStatus(state=state))
+
+    policy.graph.until(
+        lambda: time.monotonic() > over, "a second", each=lambda: send(ExecutorStatus.STOPPED)
+    )
+    assert stop.pressed
+    policy.graph.until(
+        lambda: not stop.pressed, "the reset", each=lambda: send(ExecutorStatus.HOLDING)
+    )
+
+
 def test_the_emergency_stop_ends_a_paused_instruction(policy):
     policy.say("pick the red cube")
     policy.until(lambda: policy.chunks, "a chunk")

@@ -21,10 +21,10 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from sf_bringup.doctor.seen import Controller, Seen, Stream
 from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
 from sf_policy_node.contract import Contract
-from sf_policy_node.nodes.any_qos import publisher_of
+from sf_policy_node.nodes.any_qos import full_name, publisher_of
 from sf_policy_node.nodes.controller_watch import ControllerWatch
 from sf_policy_node.nodes.outputs import NEWEST as COMMAND_QOS
-from sf_policy_node.nodes.surroundings import full_name, qos_fault
+from sf_policy_node.nodes.surroundings import qos_fault
 from sf_policy_node.perception.images import ImageError, decode_compressed
 
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived

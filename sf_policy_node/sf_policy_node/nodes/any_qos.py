@@ -26,6 +26,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 _LOOK_S = 0.2  # period in which publishers are checked
 _KEPT_S = 1.0  # how long to wait for messages that a transient-local publisher keeps
@@ -35,6 +36,8 @@ _RELIABLE = QoSProfile(depth=_DEPTH)
 _LATCHED = QoSProfile(depth=_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 _PARTICIPANT = 24  # hex digits of a GID that identify the DDS participant
+NAMELESS = "_NODE_NAME_UNKNOWN_"
+"""The name in rmw of a node that is not discovered yet, or not a node of ROS."""
 UNKNOWN = ""
 """The publisher of a message if rclpy does not report it."""
 
@@ -102,6 +105,8 @@ class AnyQosSubscription:
         self._reliable: Subscription | None = None
         self._latched: Subscription | None = None
         self._latched_until = 0.0
+        self.names: dict[str, str] = {}
+        """Full names of the nodes of publishers that are or were present, by GID."""
         self._always = self._create(_ALWAYS)
         self._timer = node.create_timer(
             _LOOK_S, self.look, clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -142,11 +147,12 @@ class AnyQosSubscription:
 
     def _infos(self) -> list:
         own = type_name(self._message_type)
-        return [
-            each
-            for each in self._node.get_publishers_info_by_topic(self._topic)
-            if each.topic_type == own
-        ]
+        infos = self._node.get_publishers_info_by_topic(self._topic)
+        found = [each for each in infos if each.topic_type == own]
+        for each in found:
+            if each.node_name != NAMELESS:
+                self.names[_hex(each.endpoint_gid)] = full_name(each)
+        return found
 
     def _create(self, qos: QoSProfile) -> Subscription:
         def receive(message: Any, info: Any) -> None:
@@ -178,6 +184,11 @@ def same_process(publisher: str, other: str) -> bool:
     The first 12 bytes of a GID identify the participant.
     """
     return UNKNOWN in (publisher, other) or publisher[:_PARTICIPANT] == other[:_PARTICIPANT]
+
+
+def full_name(endpoint: TopicEndpointInfo) -> str:
+    """Return the full name of the node of a publisher or subscription."""
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 def type_name(message_type: type) -> str:

@@ -140,7 +140,9 @@ class ChunkExecutorNode(ManagedNode):
                 functools.partial(self._on_leader, source, topic, JointStates(contract)),
                 _LEADER,
             )
-        self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
+        self._emergency_stop = EmergencyStop(
+            self, contract, self._on_emergency_stop, getattr(self, "_emergency_stop", None)
+        )
         self.subscribe(
             ExecutorStatus, topics.executor_status, self._on_executor_status, QoSProfile(depth=5)
         )
@@ -374,8 +376,13 @@ class ChunkExecutorNode(ManagedNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
+            ended = self._emergency_stop.reset()
+            self._motion.on_emergency_stop(False, self.now())
             self._motion.reset_emergency_stop(self.now())
             response.success, response.message = True, self._motion.status.reason
+            if ended:
+                response.message += f"; it was pressed by {ended}, whose program has ended"
+                self.get_logger().warning(response.message)
         except ValueError as error:
             response.success, response.message = False, str(error)
         self._report_change()

@@ -23,14 +23,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rclpy.timer import Timer
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from trajectory_msgs.msg import JointTrajectory
 
 from sf_policy_node.contract import Contract
 from sf_policy_node.controller.presence import ControllerPresence
 from sf_policy_node.controller.requirements import limiter_remarks, wanted_parameters
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.nodes.any_qos import publisher_of
+from sf_policy_node.nodes.any_qos import full_name, publisher_of
 from sf_policy_node.nodes.conversions import to_seconds
 
 try:  # come with ROS 2, or from source
@@ -161,12 +160,12 @@ class ControllerWatch:
         """Check the topic's subscribers and publishers, and observe a controller that is new."""
         node, topic = self._node, self._presence.topic
         subscribers = {
-            bytes(each.endpoint_gid).hex(): _full_name(each)
+            bytes(each.endpoint_gid).hex(): full_name(each)
             for each in node.get_subscriptions_info_by_topic(topic)
             if (each.node_name, each.node_namespace) != self._own
         }
         self._others = {
-            bytes(each.endpoint_gid).hex(): _full_name(each)
+            bytes(each.endpoint_gid).hex(): full_name(each)
             for each in node.get_publishers_info_by_topic(topic)
             if (each.node_name, each.node_namespace) != self._own
         }
@@ -321,10 +320,6 @@ class ControllerWatch:
             lost := self._presence.saw_state(state)
         ):
             self._on_lost(lost)
-
-
-def _full_name(info: TopicEndpointInfo) -> str:
-    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 def _by_name(names: list[str], values: list) -> dict[str, object]:

@@ -5,8 +5,9 @@ Every button is tracked separately. If the contract requires a heartbeat, a sile
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 from rclpy.clock import Clock, ClockType
 from std_msgs.msg import Bool
@@ -17,6 +18,7 @@ from sf_policy_node.nodes.lifecycle import ManagedNode
 
 SHARED_TOPIC = "/emergency_stop"
 """The topic on which the arms of all namespaces receive a button."""
+_RESET_S = 1.0  # longer than a status of the executor is on its way
 _CHECKS = 4  # heartbeat checks in the time that a button may be silent
 
 
@@ -32,30 +34,46 @@ class Buttons:
         self._pressed: set[str] = set()
         self._received: dict[str, float] = {}  # time of the last message by publisher
 
-    def receive(self, publisher: str, pressed: bool, now: float, present: set[str]) -> bool:
+    def receive(self, publisher: str, pressed: bool, now: float, present: Collection[str]) -> bool:
         """Take a message; return False if a publisher with a heartbeat is gone, which is a stop.
 
-        A release also releases buttons whose publishers are no longer ``present``, because they
-        cannot be released otherwise. A ``ros2 topic pub --once`` is an example.
+        A message changes only its own button. One that was pressed when its program ended remains
+        pressed until :meth:`release_all_but`.
         """
         self._received[publisher] = now
         if pressed:
             self._pressed.add(publisher)
             return True
+        self._pressed.discard(publisher)
         gone = self._received.keys() - present - {publisher}
-        self._pressed -= gone | {publisher}
         for each in gone:
             del self._received[each]
         return self._age_s is None or not gone
+
+    def held(self, present: Collection[str]) -> set[str]:
+        """Return the pressed buttons whose publishers are ``present``.
+
+        The others can no longer be released by a message; a ``ros2 topic pub --once`` is an
+        example. An unknown publisher may be any that is present.
+        """
+        return self._pressed & (set(present) | ({UNKNOWN} if present else set()))
+
+    def release_all_but(self, held: Collection[str]) -> None:
+        """Release the buttons that are not ``held``."""
+        self._pressed &= set(held)
+
+    def inherit(self, before: Buttons) -> None:
+        """Take over the pressed buttons of the object that this one replaces."""
+        self._pressed |= before._pressed
 
     def silence(self, now: float) -> float | None:
         """Return the longest silence of any publisher [s]; None before the first message."""
         return now - min(self._received.values()) if self._received else None
 
     @property
-    def pressed(self) -> bool:
-        """Whether a button is pressed."""
-        return bool(self._pressed)
+    def pressed(self) -> set[str]:
+        """The publishers of pressed buttons."""
+        return set(self._pressed)
 
 
 class EmergencyStop:
@@ -65,15 +83,27 @@ class EmergencyStop:
 
     Args:
         change: called with True when a button reports that it is pressed or the heartbeat stops,
-            and with False when a message arrives while every button is released.
+            and with False when the last pressed button is released, and with later messages.
+        before: the object of an earlier configuration, whose buttons remain pressed.
     """
 
     def __init__(
-        self, node: ManagedNode, contract: Contract, change: Callable[[bool], None]
+        self,
+        node: ManagedNode,
+        contract: Contract,
+        change: Callable[[bool], None],
+        before: EmergencyStop | None = None,
     ) -> None:
         self._node, self._change = node, change
         self._age_s = contract.budgets.emergency_stop_age_s
         self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()
+        self._names: dict[str, str] = {}  # of the nodes of pressed buttons, by publisher
+        self._pressed_at = -math.inf  # when a button last reported that it is pressed [s]
+        if before is not None:
+            self._buttons.inherit(before._buttons)
+            self._names.update(before._names)
+            for each in before._subscriptions:
+                self._names |= each.names
         topics = dict.fromkeys(
             node.resolve_topic_name(each) for each in (contract.topics.emergency_stop, SHARED_TOPIC)
         )
@@ -90,7 +120,7 @@ class EmergencyStop:
     @property
     def pressed(self) -> bool:
         """Whether a button is pressed or the heartbeat is missing."""
-        return self._buttons.pressed or self._silent
+        return bool(self._buttons.pressed) or self._silent
 
     @property
     def problem(self) -> str:
@@ -105,9 +135,49 @@ class EmergencyStop:
             f" allows ({self._age_s:g} s); check the button and its driver"
         )
 
+    def reset(self) -> str:
+        """Release pressed buttons whose programs have ended; return the names of their nodes.
+
+        Raises:
+            ValueError: another button is pressed, or the heartbeat is missing; none is released.
+        """
+        if held := self._buttons.held(self._present()):
+            raise ValueError(
+                f"the emergency stop is still pressed by {self._named(held)}; release it first (a"
+                " program that was killed counts for up to 20 s)"
+            )
+        if self._silent:
+            raise ValueError(self.problem)
+        gone = self._buttons.pressed
+        self._release_gone()
+        return self._named(gone)
+
+    def note_executor(self, *, stopped: bool) -> None:
+        """Take whether the executor is in an emergency stop, in a node that nobody resets.
+
+        An executor that is not stopped, a second after the last press, was reset. So buttons whose
+        programs have ended are released here, too.
+        """
+        if not stopped and time.monotonic() - self._pressed_at > _RESET_S:
+            self._release_gone()
+
+    def _release_gone(self) -> None:
+        if self._buttons.pressed:
+            self._buttons.release_all_but(self._buttons.held(self._present()))
+            if not self.pressed:
+                self._change(False)
+
+    def _named(self, publishers: Iterable[str]) -> str:
+        names = dict(self._names)
+        for each in self._subscriptions:
+            names |= each.names
+        return ", ".join(sorted({names.get(each, "a node") for each in publishers}))
+
     def _receive(self, message: Bool, publisher: str) -> None:
-        present = set() if message.data else self._present()
-        if publisher == UNKNOWN and len(present) > 1:
+        present = self._present()
+        if message.data:
+            self._pressed_at = time.monotonic()
+        elif publisher == UNKNOWN and len(present) > 1:
             self._node.get_logger().warning(
                 f"{self._topics} has {len(present)} publishers, which this version of rclpy cannot"
                 " distinguish, so a release is ignored; use only one publisher",
@@ -122,7 +192,7 @@ class EmergencyStop:
             self._change(False)
 
     def _present(self) -> set[str]:
-        """Return the GIDs of the buttons that are present now."""
+        """Return the GIDs of the buttons that are present now, and note their names."""
         return set[str]().union(*(each.publishers() for each in self._subscriptions))
 
     def _check_heartbeat(self) -> None:

@@ -205,7 +205,9 @@ class PolicyNode(ManagedNode):
             self._refuse,
             self._repeats,
         )
-        self._emergency_stop = EmergencyStop(self, contract, self._on_emergency_stop)
+        self._emergency_stop = EmergencyStop(
+            self, contract, self._on_emergency_stop, getattr(self, "_emergency_stop", None)
+        )
         self.subscribe(
             ExecutorStatus, contract.topics.executor_status, self._on_executor_status, LATCHED
         )
@@ -308,6 +310,8 @@ class PolicyNode(ManagedNode):
             self._session.note_not_followed()
         self._refused = message.chunks_refused
         self._is_executor_active = message.state != ExecutorStatus.INACTIVE
+        if self._is_executor_active:
+            self._emergency_stop.note_executor(stopped=message.state == ExecutorStatus.STOPPED)
         self._instructions.note_executor(message)
         current = self._session.run
         if current is not None and self._instructions.is_asked_for(current):

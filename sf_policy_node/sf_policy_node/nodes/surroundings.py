@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from sf_policy_node.nodes.any_qos import UNKNOWN, type_name
+from sf_policy_node.nodes.any_qos import UNKNOWN, full_name, type_name
 
 _SOURCE_S = 1.0  # a publisher that was silent for longer does not count
 
@@ -77,11 +76,6 @@ def _wrong_type(topic: str, who: str, found: str, wanted: set[str]) -> str:
     return (
         f"{topic}: {who} publishes {found}, and {' or '.join(sorted(wanted))} is expected; {cure}"
     )
-
-
-def full_name(endpoint: TopicEndpointInfo) -> str:
-    """Return the full name of the node of a publisher or subscription."""
-    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 
 def qos_fault(offered: QoSProfile, requested: QoSProfile | None) -> str:
