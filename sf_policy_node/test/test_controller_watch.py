@@ -48,6 +48,7 @@ class Watched:
             self.node,
             self.node.resources,
             sim_arm(),
+            own=self.node.own_publishers,
             on_reference=lambda *reference: self.references.append(reference),
             on_lost=self.lost.append,
         )
@@ -84,10 +85,12 @@ def test_another_publisher_on_the_topic_is_named(graph, watched):
     assert "/rqt_joint_trajectory_controller publishes on" in watched.watch.remarks[0]
 
 
-def test_a_trajectory_of_another_node_takes_the_controller_away(graph, watched):
+@pytest.mark.parametrize("name", ["rqt_joint_trajectory_controller", "watcher"])
+def test_a_trajectory_of_another_node_takes_the_controller_away(graph, watched, name):
+    """Also of one with the same name: a second executor counted as the first one."""
     graph.add(Controller(), activate=False)
-    own = watched.node.create_publisher(JointTrajectory, TOPIC, 10)
-    other = graph.add(ManagedNode("rqt_joint_trajectory_controller"), activate=False)
+    own = watched.node.publisher(JointTrajectory, TOPIC, QoSProfile(depth=10))
+    other = graph.add(ManagedNode(name), activate=False)
     publisher = other.create_publisher(JointTrajectory, TOPIC, 10)
     infos = []
     take = lambda message, info: infos.append(info)  # noqa: E731
@@ -102,7 +105,7 @@ def test_a_trajectory_of_another_node_takes_the_controller_away(graph, watched):
     if not infos[0].get("publisher_gid"):
         return  # Jazzy does not report who sent a message
     watched.until(lambda: watched.lost, "the loss")
-    assert "/rqt_joint_trajectory_controller sent a trajectory" in watched.watch.refusal
+    assert watched.watch.refusal == f"/{name} sent a command on {TOPIC}; stop it"
     other.destroy_publisher(publisher)
     watched.until(lambda: own.get_subscription_count() == 2, "the end of the monitoring")
     watched.until(lambda: not watched.watch.refusal, "the controller to be free again")

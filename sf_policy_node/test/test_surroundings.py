@@ -7,11 +7,13 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from sf_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import chunk_to_message
+from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.surroundings import Input, JointSources, Unmatched
 
 pytestmark = pytest.mark.ros
@@ -59,6 +61,32 @@ def test_a_second_executor_is_refused_and_the_first_continues(graph):
     assert second.trigger_activate().name == "FAILURE"
     assert "another executor is active on executor/status (/chunk_executor)" in second.failure
     assert first.node.running and not first.node.has_given_up
+
+
+@pytest.mark.parametrize("is_executor", [True, False], ids=["executor", "player of a recording"])
+def test_an_executor_on_another_clock_is_told_from_the_player_of_a_recording(graph, is_executor):
+    """Before, two executors commanded one arm silently if one of them ran in simulated time."""
+    other = graph.add(ManagedNode("other"), activate=False)
+    if is_executor:
+        other.create_service(Trigger, "~/reset_emergency_stop", lambda request, answer: answer)
+    statuses = other.create_publisher(ExecutorStatus, TOPICS.executor_status, 10)
+    executor = ChunkExecutorNode(
+        parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))]
+    )
+    graph.add(executor, activate=False)
+    assert executor.trigger_configure().name == "SUCCESS" and executor.settle() > 0.0
+    message = ExecutorStatus(state=ExecutorStatus.HOLDING)
+    message.header.stamp.sec = 12  # of a simulation
+    received = []
+    graph.peer.create_subscription(ExecutorStatus, TOPICS.executor_status, received.append, 10)
+
+    def done():
+        others = [each for each in received if each.header.stamp.sec == 12]
+        return executor._rival if is_executor else len(others) > 20
+
+    graph.until(done, "the messages", each=lambda: statuses.publish(message))
+    assert executor.trigger_activate().name == ("FAILURE" if is_executor else "SUCCESS")
+    assert ("another executor is active" in executor.failure) == is_executor
 
 
 def test_another_policy_node_that_is_idle_does_not_stop_the_arm(graph):

@@ -105,6 +105,7 @@ class ChunkExecutorNode(ManagedNode):
                     self.resources,
                     contract,
                     topic,
+                    own=self.own_publishers,
                     on_lost=lost,
                     on_taken=functools.partial(lost, taken=True),
                     on_reference=self._motion.on_controller_reference,
@@ -120,10 +121,10 @@ class ChunkExecutorNode(ManagedNode):
         }
         # By topic: why a leader's messages are not used, and when the last one was received [s].
         self._unused: dict[str, tuple[str, float]] = {}
-        self._rivals, self._rival = Rivals(self, topics.executor_status), ""
+        self._rivals = Rivals(self, topics.executor_status, self.own_publishers)
+        self._rival = ""
         self._active_since, self._waits_until = -math.inf, time.monotonic() + _COMES_UP_S
         self._status = self.publisher(ExecutorStatus, topics.executor_status, LATCHED)
-        self._rivals.mark_own()
         self._source = self.publisher(ControlSource, topics.control_source, LATCHED)
         self.subscribe(ActionChunk, topics.action_chunk, self._on_chunk, QoSProfile(depth=5))
         self.subscribe(
@@ -299,7 +300,8 @@ class ChunkExecutorNode(ManagedNode):
         publisher = publisher_of(info)
         if self._rivals.is_own(publisher) or message.state == ExecutorStatus.INACTIVE:
             return
-        if abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S:
+        late = abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S
+        if late and not self._rivals.is_executor(publisher):
             return  # a recording that is played back
         self._rival = (
             f"another executor is active on {self._contract.topics.executor_status}"

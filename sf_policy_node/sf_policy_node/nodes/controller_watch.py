@@ -7,9 +7,8 @@ Where these packages are missing, diagnostics say so.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,7 +19,6 @@ from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rclpy.timer import Timer
 from trajectory_msgs.msg import JointTrajectory
@@ -29,8 +27,9 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.controller.presence import ControllerPresence
 from sf_policy_node.controller.requirements import limiter_remarks, wanted_parameters
 from sf_policy_node.motion.arm.limits import JointLimits
-from sf_policy_node.nodes.any_qos import full_name, publisher_of
+from sf_policy_node.nodes.any_qos import full_name
 from sf_policy_node.nodes.conversions import to_seconds
+from sf_policy_node.nodes.other_commanders import OtherCommanders
 
 try:  # come with ROS 2, or from source
     from control_msgs.msg import JointTrajectoryControllerState
@@ -45,7 +44,6 @@ except ImportError:
 _RETRY_S = 0.05
 _RECHECK_S = 0.1  # time in which callbacks of reports that have arrived are run
 _REPORT_S = 0.01  # period in which reports are processed; a controller sends up to 1000 per second
-_COMMANDED_S = 1.0  # how long a trajectory of another node keeps the controller from this one
 _LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 Reference = Callable[[float, np.ndarray, np.ndarray, np.ndarray], None]
@@ -60,6 +58,7 @@ class ControllerWatch:
         node: publishes the trajectories.
         resources: when they are closed, the watch ends its subscriptions and timers.
         topic: of the controller's commands; None: the only one of the contract.
+        own: GIDs of the node's own publishers; the set may grow.
         on_reference: called with stamp [s], reference positions and velocities (N,) of the
             controller, and the indices (N,) of its joints in ``contract.command_joints``.
         on_lost: called with the reason when the controller no longer follows its trajectory.
@@ -73,6 +72,7 @@ class ControllerWatch:
         contract: Contract,
         topic: str | None = None,
         *,
+        own: Collection[str] = (),
         on_lost: Callable[[str], None],
         on_taken: Callable[[str], None] | None = None,
         on_reference: Reference | None = None,
@@ -86,7 +86,6 @@ class ControllerWatch:
         self._velocity = dict(zip(limits.names, limits.velocity.tolist(), strict=True))
         self._urdf_xml = contract.urdf_xml
         self._on_reference, self._on_lost = on_reference, on_lost
-        self._on_taken = on_taken or on_lost
         topic = node.resolve_topic_name(topic)
         finite = {name: error for name, error in errors.items() if np.isfinite(error)}
         self._presence = ControllerPresence(topic, joints, finite)
@@ -95,24 +94,17 @@ class ControllerWatch:
         self._manager: dict[str, object] = {}
         self._removals: list[Callable[[], object]] = []
         self._recheck: Timer | None = None  # the timer for the next check while a report is overdue
-        # Trajectories of other nodes; there is a subscription only while there are such nodes.
-        self._others: dict[str, str] = {}  # their names by the GID of their publisher
-        self._commands: Subscription | None = None
-        self._commanded, self._commanded_at = "", -math.inf  # why another node has the controller
+        self._commanders = OtherCommanders(
+            node, resources, JointTrajectory, topic, own, on_taken or on_lost
+        )
         resources.callback(self._forget)
-        resources.callback(self._end_commands)
 
     @property
     def refusal(self) -> str:
         """Why the controller cannot be commanded now, with the cure; empty when it can."""
         if self.is_absent:
             self.look()  # it may have started since the last check
-        return self._presence.refusal or (self._commanded if self._is_commanded else "")
-
-    @property
-    def _is_commanded(self) -> bool:
-        """Whether another node has just sent a trajectory."""
-        return time.monotonic() - self._commanded_at < _COMMANDED_S
+        return self._presence.refusal or self._commanders.refusal
 
     @property
     def is_absent(self) -> bool:
@@ -164,18 +156,8 @@ class ControllerWatch:
             for each in node.get_subscriptions_info_by_topic(topic)
             if (each.node_name, each.node_namespace) != self._own
         }
-        self._others = {
-            bytes(each.endpoint_gid).hex(): full_name(each)
-            for each in node.get_publishers_info_by_topic(topic)
-            if (each.node_name, each.node_namespace) != self._own
-        }
-        if not self._others:
-            self._end_commands()
-        elif self._commands is None:
-            self._commands = node.create_subscription(
-                JointTrajectory, topic, self._on_command, qos_profile_sensor_data, raw=True
-            )
-        lost = self._presence.saw_topic(subscribers, self._others.values())
+        self._commanders.look()
+        lost = self._presence.saw_topic(subscribers, self._commanders.names)
         lost = lost or self._presence.check_silence(self._now(), time.monotonic())
         if self._presence.is_overdue and self._recheck is None:
             self._recheck = node.create_timer(
@@ -203,20 +185,6 @@ class ControllerWatch:
         if self._recheck is not None:
             self._node.destroy_timer(self._recheck)
             self._recheck = None
-
-    def _on_command(self, message: bytes, info: Any) -> None:
-        """Note a trajectory of another node; before Kilted rclpy does not report who sent it."""
-        if (sender := self._others.get(publisher_of(info))) is None:
-            return
-        is_known, self._commanded_at = self._is_commanded, time.monotonic()
-        self._commanded = f"{sender} sent a trajectory on {self.topic}; stop it"
-        if not is_known:
-            self._on_taken(self._commanded)
-
-    def _end_commands(self) -> None:
-        if self._commands is not None:
-            self._node.destroy_subscription(self._commands)
-            self._commands = None
 
     def _observe(self) -> None:
         """Read the parameters of the present controller and subscribe to its reports."""

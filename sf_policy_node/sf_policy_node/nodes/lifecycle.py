@@ -26,7 +26,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from sf_policy_node.contract import Contract, ContractError, load_contract
-from sf_policy_node.nodes.any_qos import AnyQosSubscription
+from sf_policy_node.nodes.any_qos import AnyQosSubscription, full_name
 from sf_policy_node.nodes.parameters import Parameters
 from sf_policy_node.nodes.starter import end_with_starter
 from sf_policy_node.nodes.surroundings import Input
@@ -53,6 +53,8 @@ class ManagedNode(LifecycleNode):
         self.failure = ""
         self.resources = ExitStack()
         self.inputs: list[Input] = []
+        self.own_publishers: set[str] = set()
+        """GIDs of the publishers that :meth:`publisher` has created."""
         self._running = self._has_given_up = False
         self._parameters_declared = Parameters(self)
         self.parameter("contract", "", "path of the robot's contract (YAML)")
@@ -79,11 +81,24 @@ class ManagedNode(LifecycleNode):
         Parameters ``qos_overrides.TOPIC.publisher`` override its QoS.
         """
         overrides = QoSOverridingOptions.with_default_policies()
+        before = self._publishers(topic)
         publisher = self.create_publisher(
             message_type, topic, copy.copy(qos), qos_overriding_options=overrides
         )
+        # ROS 2 does not report which publisher is new. Another process may have added one, too.
+        own = f"{self.get_namespace().rstrip('/')}/{self.get_name()}"
+        self.own_publishers |= {
+            gid
+            for gid, name in self._publishers(topic).items()
+            if gid not in before and name == own
+        }
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
+
+    def _publishers(self, topic: str) -> dict[str, str]:
+        """Return the publishers of a topic: the full name of the node by GID."""
+        infos = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
+        return {bytes(each.endpoint_gid).hex(): full_name(each) for each in infos}
 
     def subscribe(
         self,

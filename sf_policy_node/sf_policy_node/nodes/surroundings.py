@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from rclpy.node import Node
@@ -149,36 +149,36 @@ class JointSources:
 
 
 class Rivals:
-    """Finds other publishers of a topic on which only one node may publish, such as the status of
-    an arm's executor.
+    """Finds other publishers of a topic on which only one node may publish: the status of an arm's
+    executor.
 
-    It must be created before the node's own publisher, and :meth:`mark_own` called after it,
-    because ROS 2 does not report which publisher belongs to the node. Another publisher should only
-    count once it has sent a message: a killed process remains in the graph for a while.
+    Another publisher should only count once it has sent a message: a killed process remains in the
+    graph for a while.
+
+    Args:
+        own: GIDs of the node's own publishers; the set may grow.
     """
 
-    def __init__(self, node: Node, topic: str) -> None:
-        self._node, self._topic = node, node.resolve_topic_name(topic)
-        self._before = self._publishers()
-        self._own: set[str] = set()
-
-    def mark_own(self) -> None:
-        """Remember the node's own publisher, which was just created."""
-        own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
-        self._own = {
-            gid
-            for gid, name in self._publishers().items()
-            if gid not in self._before and name == own
-        }
+    def __init__(self, node: Node, topic: str, own: Collection[str]) -> None:
+        self._node, self._topic, self._own = node, node.resolve_topic_name(topic), own
 
     @property
     def possible(self) -> bool:
         """Whether another publisher is in the graph; its process may have ended."""
-        return bool(self._publishers().keys() - self._own)
+        return not self._publishers().keys() <= set(self._own)
 
     def is_own(self, publisher: str) -> bool:
-        """Return whether a message comes from this node; True if its publisher is unknown."""
+        """Return whether a message comes from this node; True if that is unknown."""
         return publisher == UNKNOWN or not self._own or publisher in self._own
+
+    def is_executor(self, publisher: str) -> bool:
+        """Return whether the publisher's node offers the services of an executor.
+
+        The player of a recording does not. Stamps do not tell them apart: an executor may run on
+        another clock.
+        """
+        services = {name for name, _ in self._node.get_service_names_and_types()}
+        return f"{self.name(publisher)}/reset_emergency_stop" in services
 
     def name(self, publisher: str) -> str:
         """Return the name of a publisher's node; "a node" if it is unknown."""
