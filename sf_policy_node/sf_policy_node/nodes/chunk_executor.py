@@ -28,7 +28,7 @@ from sf_policy_node.motion.state_machine import State
 from sf_policy_node.motion.status import ExecutorState, RepeatedReasons
 from sf_policy_node.motion.supervisor import STATE_REASONS
 from sf_policy_node.motion.types import ControlSource as Source
-from sf_policy_node.motion.types import Join, Trajectory
+from sf_policy_node.motion.types import Join, Setpoint, Trajectory
 from sf_policy_node.nodes.any_qos import publisher_of, same_process
 from sf_policy_node.nodes.controller_watch import ControllerWatch
 from sf_policy_node.nodes.conversions import (
@@ -41,7 +41,8 @@ from sf_policy_node.nodes.diagnostics import Diagnostics, executor_diagnostics
 from sf_policy_node.nodes.emergency_stop import EmergencyStop
 from sf_policy_node.nodes.home_action import HomeAction
 from sf_policy_node.nodes.lifecycle import LATCHED, ManagedNode, run
-from sf_policy_node.nodes.outputs import make_output
+from sf_policy_node.nodes.other_commanders import OtherCommanders
+from sf_policy_node.nodes.outputs import make_output, sampled, streamed_topics
 from sf_policy_node.nodes.pose_motion import PoseMotion
 from sf_policy_node.nodes.rest_motion import RestMotion
 from sf_policy_node.nodes.static_frames import listen
@@ -112,6 +113,9 @@ class ChunkExecutorNode(ManagedNode):
                 )
                 self._controllers.append(watch)
 
+        self._commanders = [] if self._shadow else self._watch_streams(contract)
+        # The stop of the streamed topics that another node has not taken.
+        self._others_stop: Trajectory | None = None
         if contract.action.space.is_tool:
             listen(self, self._motion.frames)
         topics = contract.topics
@@ -179,6 +183,20 @@ class ChunkExecutorNode(ManagedNode):
         Diagnostics(self, self._describe)
         self._report_change()
 
+    def _watch_streams(self, contract: Contract) -> list[OtherCommanders]:
+        """Return a watch of every topic on which this node streams commands."""
+        return [
+            OtherCommanders(
+                self,
+                self.resources,
+                message_type,
+                self.resolve_topic_name(topic),
+                self.own_publishers,
+                functools.partial(self._on_controller_lost, joints, taken=True),
+            )
+            for message_type, topic, joints in streamed_topics(contract)
+        ]
+
     def settle(self) -> float:
         return _RIVAL_S if self._rivals.possible else 0.0
 
@@ -187,7 +205,7 @@ class ChunkExecutorNode(ManagedNode):
             raise ValueError(self._rival)
         if unfit := next((each.unfit for each in self._controllers if each.unfit), ""):
             raise ValueError(unfit)
-        self._active_since = time.monotonic()
+        self._active_since, self._others_stop = time.monotonic(), None
         self._waits_until = self._active_since + _COMES_UP_S
         self._motion.activate(self.now())
         self.get_logger().info(
@@ -316,7 +334,8 @@ class ChunkExecutorNode(ManagedNode):
         """Return why a controller cannot be commanded now, and the cure; empty if all can."""
         if not self.running:
             return ""
-        return next((refusal for each in self._controllers if (refusal := each.refusal)), "")
+        watches = (*self._controllers, *self._commanders)
+        return next((refusal for each in watches if (refusal := each.refusal)), "")
 
     def _on_controller_lost(self, joints: list[int], reason: str, *, taken: bool = False) -> None:
         if not self.running and not taken:
@@ -325,6 +344,7 @@ class ChunkExecutorNode(ManagedNode):
         # If taken, the last command no longer counts, also after an activation.
         stop = self._motion.on_controller_lost(reason, self.now(), joints, taken=taken)
         self._send(stop if self.running else None)
+        self._others_stop = stop if self._output.streams and self.running else None
         self._report_change()
 
     def _describe(self) -> DiagnosticStatus:
@@ -367,6 +387,14 @@ class ChunkExecutorNode(ManagedNode):
                 for topic, listeners in self._output.listeners()
                 if not listeners and topic not in watched
             ]
+        for commanders in self._commanders:
+            commanders.look()
+            problems += [commanders.refusal] if commanders.refusal else []
+            problems += [
+                f"{name} publishes on {commanders.topic} too: only one node may command it; stop"
+                " it, or give it another topic"
+                for name in sorted(commanders.names)
+            ]
         self._unmatched.look()
         problems += self._unmatched.problems
         if not self.running:
@@ -405,8 +433,19 @@ class ChunkExecutorNode(ManagedNode):
         self._home.step()
         self._rest.step()
         if self._output.streams and self.running:  # after that, the output's flush() sends the stop
-            self._output.stream(self._motion.setpoint(self.now()))
+            self._output.stream(self._setpoint(self.now()))
         self._report_change()
+
+    def _setpoint(self, now: float) -> Setpoint | None:
+        """Return the command to stream at ``now`` [s]: of the motion, or of the stop of the topics
+        that another node has not taken.
+        """
+        setpoint = self._motion.setpoint(now)
+        if setpoint is not None:
+            self._others_stop = None
+        elif self._others_stop is not None:
+            setpoint = sampled(self._others_stop, now)
+        return setpoint
 
     def _send(self, trajectory: Trajectory | None) -> None:
         if trajectory is not None and not self._shadow:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion, TwistStamped
@@ -34,7 +34,13 @@ from sf_policy_node.perception.observation import JointStates
 # Reliable, so that every controller can subscribe. With depth 1 an old command is not sent again.
 NEWEST = QoSProfile(depth=1)
 _ACKNOWLEDGED = Duration(nanoseconds=200_000_000)  # how long to wait for the last command to arrive
+_STREAMED: dict[str, type[Any]] = {
+    "forward_command": Float64MultiArray,
+    "servo_twist": TwistStamped,
+    "servo_pose": PoseStamped,
+}
 _ZERO_TWISTS = 4  # how many zero twists end a motion
+_LAST_POINT_S = 0.1  # longer than the period of every stream
 _LAST_POSE_S = 0.2  # how long the last pose of a motion is repeated
 
 
@@ -88,6 +94,37 @@ def make_output(
             joints = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=name)
             parts.append((output, joints))
     return parts[0][0] if len(parts) == 1 else SeveralOutputs(node, parts)
+
+
+def streamed_topics(contract: Contract) -> Iterator[tuple[type[Any], str, list[int]]]:
+    """Yield message type, topic and indices of the joints in ``contract.command_joints`` of every
+    topic on which commands are streamed. Actions of grippers are no topics.
+    """
+    if contract.output != "joint_trajectory":
+        message_type = _STREAMED[contract.output]
+        for topic, joints in contract.command_groups.items():
+            yield message_type, topic, joints
+    for name, arm in contract.arms.items():
+        gripper = arm.command.gripper
+        if gripper and gripper.output == "forward_command":
+            joints = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=name).tolist()
+            yield _STREAMED["forward_command"], gripper.topic, joints
+
+
+def sampled(motion: Trajectory, now: float) -> Setpoint | None:
+    """Return the command of a motion at ``now`` [s], for outputs that stream.
+
+    The last point is repeated for 0.1 s; None after that.
+    """
+    time_s = now - motion.stamp
+    if time_s > motion.times[-1] + _LAST_POINT_S:
+        return None
+    columns = range(len(motion.joint_names))
+    positions, velocities = (
+        np.array([np.interp(time_s, motion.times, values[:, column]) for column in columns])
+        for values in (motion.positions, motion.velocities)
+    )
+    return Setpoint(now, motion.joint_names, positions, velocities)
 
 
 def _arm_output(
@@ -335,18 +372,26 @@ class SeveralOutputs(StreamingOutput):
     def __init__(self, node: ManagedNode, parts: Sequence[tuple[Output, np.ndarray]]) -> None:
         super().__init__(node)
         self._parts = tuple(parts)
+        self._left_out: frozenset[int] = frozenset()
         self.streams = any(output.streams for output, _ in parts)
 
     def send(self, trajectory: Trajectory) -> None:
         super().send(trajectory)
-        for output, joints in self._parts:
+        self._left_out = frozenset(trajectory.left_out)
+        for output, joints in self._receiving():
             # Outputs that stream get their commands from `publish`.
-            if not output.streams and not set(joints.tolist()) & set(trajectory.left_out):
+            if not output.streams:
                 output.send(of_joints(trajectory, joints))
 
     def publish(self, setpoint: Setpoint | None) -> None:
-        for output, joints in self._parts:
+        for output, joints in self._receiving():
             output.stream(None if setpoint is None else of_joints(setpoint, joints))
+
+    def _receiving(self) -> Iterator[tuple[Output, np.ndarray]]:
+        """Yield the parts that the last motion has not left out."""
+        for output, joints in self._parts:
+            if self._left_out.isdisjoint(joints.tolist()):
+                yield output, joints
 
     def listeners(self) -> list[tuple[str, int]]:
         return [each for output, _ in self._parts for each in output.listeners()]
