@@ -12,6 +12,7 @@ from std_srvs.srv import Trigger
 
 from sf_msgs.msg import ExecutorStatus
 from sf_policy_node.contract import load_contract
+from sf_policy_node.nodes import any_qos
 from sf_policy_node.nodes.any_qos import UNKNOWN
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.emergency_stop import Buttons, EmergencyStop
@@ -66,10 +67,10 @@ def test_a_missing_button_with_a_heartbeat_is_a_stop():
 class Listener(ManagedNode):
     """A node with only an emergency stop."""
 
-    def __init__(self, **options):
+    def __init__(self, contract=CONTRACT_PATH, **options):
         super().__init__(
             "listener",
-            parameter_overrides=[Parameter("contract", value=str(CONTRACT_PATH))],
+            parameter_overrides=[Parameter("contract", value=str(contract))],
             **options,
         )
         self.changes = []
@@ -237,13 +238,44 @@ def test_the_released_button_does_not_allow_the_reset_of_the_pressed_one(graph):
     executor.until(reset, "a reset after both were released")
 
 
+def with_heartbeat(folder, age_s):
+    """Write a contract that requires a heartbeat, and return its path."""
+    values = yaml.safe_load(CONTRACT_PATH.read_text())
+    values["budgets"]["emergency_stop_age_s"] = age_s
+    path = folder / "arm.yaml"
+    path.write_text(yaml.safe_dump(values))
+    (folder / "sim_arm.urdf").write_text(load_contract(CONTRACT_PATH).urdf_xml)
+    return path
+
+
+@pytest.mark.ros
+def test_several_buttons_with_a_heartbeat_that_cannot_be_told_apart_are_a_stop(
+    graph, tmp_path, monkeypatch
+):
+    """rclpy of Jazzy does not say who sent a message: one button would mask the other's silence."""
+    monkeypatch.setattr(any_qos, "publisher_of", lambda info: UNKNOWN)
+    listener = Listener(contract=with_heartbeat(tmp_path, 60.0))
+    graph.add(listener)
+    buttons = [graph.publisher(Bool, TOPICS.emergency_stop)]
+
+    def send():
+        for button in buttons:
+            button.publish(Bool(data=False))
+
+    graph.until(lambda: listener.changes, "the first button", each=send)
+    assert not listener.emergency_stop.pressed
+    buttons.append(graph.publisher(Bool, TOPICS.emergency_stop))
+    graph.until(lambda: listener.emergency_stop.pressed, "the stop", each=send)
+    assert "use only one publisher, or ROS 2 Kilted" in listener.emergency_stop.problem
+    with pytest.raises(ValueError, match="several publishers"):
+        listener.emergency_stop.reset()
+    graph.peer.destroy_publisher(buttons.pop())
+    graph.until(lambda: not listener.emergency_stop.pressed, "one button", each=send)
+
+
 @pytest.mark.ros
 def test_a_missing_heartbeat_is_a_stop(graph, tmp_path):
-    values = yaml.safe_load(CONTRACT_PATH.read_text())
-    values["budgets"]["emergency_stop_age_s"] = 0.4
-    path = tmp_path / "arm.yaml"
-    path.write_text(yaml.safe_dump(values))
-    (tmp_path / "sim_arm.urdf").write_text(load_contract(CONTRACT_PATH).urdf_xml)
+    path = with_heartbeat(tmp_path, 0.4)
     statuses = graph.listen(ExecutorStatus, TOPICS.executor_status)
     graph.add(ChunkExecutorNode(parameter_overrides=[Parameter("contract", value=str(path))]))
     button = graph.publisher(Bool, TOPICS.emergency_stop)

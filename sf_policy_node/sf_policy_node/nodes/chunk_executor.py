@@ -315,16 +315,15 @@ class ChunkExecutorNode(ManagedNode):
 
     def _on_executor_status(self, message: ExecutorStatus, info: dict) -> None:
         """Shut down if another executor was active on this arm's topics before this one."""
-        publisher = publisher_of(info)
-        if self._rivals.is_own(publisher) or message.state == ExecutorStatus.INACTIVE:
+        if message.state == ExecutorStatus.INACTIVE:
             return
         late = abs(self.now() - to_seconds(message.header.stamp)) > _RIVAL_S
-        if late and not self._rivals.is_executor(publisher):
-            return  # a recording that is played back
+        if not (name := self._rivals.find(message, publisher_of(info), late=late)):
+            return
         self._rival = (
-            f"another executor is active on {self._contract.topics.executor_status}"
-            f" ({self._rivals.name(publisher)}): two executors must not command one arm; stop one"
-            " of them, or give each its own topics or ROS_DOMAIN_ID"
+            f"another executor is active on {self._contract.topics.executor_status} ({name}): two"
+            " executors must not command one arm; stop one of them, or give each its own topics or"
+            " ROS_DOMAIN_ID"
         )
         self._rival_at = time.monotonic()
         if self.running and self._rival_at - self._active_since < _NEWCOMER_S:
@@ -474,7 +473,9 @@ class ChunkExecutorNode(ManagedNode):
         self._publish_status()
 
     def _publish_status(self) -> None:
-        self._status.publish(self._status_message())
+        message = self._status_message()
+        self._rivals.sent(message)
+        self._status.publish(message)
 
     def _status_message(self) -> ExecutorStatus:
         message = status_to_message(

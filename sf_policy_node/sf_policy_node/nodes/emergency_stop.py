@@ -97,6 +97,8 @@ class EmergencyStop:
         self._node, self._change = node, change
         self._age_s = contract.budgets.emergency_stop_age_s
         self._buttons, self._silent, self._begun = Buttons(self._age_s), False, time.monotonic()
+        self._is_unknown = False  # rclpy does not report publishers of messages
+        self._indistinct = False  # for this reason the heartbeat is of no use
         self._names: dict[str, str] = {}  # of the nodes of pressed buttons, by publisher
         self._pressed_at = -math.inf  # when a button last reported that it is pressed [s]
         if before is not None:
@@ -127,6 +129,12 @@ class EmergencyStop:
         """What is wrong with the heartbeat; empty when nothing is."""
         if not self._silent:
             return ""
+        if self._indistinct:
+            return (
+                f"emergency stop: {self._topics} has several publishers, which this version of"
+                " rclpy cannot distinguish, so the silence of one would not be noticed; use only"
+                " one publisher, or ROS 2 Kilted or later"
+            )
         what = (
             "nothing was received" if self._buttons.silence(0.0) is None else "a button is silent"
         )
@@ -175,6 +183,7 @@ class EmergencyStop:
 
     def _receive(self, message: Bool, publisher: str) -> None:
         present = self._present()
+        self._is_unknown |= publisher == UNKNOWN
         if message.data:
             self._pressed_at = time.monotonic()
         elif publisher == UNKNOWN and len(present) > 1:
@@ -183,6 +192,7 @@ class EmergencyStop:
                 " distinguish, so a release is ignored; use only one publisher",
                 throttle_duration_sec=5.0,
             )
+            self._check_heartbeat()
             return
         complete = self._buttons.receive(publisher, message.data, time.monotonic(), present)
         if message.data or not complete:
@@ -200,7 +210,9 @@ class EmergencyStop:
             return
         now = time.monotonic()
         silence = self._buttons.silence(now)
+        self._indistinct = self._is_unknown and len(self._present()) > 1
         silent = (now - self._begun if silence is None else silence) > self._age_s
+        silent |= self._indistinct
         if silent and not self._silent:
             self._silent = True
             self._node.get_logger().error(self.problem)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 
 from sf_policy_node.nodes.any_qos import UNKNOWN, full_name, type_name
 
+_SENT = 50  # own messages that may not have arrived yet
 _SOURCE_S = 1.0  # a publisher that was silent for longer does not count
 
 
@@ -161,28 +165,40 @@ class Rivals:
 
     def __init__(self, node: Node, topic: str, own: Collection[str]) -> None:
         self._node, self._topic, self._own = node, node.resolve_topic_name(topic), own
+        self._sent: deque[Any] = deque(maxlen=_SENT)
 
     @property
     def possible(self) -> bool:
         """Whether another publisher is in the graph; its process may have ended."""
         return not self._publishers().keys() <= set(self._own)
 
-    def is_own(self, publisher: str) -> bool:
-        """Return whether a message comes from this node; True if that is unknown."""
-        return publisher == UNKNOWN or not self._own or publisher in self._own
+    def sent(self, message: Any) -> None:
+        """Record a message that this node has published on the topic."""
+        self._sent.append(message)
 
-    def is_executor(self, publisher: str) -> bool:
-        """Return whether the publisher's node offers the services of an executor.
+    def find(self, message: Any, publisher: str, *, late: bool) -> str:
+        """Return the name of the other executor that sent a message; empty if none did.
 
-        The player of a recording does not. Stamps do not tell them apart: an executor may run on
-        another clock.
+        Args:
+            publisher: as :func:`publisher_of` returns it. Of an unknown one the content decides
+                whether the message is this node's own.
+            late: its stamp is not of this time. So it may be played back from a recording, unless
+                its node offers the services of an executor: that may run on another clock.
         """
-        services = {name for name, _ in self._node.get_service_names_and_types()}
-        return f"{self.name(publisher)}/reset_emergency_stop" in services
-
-    def name(self, publisher: str) -> str:
-        """Return the name of a publisher's node; "a node" if it is unknown."""
-        return self._publishers().get(publisher, "a node")
+        others = {gid: name for gid, name in self._publishers().items() if gid not in self._own}
+        if publisher == UNKNOWN:
+            if serialize_message(message) in map(serialize_message, self._sent):
+                return ""
+        elif not self._own or publisher in self._own:
+            return ""
+        elif publisher in others:
+            others = {publisher: others[publisher]}
+        services = {f"{name}/reset_emergency_stop" for name in others.values()}
+        if late and services.isdisjoint(
+            name for name, _ in self._node.get_service_names_and_types()
+        ):
+            return ""
+        return " or ".join(sorted(set(others.values()))) or "a node"
 
     def _publishers(self) -> dict[str, str]:
         infos = self._node.get_publishers_info_by_topic(self._topic)
