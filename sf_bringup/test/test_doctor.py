@@ -444,6 +444,17 @@ def test_only_a_real_robot_needs_an_emergency_stop():
         assert stop.level is level
 
 
+@pytest.mark.parametrize("topic", ["/emergency_stop", "/left/emergency_stop"])
+def test_a_button_of_a_namespace_and_the_shared_one_are_found(topic):
+    seen = Seen(namespace="left")
+    seen.streams[topic] = Stream({"std_msgs/msg/Bool"}, ["panel"], [])
+    [stop] = [each for each in check_nodes(CONTRACT, seen) if each.subject == "emergency stop"]
+    assert (stop.level, stop.seen) == (Level.PASS, f"{topic} from panel")
+    seen.streams["/right/emergency_stop"] = seen.streams.pop(topic)
+    [stop] = [each for each in check_nodes(CONTRACT, seen) if each.subject == "emergency stop"]
+    assert stop.seen == "no node publishes /left/emergency_stop or /emergency_stop"
+
+
 def test_full_disk_fails_also_in_json():
     findings = list(
         check_machine(CONTRACT, Seen(free_disk_gb=0.5, disk="/data", versions={"numpy": "2"}))

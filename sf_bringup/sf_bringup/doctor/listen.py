@@ -23,6 +23,7 @@ from sf_bringup.doctor.stream_checks import COMPRESSED, IMAGE, JOINT_STATE
 from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import full_name, publisher_of
 from sf_policy_node.nodes.controller_watch import ControllerWatch
+from sf_policy_node.nodes.emergency_stop import SHARED_TOPIC
 from sf_policy_node.nodes.outputs import NEWEST as COMMAND_QOS
 from sf_policy_node.nodes.surroundings import qos_fault
 from sf_policy_node.perception.images import ImageError, decode_compressed
@@ -97,7 +98,7 @@ class Listener:
         for topic, kinds in node.get_topic_names_and_types():
             if node.count_publishers(topic):
                 seen.topics[topic] = set(kinds)
-        outputs = [*contract.command_groups, contract.topics.emergency_stop]
+        outputs = [*contract.command_groups, contract.topics.emergency_stop, SHARED_TOPIC]
         outputs += [
             arm.command.gripper.topic for arm in contract.arms.values() if arm.command.gripper
         ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sf_bringup.doctor.findings import Finding, failed, passed, warned
 from sf_bringup.doctor.seen import Controller, Seen
 from sf_policy_node.contract import Contract
+from sf_policy_node.nodes.emergency_stop import SHARED_TOPIC
 
 _TYPES = {
     "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
@@ -87,10 +88,14 @@ def check_nodes(contract: Contract, seen: Seen) -> Iterator[Finding]:
         yield failed("nodes", f"running twice: {', '.join(twice)}", cure)
     else:
         yield passed("nodes", f"{len(seen.nodes)}, none twice")
-    topic = seen.resolve(contract.topics.emergency_stop)
-    stream = seen.stream(topic)
-    if stream.publishers:
-        yield passed("emergency stop", f"{topic} from {', '.join(sorted(stream.publishers))}")
+    topics = dict.fromkeys(
+        seen.resolve(each) for each in (contract.topics.emergency_stop, SHARED_TOPIC)
+    )
+    sources = {each: ", ".join(sorted(seen.stream(each).publishers)) for each in topics}
+    topic = " or ".join(topics)
+    if any(sources.values()):
+        found = "; ".join(f"{each} from {names}" for each, names in sources.items() if names)
+        yield passed("emergency stop", found)
     elif seen.is_simulated:
         yield passed("emergency stop", f"no node publishes {topic}; a simulated robot needs none")
     else:
