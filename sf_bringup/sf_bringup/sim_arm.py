@@ -115,7 +115,7 @@ class SimArm(Node):
         self._cameras = [
             _CameraPublishers(self, camera, self._with_depth) for camera in contract.cameras
         ]
-        self._controllers = listen_for_commands(self, parts, self._sim, values)
+        self._controllers = listen_for_commands(self, parts, self._sim, values, contract)
         for controller in self._controllers:
             self._executor.add_node(controller)
         # Single commands are received at every physics step: two of them within one step would

@@ -36,6 +36,7 @@ def listen_for_commands(
     parts: Sequence[ControllerPart],
     sim: ArmSim,
     values: Callable[[Sequence[str]], Mapping[str, object]],
+    contract: Contract,
 ) -> list[SimController]:
     """Subscribe to the commands of each controller and pass them on to it.
 
@@ -43,20 +44,26 @@ def listen_for_commands(
         node: subscribes.
         parts: the simulated controllers.
         values: returns the parameters of a trajectory controller for the names of its joints.
+        contract: of the robot.
 
     Returns:
         A node for each trajectory controller whose topic is below a node's name.
 
     Raises:
-        ValueError: the contract asks for the gripper action and control_msgs is not installed.
+        ContractError: the contract asks for a gripper action and control_msgs is not installed.
     """
+    served = {
+        arm.command.gripper.topic: arm
+        for arm in contract.arms.values()
+        if arm.command.gripper and arm.command.gripper.action
+    }
     nodes = []
     for part in parts:
         topic = node.resolve_topic_name(part.topic)
         if part.output == "joint_trajectory" and topic.count("/") > 1:
             nodes.append(SimController(topic, values(part.names), part, sim))
-        elif part.output == "parallel_gripper":
-            serve_gripper(node, part, sim)
+        elif part.topic in served:
+            serve_gripper(node, part, sim, served[part.topic])
         else:
             message_type, convert = _COMMANDS[part.output]
             _listen(node, message_type, part.topic, convert, part.controller, sim)

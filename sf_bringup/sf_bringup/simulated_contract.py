@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from sf_bringup.arguments import SIM_ROBOT
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, GripperCommand
 
 
 def is_simulated(contract: Contract, sim: bool) -> bool:
@@ -28,12 +28,10 @@ def for_simulation(path: Path, contract: Contract) -> Path:
     arms, topics = dict(contract.arms), []
     for name, arm in contract.arms.items():
         gripper = arm.command.gripper
-        if gripper is None or gripper.output != "parallel_gripper":
+        if gripper is None or not gripper.action:
             continue
         topics.append(f"{gripper.topic}/commands")
-        changed = gripper.model_copy(
-            update={"output": "forward_command", "topic": topics[-1], "max_effort": None}
-        )
+        changed = GripperCommand(output="forward_command", topic=topics[-1])
         command = arm.command.model_copy(update={"gripper": changed})
         arms[name] = arm.model_copy(update={"command": command})
     if not topics or _is_installed("control_msgs"):

@@ -217,7 +217,7 @@ def sound(contract: Contract) -> Seen:
         seen.controllers.append(Controller(name, "JTC", "active", names))
     for arm in contract.arms.values():
         if gripper := arm.command.gripper:
-            seen.services.add(f"{seen.resolve(gripper.topic)}/_action/send_goal")
+            seen.actions[seen.resolve(gripper.topic)] = {gripper.action}
     return seen
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import rclpy
+from rclpy.action import ActionClient, ActionServer
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from trajectory_msgs.msg import JointTrajectory
 
@@ -14,6 +15,7 @@ from sf_bringup.doctor.output_checks import check_commands, check_controller
 from sf_bringup.doctor.seen import Controller, Seen
 from sf_bringup.graph import find_robot
 from sf_bringup.simulated_contract import is_simulated
+from sf_msgs.action import GoHome
 from sf_policy_node.contract import load_contract
 
 CONTRACT = load_contract(find_robot("sim_arm"))
@@ -83,3 +85,70 @@ def test_a_gripper_action_that_is_not_served_in_simulation_gives_the_argument():
     ]
     assert "give sim:=true" in cure
     assert is_simulated(CONTRACT, False) and not is_simulated(gripper, False)
+
+
+@pytest.mark.parametrize(
+    ("robot", "other", "output"),
+    [
+        ("fr3", "control_msgs/action/ParallelGripperCommand", "parallel_gripper"),
+        ("xarm7", "control_msgs/action/ParallelGripperCommand", "parallel_gripper"),
+        ("ur5e_robotiq", "control_msgs/action/GripperCommand", "gripper_command"),
+    ],
+)
+def test_a_gripper_action_of_the_other_type_fails_with_both_types_and_the_cure(
+    robot, other, output
+):
+    contract = load_contract(find_robot(robot))
+    command = contract.command.gripper
+    (finding,) = (
+        each
+        for each in check_commands(contract, Seen(actions={f"/{command.topic}": {other}}))
+        if each.subject == "gripper action"
+    )
+    assert finding.level is Level.FAIL
+    assert f"/{command.topic} is served as {other}" in finding.seen
+    assert f"{command.output} sends {command.action}" in finding.seen
+    assert finding.cure == f"set command.gripper.output: {output}"
+    (finding,) = (
+        each
+        for each in check_commands(contract, Seen(actions={f"/{command.topic}": {command.action}}))
+        if each.subject == "gripper action"
+    )
+    assert finding.level is Level.PASS
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("namespace", ["", "left"])
+def test_the_type_of_a_running_action_server_is_compared_and_a_client_is_no_server(
+    ros_domain, namespace
+):
+    contract = load_contract(find_robot("fr3"))
+    rclpy.init()
+    node, driver = rclpy.create_node("doctor"), rclpy.create_node("driver", namespace=namespace)
+    elsewhere = rclpy.create_node("driver", namespace="elsewhere")
+    topic = contract.command.gripper.topic
+
+    def finding():
+        seen = Listener(node, contract, namespace).listen(0.1)
+        (found,) = (
+            each for each in check_commands(contract, seen) if each.subject == "gripper action"
+        )
+        return found
+
+    client = ActionClient(driver, GoHome, topic)
+    servers = [ActionServer(elsewhere, GoHome, topic, lambda goal: GoHome.Result())]
+    try:
+        assert "no node serves the action" in finding().seen
+        servers.append(ActionServer(driver, GoHome, topic, lambda goal: GoHome.Result()))
+        found = finding()
+    finally:
+        client.destroy()
+        for each in servers:
+            each.destroy()
+        for each in (node, driver, elsewhere):
+            each.destroy_node()
+        rclpy.try_shutdown()
+    assert found.level is Level.FAIL
+    assert "is served as sf_msgs/action/GoHome" in found.seen
+    assert "gripper_command sends control_msgs/action/GripperCommand" in found.seen
+    assert found.cure.startswith("set command.gripper.topic to the action")

@@ -239,16 +239,23 @@ def test_policy_arguments_reach_the_policy(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_a_gripper_action_is_simulated_without_control_msgs(installed, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("robot", "output"),
+    [
+        ("ur5e_robotiq", "parallel_gripper"),
+        ("fr3", "gripper_command"),
+        ("xarm7", "gripper_command"),
+    ],
+)
+def test_a_gripper_action_is_simulated_without_control_msgs(
+    robot, output, installed, monkeypatch, capsys
+):
     found = importlib.util.find_spec("pytest") if installed else None  # any spec: "installed"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    path = named(arm_graph(robot="ur5e_robotiq", policy="none", sim=True))["sim_arm"].parameters[
-        "contract"
-    ]
-    real, simulated = load_contract(find_robot("ur5e_robotiq")), load_contract(path)
-    assert simulated.command.gripper.output == (
-        "parallel_gripper" if installed else "forward_command"
-    )
+    path = named(arm_graph(robot=robot, policy="none", sim=True))["sim_arm"].parameters["contract"]
+    real, simulated = load_contract(find_robot(robot)), load_contract(path)
+    assert real.command.gripper.output == output
+    assert simulated.command.gripper.output == (output if installed else "forward_command")
     assert simulated.hash == real.hash
     assert ("control_msgs" in capsys.readouterr().err) is not installed
 

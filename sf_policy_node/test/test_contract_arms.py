@@ -242,12 +242,44 @@ def test_separately_commanded_fingers_are_one_column_and_several_joints():
     assert np.isclose(contract.joint_ages_s, contract.budgets.joint_state_age_s).all()
 
 
-def test_an_action_of_one_joint_cannot_command_two_fingers():
+def with_gripper_command(command, **gripper):
     data = yaml.safe_load(CONTRACT_PATH.read_text())
-    data["gripper"]["fingers"] = [{"joint": "f2", "open": 0.1, "closed": 0.0}]
-    data["command"]["gripper"] = {"output": "parallel_gripper", "topic": "gripper_action"}
-    with pytest.raises(ContractError, match="commands one joint, and the gripper has gripper, f2"):
-        parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
+    data["gripper"] |= gripper
+    data["command"]["gripper"] = {"topic": "gripper_action", **command}
+    return parse_contract(yaml.safe_dump(data), sim_arm().urdf_xml, "arm.yaml")
+
+
+@pytest.mark.parametrize("output", ["parallel_gripper", "gripper_command"])
+def test_an_action_of_one_joint_cannot_command_two_fingers(output):
+    fingers = [{"joint": "f2", "open": 0.1, "closed": 0.0}]
+    with pytest.raises(
+        ContractError, match=f"{output} commands one joint, and the gripper has gripper, f2"
+    ):
+        with_gripper_command({"output": output}, fingers=fingers)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ({"output": "parallel_gripper", "open": 0.08}, "takes the positions of the joint; remove"),
+        ({"output": "forward_command", "closed": 0.0}, "takes the positions of the joint; remove"),
+        ({"output": "forward_command", "replaces_goals": False}, "forward_command has no goals"),
+        ({"output": "gripper_command", "open": 0.0}, "open and closed must differ"),
+        ({"output": "gripper_command", "open": 1.0, "closed": 1.0}, "open and closed must differ"),
+    ],
+)
+def test_keys_of_a_gripper_command_that_contradict_each_other_are_refused(command, sentence):
+    with pytest.raises(ContractError, match=rf"command\.gripper.*{sentence}"):
+        with_gripper_command(command)
+
+
+def test_a_gripper_command_survives_the_way_through_a_file():
+    command = {"output": "gripper_command", "open": 0.039, "replaces_goals": False}
+    contract = with_gripper_command(command)
+    again = parse_contract(contract.to_yaml(), contract.urdf_xml)
+    assert again.command.gripper == contract.command.gripper
+    # How commands reach the gripper does not change the data of a policy.
+    assert again.hash == with_gripper_command({"output": "forward_command"}).hash
 
 
 # ---- where the URDF comes from ----

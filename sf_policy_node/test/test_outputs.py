@@ -1,6 +1,7 @@
 """Tests over DDS of the messages of each output of the executor, for given motions."""
 
 import dataclasses
+import sys
 import time
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from trajectory_msgs.msg import JointTrajectory
 from sf_policy_node.contract import ContractError, parse_contract
 from sf_policy_node.motion.arm.tool_motion import ToolMotion
 from sf_policy_node.motion.types import Setpoint, Trajectory
-from sf_policy_node.nodes import outputs, parallel_gripper
+from sf_policy_node.nodes import outputs
 from sf_policy_node.nodes.chunk_executor import ChunkExecutorNode
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp
 from sf_policy_node.nodes.lifecycle import ManagedNode
@@ -382,7 +383,7 @@ def test_nothing_is_published_before_the_first_motion(graph):
 
 
 def test_a_missing_action_package_is_refused_with_the_cure(graph, monkeypatch):
-    monkeypatch.setattr(parallel_gripper, "ParallelGripperCommand", None)
+    monkeypatch.setitem(sys.modules, "control_msgs.action", None)
     node = graph.add(ManagedNode("executor"), activate=False)
     gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd"}
     with pytest.raises(

@@ -24,6 +24,7 @@ from sf_policy_node.contract import Contract
 from sf_policy_node.nodes.any_qos import full_name, publisher_of
 from sf_policy_node.nodes.controller_watch import ControllerWatch
 from sf_policy_node.nodes.emergency_stop import SHARED_TOPIC
+from sf_policy_node.nodes.gripper_action import served_types
 from sf_policy_node.nodes.outputs import NEWEST as COMMAND_QOS
 from sf_policy_node.nodes.surroundings import qos_fault
 from sf_policy_node.perception.images import ImageError, decode_compressed
@@ -99,9 +100,10 @@ class Listener:
             if node.count_publishers(topic):
                 seen.topics[topic] = set(kinds)
         outputs = [*contract.command_groups, contract.topics.emergency_stop, SHARED_TOPIC]
-        outputs += [
-            arm.command.gripper.topic for arm in contract.arms.values() if arm.command.gripper
-        ]
+        grippers = [arm.command.gripper for arm in contract.arms.values() if arm.command.gripper]
+        outputs += [gripper.topic for gripper in grippers]
+        for action in (seen.resolve(gripper.topic) for gripper in grippers if gripper.action):
+            seen.actions[action] = served_types(node, action)
         for topic in (*self._inputs(), *(self.seen.resolve(each) for each in outputs)):
             publishers = node.get_publishers_info_by_topic(topic)
             subscribers = node.get_subscriptions_info_by_topic(topic)

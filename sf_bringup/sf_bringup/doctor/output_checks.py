@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from sf_bringup.doctor.findings import Finding, failed, passed, warned
 from sf_bringup.doctor.seen import Controller, Seen
-from sf_policy_node.contract import Contract
+from sf_policy_node.contract import Contract, GripperCommand
 from sf_policy_node.nodes.emergency_stop import SHARED_TOPIC
+from sf_policy_node.nodes.gripper_action import type_fault
 
 _TYPES = {
     "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
@@ -27,23 +28,17 @@ def check_commands(contract: Contract, seen: Seen) -> Iterator[Finding]:
         )
         yield from _output(subject, key, seen.resolve(topic), _TYPES[contract.output], seen)
     for name, arm in contract.arms.items():
-        gripper, key = arm.command.gripper, contract.key_of(name, "command.gripper.topic")
+        gripper, key = arm.command.gripper, contract.key_of(name, "command.gripper")
         if gripper and gripper.output == "forward_command":
             subject, message_type = (
                 _subject("gripper commands", [name], contract),
                 _TYPES["forward_command"],
             )
-            yield from _output(subject, key, seen.resolve(gripper.topic), message_type, seen)
+            yield from _output(
+                subject, f"{key}.topic", seen.resolve(gripper.topic), message_type, seen
+            )
         elif gripper:
-            action = seen.resolve(gripper.topic)
-            subject = _subject("gripper action", [name], contract)
-            if f"{action}/_action/send_goal" in seen.services:
-                yield passed(subject, f"{action} is served")
-            else:
-                cure = f"start the gripper's controller, or set {key}"
-                if seen.has_clock and not seen.is_simulated:
-                    cure += "; if the robot is simulated, give sim:=true"
-                yield failed(subject, f"no node serves the action {action}", cure)
+            yield from _action(_subject("gripper action", [name], contract), key, gripper, seen)
 
 
 def check_controller(contract: Contract, seen: Seen) -> Iterator[Finding]:
@@ -139,6 +134,26 @@ def _output(subject: str, key: str, topic: str, message_type: str, seen: Seen) -
         yield failed("other commands", f"{', '.join(others)} publishes {topic}", cure)
     else:
         yield passed("other commands", f"no other node publishes {topic}")
+
+
+def _action(subject: str, key: str, gripper: GripperCommand, seen: Seen) -> Iterator[Finding]:
+    """Yield whether the gripper's action is served, and with the type of its goals.
+
+    Args:
+        key: path of ``command.gripper`` in the contract.
+    """
+    action = seen.resolve(gripper.topic)
+    types = seen.actions.get(action, set())
+    if not types:
+        cure = f"start the gripper's controller, or set {key}.topic"
+        if seen.has_clock and not seen.is_simulated:
+            cure += "; if the robot is simulated, give sim:=true"
+        yield failed(subject, f"no node serves the action {action}", cure)
+    elif fault := type_fault(gripper, types, key):
+        problem, cure = fault
+        yield failed(subject, f"{action} {problem}", cure)
+    else:
+        yield passed(subject, f"{action} is served as {gripper.action}")
 
 
 def _controller(

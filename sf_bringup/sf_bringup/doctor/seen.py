@@ -71,6 +71,7 @@ class Seen:
     nodes: list[str] = field(default_factory=list)
     topics: dict[str, set[str]] = field(default_factory=dict)  # all topics with a publisher: types
     services: set[str] = field(default_factory=set)
+    actions: dict[str, set[str]] = field(default_factory=dict)  # of grippers: types of the servers
     controllers: list[Controller] | None = None
     controllers_unread: str = ""
     controller_refusal: str = ""  # why the controller would not follow, by its parameters

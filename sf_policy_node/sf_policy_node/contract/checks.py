@@ -78,12 +78,28 @@ def _check_gripper_command(arm: Arm, key: str) -> None:
         raise ValueError(
             f"{key}: {arm.command.output} cannot carry the gripper; say where its commands go"
         )
-    if gripper and gripper.output == "parallel_gripper" and arm.gripper.fingers:
+    if not gripper or not arm.gripper:
+        return
+    if gripper.action and arm.gripper.fingers:
         raise ValueError(
-            f"{key}: parallel_gripper commands one joint, and the gripper has"
+            f"{key}: {gripper.output} commands one joint, and the gripper has"
             f" {', '.join(arm.gripper.joints)}; use forward_command, or leave out fingers that"
             " follow by themselves"
         )
+    if gripper.output != "gripper_command" and (gripper.open, gripper.closed) != (None, None):
+        raise ValueError(
+            f"{key}: {gripper.output} takes the positions of the joint; remove open and closed, or"
+            " use gripper_command"
+        )
+    if not gripper.action and not gripper.replaces_goals:
+        raise ValueError(
+            f"{key}.replaces_goals: {gripper.output} has no goals; remove it, or use the output of"
+            " an action"
+        )
+    if gripper.to_goal(arm.gripper, arm.gripper.open) == gripper.to_goal(
+        arm.gripper, arm.gripper.closed
+    ):
+        raise ValueError(f"{key}: open and closed must differ")
 
 
 def _check_pose(arm: Arm, pose: Sequence[float] | None, key: str) -> None:

@@ -220,18 +220,67 @@ class Workspace(Section):
         return self
 
 
-class GripperCommand(Section):
-    """A gripper with a controller of its own."""
+GRIPPER_ACTIONS = {
+    "parallel_gripper": "control_msgs/action/ParallelGripperCommand",
+    "gripper_command": "control_msgs/action/GripperCommand",
+}
+"""Type of the action of each ``command.gripper.output`` that is an action."""
 
-    output: Literal["forward_command", "parallel_gripper"]
-    topic: Topic = Field(
-        description=(
-            "topic of the commands, or name of the control_msgs/ParallelGripperCommand action"
-        )
-    )
+
+class GripperCommand(Section):
+    """A gripper with a controller of its own: it takes positions on a topic, or goals."""
+
+    output: Literal["forward_command", "parallel_gripper", "gripper_command"]
+    topic: Topic = Field(description="topic of the commands, or name of the action")
     max_effort: Positive | None = Field(
-        None, description="with parallel_gripper [N]; none: as the controller is set"
+        None,
+        description=(
+            "of each goal of an action [N, or N m for a joint that turns]; none: as the controller"
+            " is set, and 0 with gripper_command"
+        ),
     )
+    open: Finite | None = Field(
+        None,
+        description="with gripper_command: position of a goal that opens; none: gripper.open",
+    )
+    closed: Finite | None = Field(
+        None,
+        description="with gripper_command: position of a goal that closes; none: gripper.closed",
+    )
+    replaces_goals: bool = Field(
+        True,
+        description=(
+            "of an action: a new goal ends the active one; false: the executor sends a goal only"
+            " after the last one has ended"
+        ),
+    )
+
+    @property
+    def action(self) -> str | None:
+        """Type of the action; None: the commands are messages on a topic."""
+        return GRIPPER_ACTIONS.get(self.output)
+
+    def to_goal(self, gripper: Finger, position: float) -> float:
+        """Position of a goal for a joint position [unit of the gripper]."""
+        if self.open is None and self.closed is None:
+            return position
+        opening = gripper.to_opening(position)
+        begin, end = self._ends(gripper)
+        return begin + (end - begin) * opening
+
+    def from_goal(self, gripper: Finger, goal: float) -> float:
+        """Joint position [unit of the gripper] for the position of a goal."""
+        if self.open is None and self.closed is None:
+            return goal
+        begin, end = self._ends(gripper)
+        return gripper.closed + (gripper.open - gripper.closed) * (goal - begin) / (end - begin)
+
+    def _ends(self, gripper: Finger) -> tuple[float, float]:
+        """Return the positions of the goals that close and open."""
+        return (
+            gripper.closed if self.closed is None else self.closed,
+            gripper.open if self.open is None else self.open,
+        )
 
 
 class Command(Section):

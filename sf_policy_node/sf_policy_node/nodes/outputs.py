@@ -27,8 +27,8 @@ from sf_policy_node.motion.safety.correction import CorrectionLimits
 from sf_policy_node.motion.streaming import longest_gap
 from sf_policy_node.motion.types import Setpoint, Trajectory, of_joints
 from sf_policy_node.nodes.conversions import to_seconds, to_stamp, trajectory_to_message
+from sf_policy_node.nodes.gripper_action import GripperActionOutput
 from sf_policy_node.nodes.lifecycle import ManagedNode
-from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
 from sf_policy_node.perception.observation import JointStates
 
 # Reliable, so that every controller can subscribe. With depth 1 an old command is not sent again.
@@ -87,8 +87,8 @@ def make_output(
     for name, arm in contract.arms.items():
         if gripper := arm.command.gripper:
             output = (
-                ParallelGripperOutput(node, arm, contract.key_of(name, "command.gripper"))
-                if gripper.output == "parallel_gripper"
+                GripperActionOutput(node, arm, contract.key_of(name, "command.gripper"))
+                if gripper.action
                 else ForwardCommandOutput(node, gripper.topic)
             )
             joints = contract.columns.commands.indices(ColumnKind.GRIPPER, arm=name)

@@ -88,7 +88,7 @@ def episode_topics(contract: Contract) -> list[RecordedTopic]:
         for topic in contract.command_groups
     ]
     grippers = [arm.command.gripper for arm in contract.arms.values() if arm.command.gripper]
-    # The goals of a parallel_gripper are those of an action, which no topic carries.
+    # The goals of an action are on no topic.
     topics += [
         _recorded(gripper.topic, _COMMANDS[gripper.output], Delivery.RELIABLE)
         for gripper in grippers

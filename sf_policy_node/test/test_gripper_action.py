@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from motion_cases import HOME, sim_arm
 
-from sf_policy_node.nodes.parallel_gripper import STOP, GripperGoals
+from sf_policy_node.nodes.gripper_action import STOP, GripperGoals, served_types
 
 GRIPPER = sim_arm().gripper
 OPEN, CLOSED = GRIPPER.open, GRIPPER.closed
@@ -82,7 +82,7 @@ def test_a_cleared_goal_is_sent_again():
 
 
 class Server:
-    """A server like parallel_gripper_action_controller.
+    """A server like parallel_gripper_action_controller and gripper_controllers.
 
     The newest goal replaces others, and a cancelled one ends at the current position.
     """
@@ -121,22 +121,25 @@ class Server:
         return self._kind.Result()
 
 
-@pytest.fixture
-def rig(graph):
+@pytest.fixture(params=["parallel_gripper", "gripper_command"])
+def rig(graph, request):
     action = pytest.importorskip(
         "control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2"
     )
     from std_msgs.msg import Float64MultiArray
     from test_outputs import Rig, variant
 
-    from sf_policy_node.nodes.parallel_gripper import ParallelGripperOutput
+    from sf_policy_node.nodes.gripper_action import GripperActionOutput
 
-    gripper = {"output": "parallel_gripper", "topic": "/gripper/gripper_cmd", "max_effort": 15.0}
+    gripper = {"output": request.param, "topic": "/gripper/gripper_cmd", "max_effort": 15.0}
     rig = Rig(graph, variant("forward_command", gripper), arm=Float64MultiArray)
     (rig.gripper,) = (
-        output for output, _ in rig.output._parts if isinstance(output, ParallelGripperOutput)
+        output for output, _ in rig.output._parts if isinstance(output, GripperActionOutput)
     )
-    rig.serve = lambda: Server(graph.peer, "/gripper/gripper_cmd", action.ParallelGripperCommand)
+    kinds = [action.ParallelGripperCommand, action.GripperCommand]
+    own, other = kinds if request.param == "parallel_gripper" else kinds[::-1]
+    rig.serve = lambda kind=own: Server(graph.peer, "/gripper/gripper_cmd", kind)
+    rig.other = other
     rig.clock = 0.0
 
     def play(samples):
@@ -150,6 +153,11 @@ def rig(graph):
     return rig
 
 
+def position_of(goal):
+    """Return the position of a goal of either action."""
+    return goal.position if isinstance(goal.position, float) else goal.position[0]
+
+
 @pytest.mark.ros
 def test_goals_arrive_with_joint_position_and_effort(graph, rig):
     server = rig.serve()
@@ -158,10 +166,12 @@ def test_goals_arrive_with_joint_position_and_effort(graph, rig):
     graph.until(lambda: len(server.goals) == 1, "the goal to close")
     rig.play([(CLOSED, 0.0)] * 20 + ramp(CLOSED, OPEN))
     graph.until(lambda: len(server.goals) == 2, "the goal to open")
-    assert [list(goal.position) for goal in server.goals] == [[CLOSED], [OPEN]]
-    assert {tuple(goal.name) for goal in server.goals} == {("gripper",)} and list(
-        server.goals[0].effort
-    ) == [15.0]
+    assert [position_of(goal) for goal in server.goals] == [CLOSED, OPEN]
+    if hasattr(server.goals[0], "name"):
+        assert {tuple(goal.name) for goal in server.goals} == {("gripper",)}
+        assert list(server.goals[0].effort) == [15.0]
+    else:
+        assert server.goals[0].max_effort == 15.0
     assert not server.cancelled
 
 
@@ -176,7 +186,7 @@ def test_a_stop_cancels_the_goal(graph, rig, answered):
         graph.until(lambda: rig.gripper._answer.done(), "the answer")
     rig.play(way[-1:])
     graph.until(lambda: server.cancelled, "the cancel")
-    assert [list(goal.position) for goal in server.cancelled] == [[CLOSED]]
+    assert [position_of(goal) for goal in server.cancelled] == [CLOSED]
 
 
 @pytest.mark.ros
@@ -200,4 +210,15 @@ def test_a_gripper_server_that_starts_after_the_motion_does_not_move(graph, rig)
     rig.output.stream(None)
     rig.play(ramp(CLOSED, OPEN))
     graph.until(lambda: server.goals, "a goal")
-    assert [list(goal.position) for goal in server.goals] == [[OPEN]]
+    assert [position_of(goal) for goal in server.goals] == [OPEN]
+
+
+@pytest.mark.ros
+def test_a_server_of_the_other_type_receives_nothing_and_is_found(graph, rig):
+    server, node = rig.serve(rig.other), rig.node
+    graph.until(lambda: served_types(node, "/gripper/gripper_cmd"), "the action server")
+    assert served_types(node, "/gripper/gripper_cmd") == {
+        f"control_msgs/action/{rig.other.__name__}"
+    }
+    rig.play(ramp(OPEN, CLOSED))
+    assert not rig.gripper._client.server_is_ready() and not server.goals
