@@ -233,13 +233,17 @@ def test_a_stop_discards_the_waiting_goal(monkeypatch, control_msgs):
     assert rig.positions == [CLOSED]
 
 
-def test_a_goal_does_not_wait_for_ever(monkeypatch, control_msgs):
+@pytest.mark.parametrize("ended_first", [True, False])
+def test_a_goal_does_not_wait_for_ever(monkeypatch, control_msgs, ended_first):
     rig = Rig(monkeypatch, output="gripper_command", replaces_goals=False)
     rig.move(OPEN, CLOSED)
     rig.move(CLOSED, OPEN)
     rig.clock += 3.1
+    if ended_first:
+        rig.client.handles[0].end()
     rig.output.stream(None)
-    rig.client.handles[0].end()
+    if not ended_first:
+        rig.client.handles[0].end()
     assert rig.positions == [CLOSED], "the gripper would move long after its motion"
     rig.move(OPEN, CLOSED)
     assert rig.positions == [CLOSED, CLOSED]
