@@ -1,6 +1,7 @@
 """Tests over DDS of monitoring a controller, with nodes that have a controller's names."""
 
 import pytest
+from arm_pair import pair
 from executor_cases import Executor
 from motion_cases import sim_arm
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -75,6 +76,22 @@ def test_a_controller_is_missing_then_fit_then_restarted_and_unfit(graph, watche
     watched.until(lambda: "set it to false" in watched.watch.refusal, "the unfit controller")
     assert "allow_trajectory_replacement" in watched.watch.refusal
     assert watched.lost
+
+
+def test_a_limiter_is_compared_with_the_joints_of_its_controller(graph):
+    contract, node = pair(), ManagedNode("watcher")
+    graph.add(node, activate=False)
+    left, right = contract.command_groups
+    watches = {
+        topic: ControllerWatch(node, node.resources, contract, topic, on_lost=lambda reason: None)
+        for topic in (left, right)
+    }
+    fast = contract.command_joints[contract.command_groups[left][0]]
+    for watch in watches.values():
+        watch._manager = {"enforce_command_limits": True}
+        watch._urdf_xml = f'<robot><joint name="{fast}"><limit velocity="0.1"/></joint></robot>'
+    assert any("enforce_command_limits is on" in text for text in watches[left].remarks)
+    assert not any("enforce_command_limits" in text for text in watches[right].remarks)
 
 
 def test_another_publisher_on_the_topic_is_named(graph, watched):

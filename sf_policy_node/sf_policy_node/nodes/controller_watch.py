@@ -83,7 +83,7 @@ class ControllerWatch:
         joints = tuple(limits.names[index] for index in self.joints)
         errors = dict(zip(limits.names, limits.tracking_error.tolist(), strict=True))
         self._node, self._joints = node, joints
-        self._velocity = dict(zip(limits.names, limits.velocity.tolist(), strict=True))
+        self._velocity = dict(zip(joints, limits.velocity[self.joints].tolist(), strict=True))
         self._urdf_xml = contract.urdf_xml
         self._on_reference, self._on_lost = on_reference, on_lost
         topic = node.resolve_topic_name(topic)
