@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sf_bringup.arguments import SIM_ROBOT, GraphError
 from sf_bringup.arm_client import REASONS, ArmClient, ArmClientError, client_of
+from sf_bringup.running_graph import ros_words
 from sf_msgs.action import RunInstruction
 from sf_policy_node.contract import ContractError
 
@@ -40,7 +41,12 @@ def main() -> int:
     followed the instruction until the time was over.
     """
     arguments, console = (
-        tyro.cli(Arguments, prog="python3 -m sf_bringup.say", description=Arguments.__doc__),
+        tyro.cli(
+            Arguments,
+            args=ros_words(sys.argv[1:]),
+            prog="python3 -m sf_bringup.say",
+            description=Arguments.__doc__,
+        ),
         Console(highlight=False),
     )
     try:
