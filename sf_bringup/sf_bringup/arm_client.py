@@ -25,6 +25,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from sf_bringup.graph import find_robot
+from sf_bringup.lease import short_lease
 from sf_msgs.action import GoHome, RunInstruction
 from sf_msgs.msg import ExecutorStatus, ObjectState, PolicyStatus, TaskState
 from sf_msgs.srv import ResetScene
@@ -51,7 +52,9 @@ def client_of(robot: str, namespace: str) -> ArmClient:
         GraphError, ContractError: the robot is not found, or its contract is wrong.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return ArmClient(load_contract(find_robot(robot)), namespace=namespace or None)
+    contract = load_contract(find_robot(robot))
+    with short_lease():
+        return ArmClient(contract, namespace=namespace or None)
 
 
 class ArmClientError(RuntimeError):

@@ -109,6 +109,37 @@ def test_a_client_or_a_stop_ends_the_motion(home_client, ended_by):
     assert (home_client.executor.arm.joints == position).all() and abs(position[0]) > 0.02
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["no other client", "another client"])
+def test_the_arm_stops_when_no_client_of_the_goal_is_left(home_client, others):
+    feedback = "/chunk_executor/go_home/_action/feedback"
+    kept = [
+        ActionClient(home_client.graph.peer, GoHome, "/chunk_executor/go_home")
+        for _ in range(others)
+    ]
+    home_client.send()
+    home_client.until(
+        lambda: home_client.executor.node.count_subscribers(feedback) == 1 + others, "the clients"
+    )
+    home_client.until(lambda: home_client.distances, "a first report of the distance")
+    home_client.client.destroy()
+    if others:
+        home_client.until(
+            lambda: home_client.executor.status.state != ExecutorStatus.HOMING, "the end"
+        )
+        assert home_client.executor.arm.joints[:6] == pytest.approx(HOME[:6], abs=5e-3)
+    else:
+        home_client.until(
+            lambda: "the client of the action is gone" in home_client.executor.status.reason,
+            "that it stops",
+        )
+        home_client.wait(0.8)
+        position = home_client.executor.arm.joints.copy()
+        home_client.wait(0.2)
+        assert (home_client.executor.arm.joints == position).all() and abs(position[0]) > 0.02
+    for each in kept:
+        each.destroy()
+
+
 def test_an_unknown_arm_and_a_second_goal_are_refused(home_client):
     assert "there is no left" in home_client.result(home_client.send("left")).message
     first = home_client.send()

@@ -10,9 +10,11 @@ from rclpy.action.server import ServerGoalHandle
 from sf_msgs.action import GoHome
 from sf_policy_node.motion.homing import Pose
 from sf_policy_node.motion.refusals import MotionRefused
+from sf_policy_node.nodes.action_clients import GONE, ActionClients
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.nodes.pose_motion import PoseMotion
 
+_NAME = "~/go_home"
 _FEEDBACK_S = 0.5
 
 
@@ -22,11 +24,12 @@ class HomeAction:
     def __init__(self, node: ManagedNode, motion: PoseMotion) -> None:
         self._node, self._motion = node, motion
         self._goal: ServerGoalHandle | None = None
-        self._begun = self._reported = 0.0  # when the goal began and the last feedback was sent [s]
+        self._begun = self._reported = 0.0  # when the goal began and the last feedback was due [s]
+        self._clients = ActionClients(node, _NAME)
         server = ActionServer(
             node,
             GoHome,
-            "~/go_home",
+            _NAME,
             # Never called: a goal is executed when its result is known; see InstructionAction.
             execute_callback=_abort,
             goal_callback=lambda goal: GoalResponse.ACCEPT if node.running else GoalResponse.REJECT,
@@ -50,18 +53,23 @@ class HomeAction:
             return
         if arrived:
             self._finish(True, "at home")
-        elif (
-            time.monotonic() - self._reported >= _FEEDBACK_S
-            and (distance := self._motion.distance) is not None
-        ):
-            self._reported = time.monotonic()
-            self._goal.publish_feedback(GoHome.Feedback(distance=distance))
+        elif time.monotonic() - self._reported >= _FEEDBACK_S:
+            self._report(self._goal)
 
     def abort(self, reason: str) -> None:
         """Stop the arm and end the goal, if there is one."""
         if self._goal is not None:
             self._motion.end(f"homing stopped: {reason}")
             self._finish(False, reason)
+
+    def _report(self, goal: ServerGoalHandle) -> None:
+        """Publish the distance from home; stop the arm if no client is left."""
+        self._reported = time.monotonic()
+        if self._clients.are_gone():
+            self._node.get_logger().warning(f"homing stopped: {GONE}")
+            self.abort(GONE)
+        elif (distance := self._motion.distance) is not None:
+            goal.publish_feedback(GoHome.Feedback(distance=distance))
 
     def _on_goal(self, handle: ServerGoalHandle) -> None:
         try:
@@ -74,6 +82,7 @@ class HomeAction:
             handle.execute(lambda goal: _abort(goal, result))
             return
         self._goal, self._begun, self._reported = handle, time.monotonic(), 0.0
+        self._clients.begin()
 
     def _finish(self, success: bool, message: str) -> None:
         handle, self._goal = self._goal, None

@@ -8,11 +8,11 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 
 from sf_msgs.action import RunInstruction
+from sf_policy_node.nodes.action_clients import GONE, ActionClients
 from sf_policy_node.nodes.lifecycle import ManagedNode
 from sf_policy_node.session.instruction_run import InstructionRun, Termination
 
 _NAME = "run_instruction"
-_FEEDBACK = f"{_NAME}/_action/feedback"
 
 
 class InstructionAction:
@@ -31,9 +31,9 @@ class InstructionAction:
         begin: Callable[[str, float], InstructionRun],
         cancel: Callable[[InstructionRun, str], None],
     ) -> None:
-        self._node, self._begin, self._cancel = node, begin, cancel
+        self._begin, self._cancel = begin, cancel
         self._goals: dict[InstructionRun, ServerGoalHandle] = {}
-        self._has_client = False  # a client subscribed to the feedback at the last check
+        self._clients = ActionClients(node, _NAME)
         server = ActionServer(
             node,
             RunInstruction,
@@ -56,8 +56,8 @@ class InstructionAction:
         """
         if (handle := self._goals.get(run)) is None:
             return
-        if self._is_abandoned():
-            self._cancel(run, "the client of the action is gone")
+        if self._clients.are_gone():
+            self._cancel(run, GONE)
             return
         p50, p95, _ = run.latencies.percentiles()
         feedback = RunInstruction.Feedback(
@@ -118,17 +118,8 @@ class InstructionAction:
             )
             handle.execute(lambda goal: _abort(goal, result))
             return
-        self._goals[run], self._has_client = handle, False
-
-    def _is_abandoned(self) -> bool:
-        """Return whether all action clients are gone.
-
-        Every client subscribes to the feedback. A killed one disappears after its DDS lease.
-        """
-        is_watched = self._node.count_subscribers(_FEEDBACK) > 0
-        is_abandoned = self._has_client and not is_watched
-        self._has_client = is_watched
-        return is_abandoned
+        self._goals[run] = handle
+        self._clients.begin()
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         for run, each in self._goals.items():
