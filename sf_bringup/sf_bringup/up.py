@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -59,8 +59,7 @@ def command_line(spec: NodeSpec) -> list[str]:
     words += place_in(spec.namespace)
     for name, value in spec.parameters.items():
         words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
-    for old, new in spec.remappings:
-        words += ["-r", f"{old}:={new}"]
+    words += remap(spec.remappings)
     # Last, so that a params_file of the user overrides the parameters above.
     return [*words, *spec.ros_arguments]
 
@@ -70,6 +69,11 @@ def place_in(namespace: str) -> list[str]:
     that ROS_NAMESPACE applies.
     """
     return ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
+
+
+def remap(remappings: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the ROS arguments that give topics other names."""
+    return [word for old, new in remappings for word in ("-r", f"{old}:={new}")]
 
 
 class NodeManager(Manager):

@@ -26,8 +26,9 @@ from sf_bringup.doctor.output_checks import check_commands, check_controller, ch
 from sf_bringup.doctor.seen import Seen
 from sf_bringup.doctor.stream_checks import check_cameras, check_joint_states
 from sf_bringup.graph import find_robot
+from sf_bringup.journeys import remap_global_topics
 from sf_bringup.simulated_contract import for_simulation, is_simulated
-from sf_bringup.up import usage
+from sf_bringup.up import remap, usage
 from sf_policy_node.contract import Contract, ContractError, load_contract
 
 _ROS = "--ros-args"
@@ -69,7 +70,13 @@ def main(words: Sequence[str] | None = None) -> int:
         rclpy.init(
             args=words if _ROS in words else [], signal_handler_options=SignalHandlerOptions.NO
         )
-        return _examine_graph(rclpy.create_node("doctor", namespace=namespace), values)
+        # With --ros-args the journey gives the remappings.
+        node = rclpy.create_node(
+            "doctor",
+            namespace=namespace,
+            cli_args=["--ros-args", *remap(remap_global_topics(namespace).items())],
+        )
+        return _examine_graph(node, values)
     except (GraphError, ContractError) as error:
         print(f"doctor: {error}", file=sys.stderr)
         return 2

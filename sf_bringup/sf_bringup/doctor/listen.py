@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +32,6 @@ from sf_policy_node.perception.images import ImageError, decode_compressed
 
 _DISCOVERY_S = 1.5  # until names and types of the graph have arrived
 _READABLE = {IMAGE: Image, COMPRESSED: CompressedImage, JOINT_STATE: JointState}
-_LIST = "list_controllers"
 # NVIDIA, NVIDIA Jetson, AMD (ROCm), and Windows' GPUs inside WSL
 _GPU_DEVICES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
@@ -93,8 +93,7 @@ class Listener:
     def _look_at_graph(self) -> None:
         node, seen, contract = self._node, self.seen, self._contract
         own = node.get_name()
-        names = [name for name in node.get_node_names() if not name.startswith("_")]
-        seen.nodes = [name for name in names if name != own]
+        seen.nodes = nodes_in(node.get_namespace(), node.get_node_names_and_namespaces(), own)
         seen.services = {name for name, _ in node.get_service_names_and_types()}
         for topic, kinds in node.get_topic_names_and_types():
             if node.count_publishers(topic):
@@ -177,7 +176,7 @@ class Listener:
         return watches
 
     def _read_controllers(self) -> None:
-        service = next((name for name in self.seen.services if name.endswith(f"/{_LIST}")), None)
+        service = self.seen.controller_manager(self._contract.command_groups)
         if service is None:
             return
         try:
@@ -201,6 +200,23 @@ class Listener:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0.0:
             self._executor.spin_once(timeout_sec=left)
+
+
+def nodes_in(namespace: str, found: Iterable[tuple[str, str]], own: str) -> list[str]:
+    """Return the full names of the nodes in a namespace and below, without those of tools.
+
+    Args:
+        found: names and namespaces of all nodes of the ROS domain.
+        own: name of the doctor.
+    """
+    space = namespace.rstrip("/")
+    return [
+        f"{where.rstrip('/')}/{name}"
+        for name, where in found
+        if f"{where.rstrip('/')}/".startswith(f"{space}/")
+        and not name.startswith("_")
+        and (name, where.rstrip("/")) != (own, space)
+    ]
 
 
 def look_at_machine(seen: Seen, folder: Path) -> None:

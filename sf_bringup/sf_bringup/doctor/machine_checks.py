@@ -60,11 +60,12 @@ def _unchecked_pairs(model: CollisionModel) -> Iterator[Finding]:
 
 def check_machine(contract: Contract, seen: Seen) -> Iterator[Finding]:
     """Yield clock, disk, GPU and versions."""
+    clock = seen.resolve("clock")  # as remap_global_topics
     if seen.has_clock and seen.is_simulated:
-        yield passed("clock", "simulated (/clock), as the robot is")
+        yield passed("clock", f"simulated ({clock}), as the robot is")
     elif seen.has_clock:
-        cure = "stop the node that publishes /clock; give sim:=true if the robot is simulated"
-        yield warned("clock", "time is simulated (/clock)", cure)
+        cure = f"stop the node that publishes {clock}; give sim:=true if the robot is simulated"
+        yield warned("clock", f"time is simulated ({clock})", cure)
     else:
         yield passed("clock", "this machine's")
     text = f"{seen.free_disk_gb:.0f} GB free at {seen.disk}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+_LIST = "list_controllers"  # service of a controller_manager
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Seen:
     """The running graph and the machine.
 
     ``controllers`` is ``None`` without a controller_manager; ``controllers_unread`` says why its
-    list could not be read. ``streams`` are by the topic's full name.
+    list could not be read. ``streams`` are by the topic's full name, ``nodes`` the full names of
+    those in the namespace.
     """
 
     namespace: str = ""
@@ -88,6 +92,23 @@ class Seen:
     def stream(self, topic: str) -> Stream:
         """Return the stream of a topic of the contract."""
         return self.streams.get(self.resolve(topic), Stream())
+
+    def controller_manager(self, command_topics: Iterable[str]) -> str | None:
+        """Return the service that lists the controllers behind the commands, None if there is none.
+
+        A controller is in the namespace of its controller_manager. So the namespaces of the
+        commands come first, then that of the nodes, then the namespaces around these. The service
+        of another namespace belongs to another robot.
+        """
+        places = [self.resolve(topic).rsplit("/", 2)[0] for topic in command_topics]
+        places.append(f"/{self.namespace.strip('/')}".rstrip("/"))
+        while places:
+            for place in places:
+                for service in sorted(self.services):
+                    if service.rsplit("/", 2)[::2] == [place, _LIST]:
+                        return service
+            places = [place.rpartition("/")[0] for place in places if place]
+        return None
 
     def resolve(self, topic: str) -> str:
         """Return a topic of the contract as the graph names it: relative ones in the namespace."""
