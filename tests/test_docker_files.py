@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from sf_bringup.graph import find_robot
-from sf_bringup.up import FINISH_S
+from sf_bringup.journeys import remap_global_topics
+from sf_bringup.up import FINISH_S, place_in, remap
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
@@ -56,7 +57,8 @@ def test_files_that_the_image_copies_exist():
     )  # COPY of dependencies comes first
 
 
-def test_the_entrypoint_becomes_the_node(tmp_path):
+@pytest.mark.parametrize("namespace", ["", "left", "/left/arm"])
+def test_the_entrypoint_becomes_the_node(namespace, tmp_path):
     """The entrypoint replaces itself with the node (exec), so signals arrive.
 
     Its paths are redirected to a folder of this test.
@@ -86,7 +88,11 @@ def test_the_entrypoint_becomes_the_node(tmp_path):
         command,
         stdout=subprocess.PIPE,
         text=True,
-        env={"ROS_DISTRO": "jazzy", "PATH": "/usr/bin:/bin"},
+        env={"ROS_DISTRO": "jazzy", "PATH": "/usr/bin:/bin", "ROS_NAMESPACE": namespace},
     )
     out, _ = process.communicate(timeout=60)
-    assert out.strip() == f"{process.pid} --ros-args -p autostart:=true"
+    words = ["--ros-args", "-p", "autostart:=true"]
+    if namespace:
+        place = [*place_in(namespace), *remap(remap_global_topics(namespace).items())]
+        words += ["--ros-args", *place]
+    assert out.split() == [str(process.pid), *words]

@@ -7,6 +7,7 @@ runs from Python 3.10 on.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ Value = Union[bool, int, float, str]  # noqa: UP007 - evaluated at run time, als
 
 NO_POLICY = "none"
 SIM_ROBOT = "sim_arm"  # this robot is always simulated
+NAMESPACE_VARIABLE = "ROS_NAMESPACE"
 BOOLEANS = ("true", "false")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _NAMESPACE = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
@@ -76,7 +78,10 @@ _POLICY = (
 )
 _EVERY_JOURNEY = (
     Argument(
-        "namespace", "", "namespace of all nodes; relative topics of the contract resolve in it"
+        "namespace",
+        "",
+        "namespace of all nodes; relative topics of the contract resolve in it; empty: the"
+        f" variable {NAMESPACE_VARIABLE}",
     ),
     Argument(
         "params_file",
@@ -225,9 +230,30 @@ def check_namespace(namespace: str) -> str:
     Raises:
         GraphError: it is not a ROS namespace.
     """
-    if namespace and not _NAMESPACE.fullmatch(namespace):
+    if namespace not in ("", "/") and not _NAMESPACE.fullmatch(namespace):
         raise GraphError(
             f"namespace: {namespace!r} is not a ROS namespace; use letters, digits and _, with /"
             " between parts"
         )
     return namespace
+
+
+def resolve_namespace(given: str) -> str:
+    """Return the namespace that the nodes of a graph get: ``given``, else ROS_NAMESPACE of the
+    environment; empty for the root namespace (also ``given="/"``).
+
+    ROS 2 does not read this variable (neither rcl 10.1.3 nor rclpy 9.1.2), so every starter and
+    client resolves it here and passes the result on.
+
+    Raises:
+        GraphError: it is not a ROS namespace.
+    """
+    if given:
+        return check_namespace(given).rstrip("/")
+    found = os.environ.get(NAMESPACE_VARIABLE, "").rstrip("/")
+    if found and not _NAMESPACE.fullmatch(found):
+        raise GraphError(
+            f"{NAMESPACE_VARIABLE}: {found!r} is not a ROS namespace; unset it, or use letters,"
+            " digits and _, with / between parts"
+        )
+    return found

@@ -24,6 +24,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
+from sf_bringup.arguments import resolve_namespace
 from sf_bringup.graph import find_robot
 from sf_bringup.lease import short_lease
 from sf_msgs.action import GoHome, RunInstruction
@@ -46,7 +47,7 @@ def client_of(robot: str, namespace: str) -> ArmClient:
     """Return a client of the running graph of ``robot``, a name or the path of its contract.
 
     Args:
-        namespace: of the arm's nodes; empty: that of the environment.
+        namespace: of the arm's nodes; empty: ROS_NAMESPACE of the environment.
 
     Raises:
         GraphError, ContractError: the robot is not found, or its contract is wrong.
@@ -54,7 +55,7 @@ def client_of(robot: str, namespace: str) -> ArmClient:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     contract = load_contract(find_robot(robot))
     with short_lease():
-        return ArmClient(contract, namespace=namespace or None)
+        return ArmClient(contract, namespace=namespace)
 
 
 class ArmClientError(RuntimeError):
@@ -68,7 +69,7 @@ class ArmClient:
         contract: of the robot; gives the topics.
         images: also subscribe to the cameras and store their newest images.
         alive: called while waiting; raises an exception when the graph has ended.
-        namespace: of the arm's nodes; None takes that of the environment (ROS_NAMESPACE).
+        namespace: of the arm's nodes; empty: ROS_NAMESPACE of the environment.
         hint: end of the error message when nothing answers, such as where the log is.
 
     Attributes:
@@ -81,7 +82,7 @@ class ArmClient:
         *,
         images: bool = False,
         alive: Callable[[], None] = lambda: None,
-        namespace: str | None = None,
+        namespace: str = "",
         hint: str = "",
     ) -> None:
         self.task: TaskState | None = None
@@ -93,6 +94,7 @@ class ArmClient:
         self._context = rclpy.Context()
         # The command line belongs to the program: `robot:=` would be taken for a remapping.
         rclpy.init(args=[], context=self._context)
+        namespace = resolve_namespace(namespace)
         self._node = Node("arm_client", namespace=namespace, context=self._context)
         self._spinner = SingleThreadedExecutor(context=self._context)
         self._spinner.add_node(self._node)

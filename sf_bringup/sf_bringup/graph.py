@@ -28,8 +28,8 @@ from sf_bringup.arguments import (
     SIM_ROBOT,
     GraphError,
     Value,
-    check_namespace,
     parse_arguments,
+    resolve_namespace,
 )
 from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
 from sf_bringup.second_start import refuse_second_start
@@ -53,13 +53,13 @@ class NodeSpec:
     lifecycle: bool = False  # managed; ours activate themselves (parameter autostart)
     essential: bool = True  # when it ends, the others are stopped
     finishes: bool = False  # moves the arm before it ends, and needs the other nodes for that
-    namespace: str = ""  # empty takes ROS_NAMESPACE
+    namespace: str = ""  # empty: the root namespace
     ros_arguments: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:
         """Return the name with its namespace."""
-        namespace = (self.namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
+        namespace = self.namespace.strip("/")
         return f"/{namespace}/{self.name}" if namespace else f"/{self.name}"
 
 
@@ -324,15 +324,13 @@ def _finish(
         if is_wanted:
             _check_installed(tool)
             nodes.append(make_spec(tool, {"use_sim_time": robot.use_sim_time}))
-    check_namespace(namespace)
     # Only values that differ from the defaults of ROS, so that command lines stay short.
     ros_arguments = (
         *(("--params-file", params_file) if params_file else ()),
         *(("--log-level", log_level) if log_level != "info" else ()),
     )
-    remappings = tuple(
-        remap_global_topics(namespace or os.environ.get("ROS_NAMESPACE", "")).items()
-    )
+    namespace = resolve_namespace(namespace)
+    remappings = tuple(remap_global_topics(namespace).items())
     return [
         replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments)
         for node in nodes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix
 
-from sf_bringup.arguments import GraphError
+from sf_bringup.arguments import NAMESPACE_VARIABLE, GraphError
 from sf_bringup.journeys import CHECKS_SECOND_START
 
 _GRAPH_S = 120.0  # on a busy machine
@@ -38,8 +38,9 @@ def read_graph(journey: str, values: dict[str, str]) -> dict:
             capture_output=True,
             text=True,
             timeout=_GRAPH_S,
-            # The executable also refuses when these nodes already run in the ROS domain.
-            env={**os.environ, CHECKS_SECOND_START: "1"},
+            # The executable also refuses when these nodes already run in the ROS domain. The
+            # launch file has resolved ROS_NAMESPACE.
+            env={**os.environ, CHECKS_SECOND_START: "1", NAMESPACE_VARIABLE: ""},
         )
     except FileNotFoundError:
         raise GraphError(

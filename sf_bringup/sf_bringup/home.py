@@ -28,7 +28,7 @@ class Arguments:
     robot: str = SIM_ROBOT
     """The robot of the running graph: its name or the path of its contract."""
     namespace: str = ""
-    """Namespace of the arm's nodes."""
+    """Namespace of the arm's nodes; empty: the variable ROS_NAMESPACE."""
 
 
 def main() -> int:

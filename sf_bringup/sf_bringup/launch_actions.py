@@ -9,7 +9,6 @@ interpreter that the workspace was built with.
 from __future__ import annotations
 
 import atexit
-import os
 import shutil
 import signal
 import tempfile
@@ -26,7 +25,7 @@ from launch.substitutions import LaunchConfiguration
 from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import LifecycleNode, Node
 
-from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean
+from sf_bringup.arguments import BOOLEANS, Argument, GraphError, did_you_mean, resolve_namespace
 from sf_bringup.graph_output import read_graph
 from sf_bringup.journeys import (
     CHUNK_EXECUTOR,
@@ -184,7 +183,7 @@ def _resolve_graph(context: LaunchContext, journey: str) -> None:
     }
     # Set by PushRosNamespace in a file that includes this one.
     pushed = context.launch_configurations.get("ros_namespace", "")
-    namespace = values["namespace"] or ("" if pushed else os.environ.get("ROS_NAMESPACE", ""))
+    namespace = values["namespace"] or ("" if pushed else resolve_namespace(""))
     full = (
         namespace
         if namespace.startswith("/")

@@ -17,14 +17,14 @@ from sf_bringup.arguments import GraphError
 
 
 @contextmanager
-def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
+def only_graph(words: Sequence[str], namespace: str) -> Iterator[None]:
     """Hold this user's lock file for a graph in the current ROS domain.
 
     The lock ends with the process, also after a kill.
 
     Args:
         words: command line of this graph, shown to the user who starts a second one.
-        namespace: of its nodes; empty takes ROS_NAMESPACE.
+        namespace: of its nodes; empty: the root namespace.
 
     Raises:
         GraphError: another graph holds the lock.
@@ -43,7 +43,7 @@ def only_graph(words: Sequence[str], namespace: str = "") -> Iterator[None]:
         os.close(handle)
 
 
-def refuse_second_graph(namespace: str = "") -> None:
+def refuse_second_graph(namespace: str) -> None:
     """Refuse to continue while this user runs a graph in the current ROS domain on this machine.
 
     Raises:
@@ -55,11 +55,10 @@ def refuse_second_graph(namespace: str = "") -> None:
 
 def _opened(namespace: str) -> int:
     folder = Path(tempfile.gettempdir(), f"sf_graphs-{os.getuid()}")
-    name = (namespace or os.environ.get("ROS_NAMESPACE", "")).strip("/")
     try:
         folder.mkdir(exist_ok=True)
         return os.open(
-            folder / "_".join(("domain", _domain(), *name.split("/"))),
+            folder / "_".join(("domain", _domain(), *namespace.strip("/").split("/"))),
             os.O_RDWR | os.O_CREAT,
             0o600,
         )

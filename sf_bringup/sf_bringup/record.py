@@ -44,14 +44,15 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         values = parse_arguments(words, RECORD_ARGUMENTS)
         nodes = record_graph(**values)  # raises before any node starts
-        refuse_second_graph(str(values["namespace"]))
+        namespace = nodes[0].namespace
+        refuse_second_graph(namespace)
         refuse_second_start([node.full_name for node in nodes if node.essential])
     except GraphError as error:
         print(f"record: {error}", file=sys.stderr)
         return 2
     directory = Path(values["directory"]).expanduser()
     notes = _offer_recovery(directory)
-    drive, namespace = values["teleop"] == KEYBOARD, str(values["namespace"])
+    drive = values["teleop"] == KEYBOARD
     return _with_keys(
         words, directory, float(values["countdown"]), drive=drive, notes=notes, namespace=namespace
     )

@@ -31,7 +31,7 @@ class Arguments:
     robot: str = SIM_ROBOT
     """The robot of the running graph: its name or the path of its contract."""
     namespace: str = ""
-    """Namespace of the arm's nodes."""
+    """Namespace of the arm's nodes; empty: the variable ROS_NAMESPACE."""
     seed: int | None = None
     """First put the simulated arm into the scene of this seed."""
 

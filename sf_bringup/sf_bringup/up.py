@@ -65,9 +65,7 @@ def command_line(spec: NodeSpec) -> list[str]:
 
 
 def place_in(namespace: str) -> list[str]:
-    """Return the ROS arguments that put a node into a namespace; none for an empty namespace, so
-    that ROS_NAMESPACE applies.
-    """
+    """Return the ROS arguments that put a node into a namespace; none for an empty one."""
     return ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace else []
 
 

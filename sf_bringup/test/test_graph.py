@@ -206,6 +206,38 @@ def test_a_namespace_applies_to_clock_and_frames():
     assert not [word for word in alone if word.startswith(("__ns", "/clock", "/tf", "--log"))]
 
 
+@pytest.mark.parametrize(
+    ("variable", "given", "expected"),
+    [
+        ("left", "", "/left"),
+        ("/left/arm/", "", "/left/arm"),
+        ("left", "right", "/right"),
+        ("left", "/", ""),
+        ("/", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_nodes_get_the_namespace_of_the_environment_explicitly(
+    variable, given, expected, monkeypatch
+):
+    """ROS 2 does not read ROS_NAMESPACE: without `__ns` the nodes would be in the root."""
+    monkeypatch.setenv("ROS_NAMESPACE", variable)
+    for node in arm_graph(policy="none", namespace=given):
+        words = command_line(node)
+        assert [word for word in words if word.startswith("__ns:=")] == [
+            f"__ns:={expected}" for _ in range(bool(expected))
+        ]
+        assert ("/clock:=clock" in words) is bool(expected)
+        assert node.full_name == f"{expected}/{node.name}"
+
+
+def test_a_namespace_of_the_environment_that_ros_refuses_is_named(monkeypatch):
+    monkeypatch.setenv("ROS_NAMESPACE", "a-b")
+    with pytest.raises(GraphError, match=r"ROS_NAMESPACE: 'a-b' is not a ROS namespace; unset it"):
+        arm_graph(policy="none")
+    arm_graph(policy="none", namespace="left")
+
+
 def test_misspelt_arguments_give_the_correct_one():
     with pytest.raises(
         GraphError, match=r"'shaddow:=true' is not an argument \(did you mean shadow\?\)"

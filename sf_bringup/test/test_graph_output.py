@@ -45,6 +45,13 @@ def test_all_lines_of_stderr_are_forwarded(executable, capfd):
     assert capfd.readouterr().err == "first\nsecond\n"
 
 
+def test_the_launch_file_has_resolved_the_namespace(executable, monkeypatch):
+    """PushRosNamespace("/") and ROS_NAMESPACE=left: the nodes are in the root namespace."""
+    monkeypatch.setenv("ROS_NAMESPACE", "left")
+    executable("""echo "{\\"nodes\\": {\\"$ROS_NAMESPACE\\": {}}}\"""")
+    assert graph_output.read_graph("arm", {}) == {"nodes": {"": {}}}
+
+
 def test_a_refusal_is_an_error_in_the_words_of_the_graph(ros_domain, capfd):
     with pytest.raises(GraphError, match=r"^robot: 'ur55' is unknown"):
         graph_output.read_graph("arm", arguments(robot="ur55"))

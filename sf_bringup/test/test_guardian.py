@@ -74,16 +74,19 @@ def test_a_domain_has_one_graph(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("ROS_DOMAIN_ID", "77")
-    with only_graph(["record", "task:=fold"]):
+    with only_graph(["record", "task:=fold"], ""):
         with pytest.raises(
             GraphError,
             match=rf"ROS domain 77 already \(process {os.getpid()}: record task:=fold\); stop it",
         ):
-            refuse_second_graph()
+            refuse_second_graph("/")
+        refuse_second_graph("left")
         monkeypatch.setenv("ROS_DOMAIN_ID", "78")
-        refuse_second_graph()
+        refuse_second_graph("")
     monkeypatch.setenv("ROS_DOMAIN_ID", "77")
-    refuse_second_graph()
+    refuse_second_graph("")
+    with only_graph([], "/left/arm"), pytest.raises(GraphError, match="another namespace:="):
+        refuse_second_graph("left/arm")
 
 
 def test_the_log_of_the_previous_run_is_kept(tmp_path):

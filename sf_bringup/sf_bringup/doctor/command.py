@@ -13,11 +13,12 @@ from rclpy.signals import SignalHandlerOptions
 
 from sf_bringup.arguments import (
     BOOLEANS,
+    NAMESPACE_VARIABLE,
     SIM_ROBOT,
     Argument,
     GraphError,
-    check_namespace,
     parse_arguments,
+    resolve_namespace,
 )
 from sf_bringup.doctor.findings import Finding, as_json, exit_code, print_table
 from sf_bringup.doctor.listen import Listener, look_at_machine
@@ -37,7 +38,12 @@ ARGUMENTS = (
     Argument("robot", SIM_ROBOT, "a robot of config/robots, or the path of a contract YAML"),
     Argument("sim", False, "the robot is simulated: it was started with sim:=true", BOOLEANS),
     Argument("patience", 5.0, "how many seconds to wait for drivers that are still starting"),
-    Argument("namespace", "", "namespace in which relative topics of the contract resolve"),
+    Argument(
+        "namespace",
+        "",
+        "namespace of the graph; relative topics of the contract resolve in it; empty: the variable"
+        f" {NAMESPACE_VARIABLE}",
+    ),
     Argument("seconds", 3.0, "how long to listen"),
     Argument(
         "json", "", "a file for the findings, or - for the standard output instead of a table"
@@ -66,11 +72,11 @@ def main(words: Sequence[str] | None = None) -> int:
         values = parse_arguments([] if _ROS in words else words, ARGUMENTS)
         if not 0.5 <= values["seconds"] <= 120.0:
             raise GraphError(f"seconds: {values['seconds']:g} is not between 0.5 and 120")
-        namespace = check_namespace(values["namespace"])
+        # With --ros-args the journey gives namespace and remappings.
+        namespace = "" if _ROS in words else resolve_namespace(values["namespace"])
         rclpy.init(
             args=words if _ROS in words else [], signal_handler_options=SignalHandlerOptions.NO
         )
-        # With --ros-args the journey gives the remappings.
         node = rclpy.create_node(
             "doctor",
             namespace=namespace,
