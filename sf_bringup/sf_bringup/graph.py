@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
@@ -31,14 +30,13 @@ from sf_bringup.arguments import (
     parse_arguments,
     resolve_namespace,
 )
+from sf_bringup.button_conflicts import check_buttons
 from sf_bringup.journeys import CHECKS_SECOND_START, JOURNEYS, Executable, remap_global_topics
+from sf_bringup.rviz_config import write_rviz_config
 from sf_bringup.second_start import refuse_second_start
 from sf_bringup.simulated_contract import for_simulation, is_simulated
 from sf_policy_node.contract import Contract, ContractError, load_contract
 from sf_policy_node.vla.remote.address import is_remote
-from sf_training.recording.screen.controls import DEFAULT_BUTTONS
-
-_BUTTON_KEYS = ("button", "open", "close", "toggle", "slow_button")  # of a device file
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,7 @@ class NodeSpec:
     finishes: bool = False  # moves the arm before it ends, and needs the other nodes for that
     namespace: str = ""  # empty: the root namespace
     ros_arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  # of the program itself
 
     @property
     def full_name(self) -> str:
@@ -166,7 +165,7 @@ def record_graph(
         nodes.append(_teleoperation(the_robot, teleop))
     if gamepad:
         if teleop:
-            _check_buttons(find_device(teleop))
+            check_buttons(find_device(teleop))
         nodes.append(make_spec(journeys.RECORDER_JOY, {"countdown_s": float(countdown)}))
     return _finish(nodes, the_robot, **common)
 
@@ -324,6 +323,7 @@ def _finish(
         if is_wanted:
             _check_installed(tool)
             nodes.append(make_spec(tool, {"use_sim_time": robot.use_sim_time}))
+    nodes = [_with_rviz_config(node, robot.contract) for node in nodes]
     # Only values that differ from the defaults of ROS, so that command lines stay short.
     ros_arguments = (
         *(("--params-file", params_file) if params_file else ()),
@@ -347,6 +347,12 @@ def _robot_state(robot: _Robot) -> NodeSpec:
     return make_spec(journeys.ROBOT_STATE_PUBLISHER, urdf)
 
 
+def _with_rviz_config(node: NodeSpec, contract: Contract) -> NodeSpec:
+    if node.name != journeys.RVIZ.name:
+        return node
+    return replace(node, arguments=("-d", str(write_rviz_config(contract))))
+
+
 def _check_installed(tool: Executable) -> None:
     try:
         get_package_prefix(tool.package)
@@ -357,39 +363,6 @@ def _check_installed(tool: Executable) -> None:
         raise GraphError(
             f"package {tool.package} is not installed; install {package}, or leave the argument out"
         ) from None
-
-
-def _check_buttons(device: Path) -> None:
-    """Refuse a button that both the device and the recorder use: one press must not both close a
-    gripper and end an episode.
-
-    Raises:
-        GraphError: device and recorder would listen to the same button.
-    """
-    used: dict[int, str] = {}
-
-    def collect(value: object, key: str, topic: str) -> None:
-        if isinstance(value, dict):
-            for name, child in value.items():
-                collect(child, f"{key}.{name}" if key else name, value.get("topic", topic))
-        elif (
-            key.rpartition(".")[2] in _BUTTON_KEYS
-            and isinstance(value, int)
-            and "/" + topic.strip("/") == "/joy"
-        ):
-            used[value] = key
-
-    try:
-        collect(yaml.safe_load(device.read_text(encoding="utf-8")), "", "")
-    except (OSError, yaml.YAMLError):
-        return  # the teleoperation node reports what is wrong with the file
-    for press, button in DEFAULT_BUTTONS.items():
-        if button in used:
-            raise GraphError(
-                f"gamepad: button {button} is {press} for the recorder and {used[button]} in"
-                f" {device.name}; take another button there, or start recorder_joy by hand with"
-                f" button_{press}"
-            )
 
 
 def find_robot(robot: str) -> Path:
@@ -489,8 +462,9 @@ def main(words: Sequence[str] | None = None) -> int:
     content = {
         "nodes": {node.name: dict(node.parameters) for node in nodes},
         "params_file": params_file,
+        "rviz_config": next((node.arguments[1] for node in nodes if node.arguments), ""),
     }
-    print(json.dumps({**content, "rviz_config": str(_config("rviz") / "arm.rviz")}))
+    print(json.dumps(content))
     return 0
 
 

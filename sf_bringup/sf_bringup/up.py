@@ -55,7 +55,7 @@ def command_line(spec: NodeSpec) -> list[str]:
         raise UpError(
             f"{spec.package} has no executable {spec.executable}; build the workspace with colcon"
         )
-    words = [str(executable), "--ros-args", "-r", f"__node:={spec.name}"]
+    words = [str(executable), *spec.arguments, "--ros-args", "-r", f"__node:={spec.name}"]
     words += place_in(spec.namespace)
     for name, value in spec.parameters.items():
         words += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML, and keeps strings strings
