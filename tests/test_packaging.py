@@ -14,6 +14,7 @@ import setuptools
 from test_architecture import MODULES, PACKAGES, imports
 
 ROOT = Path(__file__).resolve().parents[1]
+_TEXTS = (".md", ".py", ".sh")
 PYTHON_PACKAGES = PACKAGES[1:]
 ROSDEP = {  # key: module
     "python3-matplotlib": "matplotlib",
@@ -105,6 +106,17 @@ def test_the_installation_page_installs_every_requirements_file():
         )
         assert not is_needed or f"docker/{path.name}" in page
     assert f"for package in {' '.join(PYTHON_PACKAGES)};" in page
+
+
+def test_commands_keep_the_paths_of_the_workspace():
+    """`PYTHONPATH=tests` alone would hide what `source docker/env.sh` has put on the path."""
+    folders = [ROOT / name for name in (*PACKAGES, "tests", "docker")]
+    ours = [each for folder in folders for each in folder.rglob("*") if each.suffix in _TEXTS]
+    ours += [*ROOT.glob("*.md"), ROOT / "Makefile"]
+    command = re.compile(r"PYTHONPATH=tests[\s`]")
+    assert len(ours) > 500
+    wrong = [path.name for path in ours if command.search(path.read_text(encoding="utf-8"))]
+    assert wrong == [Path(__file__).name]  # the docstring of this test
 
 
 def test_the_bootstrap_installs_every_requirements_file():

@@ -8,6 +8,7 @@ import pytest
 from user_messages import ROOT, collect, messages
 
 REVIEWED = ROOT / "tests" / "user_messages.txt"
+COMMAND = "PYTHONPATH=tests:$PYTHONPATH python3 -m user_messages > tests/user_messages.txt"
 PAGE = ROOT / "sf_bringup" / "doc" / "troubleshooting.md"
 
 
@@ -50,5 +51,5 @@ def test_every_message_was_reviewed(sentences):
         reviewed.splitlines(), sentences.splitlines(), "reviewed", "code", lineterm="", n=0
     )
     if reviewed != sentences:
-        cure = "run PYTHONPATH=tests python3 -m user_messages > tests/user_messages.txt"
+        cure = f"run {COMMAND}"
         pytest.fail("\n".join([cure, *changed]), pytrace=False)

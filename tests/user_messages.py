@@ -1,6 +1,6 @@
 """Collect every sentence that the packages can show to a user, by reading their sources.
 
-    PYTHONPATH=tests python3 -m user_messages > tests/user_messages.txt
+    PYTHONPATH=tests:$PYTHONPATH python3 -m user_messages > tests/user_messages.txt
 
 A sentence is a string of three words or more that is not a docstring. Values are shown as ``{}``.
 Each module's exceptions, log lines and status reasons stand together, so that a reviewer reads them

@@ -1,7 +1,7 @@
 """Count camera images lost between two processes, with two profiles of Fast DDS.
 
-The shipped profile and Fast DDS's defaults run one after the other. ``PYTHONPATH=tests python3 -m
-bench.image_transport`` runs both. Where the command ``ros2`` is installed, ``ros2 topic hz`` also
+``PYTHONPATH=tests:$PYTHONPATH python3 -m bench.image_transport`` runs the shipped profile and Fast
+DDS's defaults one after the other. Where the command ``ros2`` is installed, ``ros2 topic hz`` also
 subscribes, in one process per camera.
 """
 

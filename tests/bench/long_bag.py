@@ -1,8 +1,8 @@
 """Measure memory while training, lint and export read a long bag.
 
 The memory of the process itself is subtracted. The bag is sparse: its images are black and take no
-space on the disk, so that one of 10 GB is written in seconds. ``PYTHONPATH=tests python3 -m
-bench.long_bag 10`` measures a bag of 10 GB.
+space on the disk, so that one of 10 GB is written in seconds.
+``PYTHONPATH=tests:$PYTHONPATH python3 -m bench.long_bag 10`` measures a bag of 10 GB.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure frames lost by the recorder over DDS, and its memory in a long episode.
 
-The robot and the recorder are one process each. ``python -m bench.recorder --seconds 120
---episode-gb 10`` with ``PYTHONPATH=tests`` runs this benchmark alone at full length.
+The robot and the recorder are one process each. This benchmark alone, at full length:
+``PYTHONPATH=tests:$PYTHONPATH python3 -m bench.recorder --seconds 120 --episode-gb 10``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Run a policy host and a robot host over DDS on a network that delays, loses and is cut.
 
-Usage as root: ``PYTHONPATH=tests python3 -m bench.two_hosts``. The simulated arm and its executor
-run in one network namespace, the policy in another; images are compressed. The link between them is
-:mod:`bench.network_link`. An observer beside the executor counts chunks and holds. Everything runs
-on one machine, so the clocks of both hosts agree.
+Usage as root: ``PYTHONPATH=tests:$PYTHONPATH python3 -m bench.two_hosts``. The simulated arm and
+its executor run in one network namespace, the policy in another; images are compressed. The link
+between them is :mod:`bench.network_link`. An observer beside the executor counts chunks and holds.
+Everything runs on one machine, so the clocks of both hosts agree.
 """
 
 from __future__ import annotations
