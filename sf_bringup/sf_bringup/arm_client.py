@@ -53,7 +53,8 @@ def client_of(robot: str, namespace: str) -> ArmClient:
         GraphError, ContractError: the robot is not found, or its contract is wrong.
     """
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    contract = load_contract(find_robot(robot))
+    namespace = resolve_namespace(namespace) or "/"
+    contract = load_contract(find_robot(robot), namespace=namespace)
     with short_lease():
         return ArmClient(contract, namespace=namespace)
 

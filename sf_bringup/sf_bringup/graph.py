@@ -115,7 +115,7 @@ def arm_graph(
         GraphError: unknown robot or policy, a contract that does not load, or arguments that
             exclude each other.
     """
-    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    the_robot = _load_robot(robot, sim, common)
     nodes = _moving_nodes(
         the_robot,
         seed,
@@ -156,7 +156,7 @@ def record_graph(
         raise GraphError(f"countdown: {countdown:g} is not between 0 and 60; give seconds")
     if not directory:
         raise GraphError("directory: is empty; give the folder to write episodes to")
-    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    the_robot = _load_robot(robot, sim, common)
     nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=True)
     nodes += _policy_nodes(the_robot, policy, "", device, replan_steps)
     recorder = {"operator": operator, "image_codec": image_codec}
@@ -183,7 +183,7 @@ def teleop_graph(
     Raises:
         GraphError: unknown robot or device.
     """
-    the_robot = _load_robot(robot, sim, str(common.get("use_sim_time", "auto")))
+    the_robot = _load_robot(robot, sim, common)
     nodes = _moving_nodes(the_robot, seed, real_time_factor, depth=False)
     return _finish([*nodes, _teleoperation(the_robot, teleop)], the_robot, **common)
 
@@ -195,10 +195,12 @@ GRAPHS: dict[str, Callable[..., list[NodeSpec]]] = {
 }
 
 
-def _load_robot(robot: str, sim: bool, use_sim_time: str) -> _Robot:
+def _load_robot(robot: str, sim: bool, common: Mapping[str, Any]) -> _Robot:
     path = find_robot(robot)
+    use_sim_time = str(common.get("use_sim_time", "auto"))
+    namespace = resolve_namespace(str(common.get("namespace", "")))
     try:
-        contract = load_contract(path)
+        contract = load_contract(path, namespace=namespace)
     except ContractError as error:
         raise GraphError(str(error)) from None
     simulated = is_simulated(contract, sim)

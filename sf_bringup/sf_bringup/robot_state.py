@@ -41,9 +41,8 @@ class RobotState(Node):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("robot_state", **options)
-        contract = load_contract(
-            self._declare("contract", "", "path of the robot's contract (YAML)")
-        )
+        path = self._declare("contract", "", "path of the robot's contract (YAML)")
+        contract = load_contract(path, namespace=self.get_namespace())
         span = FloatingPointRange(from_value=0.1, to_value=1000.0, step=0.0)
         rate = self._declare(
             "publish_frequency", 20.0, "highest rate of /tf [Hz]", floating_point_range=[span]

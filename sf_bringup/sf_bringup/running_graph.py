@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sf_bringup.arguments import SIM_ROBOT, GraphError
+from sf_bringup.arguments import SIM_ROBOT, GraphError, resolve_namespace
 from sf_bringup.arm_client import ArmClient, ArmClientError
 from sf_bringup.graph import arm_graph, find_robot
 from sf_bringup.graph_process import GraphProcess
@@ -42,7 +42,7 @@ def running_graph(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     policy, sim = policy or shipped_policy(robot), robot != SIM_ROBOT
     arm_graph(robot=robot, policy=policy, sim=sim)  # raises errors before anything starts
-    contract = load_contract(find_robot(robot))
+    contract = load_contract(find_robot(robot), namespace=resolve_namespace(""))
     _refuse_second_arm(contract)
     words = [f"robot:={robot}", f"policy:={policy}", *(["sim:=true"] if sim else [])]
     with GraphProcess(words, log) as graph:

@@ -30,7 +30,9 @@ def rviz_config(contract: Contract) -> dict[str, Any]:
             "Arm",
             {
                 "Description Source": "Topic",
-                "Description Topic": _topic("robot_description", is_latched=True),
+                "Description Topic": _topic(
+                    contract.description_topic or "robot_description", is_latched=True
+                ),
                 # Links of the URDF are the frames: a graph in a namespace has its own /tf.
                 "TF Prefix": "",
             },

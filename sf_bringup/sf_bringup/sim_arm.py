@@ -69,7 +69,8 @@ class SimArm(Node):
     def __init__(self) -> None:
         super().__init__("sim_arm")
         declare = self._declare
-        contract = load_contract(declare("contract", "", "path of the robot contract"))
+        path = declare("contract", "", "path of the robot contract")
+        contract = load_contract(path, namespace=self.get_namespace())
         seed = declare(
             "seed", 0, "scene at the start", IntegerRange(from_value=0, to_value=2**62, step=1)
         )

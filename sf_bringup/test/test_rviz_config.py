@@ -10,6 +10,7 @@ from sf_bringup import graph, up
 from sf_bringup.graph import GRAPHS, arm_graph, find_robot
 from sf_bringup.rviz_config import rviz_config, write_rviz_config
 from sf_policy_node.contract import load_contract
+from sf_policy_node.nodes import robot_description
 
 ROBOTS = sorted(path.stem for path in find_robot("sim_arm").parent.glob("*.yaml"))
 
@@ -68,6 +69,25 @@ def test_a_camera_that_rviz_cannot_read_is_left_out():
     shown = displays(rviz_config(contract.model_copy(update={"cameras": cameras})))
     topics = [each["Topic"]["Value"] for each in shown.values() if each["Class"].endswith("/Image")]
     assert topics == ["scene/image_raw/compressed"]
+
+
+def test_a_description_on_a_topic_is_read_in_the_namespace_and_shown(tmp_path, monkeypatch):
+    shipped, asked = load_contract(find_robot("sim_arm")), []
+    text = find_robot("sim_arm").read_text(encoding="utf-8")
+    path = tmp_path / "arm.yaml"
+    path.write_text(text.replace("urdf: sim_arm.urdf", "urdf: topic:arm/description"))
+
+    def receive(topic: str, timeout_s: float) -> str:
+        asked.append(topic)
+        return shipped.urdf_xml
+
+    monkeypatch.setattr(robot_description, "receive", receive)
+    nodes = arm_graph(robot=str(path), policy="none", sim=True, rviz=True, namespace="left")
+    assert set(asked) == {"/left/arm/description"}
+    [rviz] = [each for each in nodes if each.name == "rviz"]
+    config = yaml.safe_load(Path(rviz.arguments[1]).read_text(encoding="utf-8"))
+    # Relative: RViz resolves it in the namespace, too.
+    assert displays(config)["Arm"]["Description Topic"]["Value"] == "arm/description"
 
 
 @pytest.mark.parametrize("journey", GRAPHS)

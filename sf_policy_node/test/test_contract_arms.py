@@ -388,3 +388,59 @@ def test_a_robot_description_is_read_from_its_topic(graph, tmp_path, monkeypatch
     publisher.publish(String(data=sim_arm().urdf_xml))
     contract = load_contract(path)
     assert contract.urdf == "robot_description.urdf" and contract.hash == sim_arm().hash
+
+
+@pytest.mark.parametrize(
+    ("urdf", "namespace", "expected"),
+    [
+        ("topic:robot_description", "/left", "/left/robot_description"),
+        ("topic:robot_description", "left/arm", "/left/arm/robot_description"),
+        ("topic:robot_description", "/", "robot_description"),
+        ("topic:cell/robot_description", "/left", "/left/cell/robot_description"),
+        ("topic:/robot_description", "/left", "/robot_description"),
+        ("/robot_description", "/left", "/robot_description"),
+    ],
+)
+def test_a_relative_topic_resolves_in_the_namespace(
+    tmp_path, monkeypatch, urdf, namespace, expected
+):
+    from sf_policy_node.nodes import robot_description
+
+    asked = []
+
+    def receive(topic: str, timeout_s: float) -> str:
+        asked.append(topic)
+        return sim_arm().urdf_xml
+
+    monkeypatch.setattr(robot_description, "receive", receive)
+    contract = load_contract(beside_a_contract(tmp_path, urdf), namespace=namespace)
+    assert asked == [expected]
+    assert contract.urdf == "robot_description.urdf" and contract.hash == sim_arm().hash
+    assert contract.description_topic == urdf.removeprefix("topic:")
+
+
+@pytest.mark.parametrize("urdf", ["topic:", "topic:robot-description", "topic: 1st"])
+def test_a_relative_topic_that_ros_refuses_is_named(tmp_path, urdf):
+    with pytest.raises(ContractError, match="is not a topic name that ROS 2 allows"):
+        load_contract(beside_a_contract(tmp_path, f"'{urdf}'"), namespace="/left")
+
+
+@pytest.mark.ros
+def test_a_description_of_another_namespace_is_not_taken(graph, tmp_path, monkeypatch):
+    from std_msgs.msg import String
+
+    from sf_policy_node.nodes.lifecycle import LATCHED
+
+    path = beside_a_contract(tmp_path, "topic:robot_description")
+    publisher = graph.peer.create_publisher(String, "/left/robot_description", LATCHED)
+    publisher.publish(String(data=sim_arm().urdf_xml))
+    monkeypatch.setattr(urdf_source, "_TOPIC_S", 10.0)
+    assert load_contract(path, namespace="/left").hash == sim_arm().hash
+    # Without a namespace of the caller that of the process counts.
+    monkeypatch.setattr("sys.argv", ["node", "robot:=a", "--ros-args", "-r", "__ns:=/left"])
+    assert load_contract(path).hash == sim_arm().hash
+    monkeypatch.setattr("sys.argv", ["up", "robot:=a"])
+    monkeypatch.setattr(urdf_source, "_TOPIC_S", 0.5)
+    for namespace in ("/right", ""):
+        with pytest.raises(ContractError, match="robot_description: no robot description came"):
+            load_contract(path, namespace=namespace)

@@ -96,9 +96,10 @@ def _examine_graph(node: Node, values: dict[str, Any]) -> int:
     robot: str = node.declare_parameter("contract", str(values["robot"])).value
     patience: float = node.declare_parameter("patience_s", float(values["patience"])).value
     path = find_robot(robot)
-    contract = load_contract(path)
+    namespace = node.get_namespace()
+    contract = load_contract(path, namespace=namespace)
     if values["sim"]:
-        contract = load_contract(for_simulation(path, contract))
+        contract = load_contract(for_simulation(path, contract), namespace=namespace)
     simulated = bool(
         is_simulated(contract, bool(values["sim"])) or node.get_parameter("use_sim_time").value
     )
@@ -109,7 +110,7 @@ def _examine_graph(node: Node, values: dict[str, Any]) -> int:
         flush=True,
     )
     try:
-        seen = Listener(node, contract, node.get_namespace()).listen(values["seconds"], patience)
+        seen = Listener(node, contract, namespace).listen(values["seconds"], patience)
     finally:
         node.destroy_node()
     seen.is_simulated = simulated

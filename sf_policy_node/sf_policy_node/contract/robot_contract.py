@@ -257,6 +257,11 @@ class Contract(Section):
         return self._urdf_xml
 
     @property
+    def description_topic(self) -> str | None:
+        """Topic from which the robot description came, as in the contract; None: from a file."""
+        return self._urdf_source.topic if self._urdf_source else None
+
+    @property
     def mesh_folders(self) -> list[Path]:
         """Where meshes of the URDF are looked for first: beside the contract, if it came from a
         file.
@@ -426,11 +431,12 @@ def undecided_keys(text: str) -> list[str]:
     return [str(key) for key in (yaml.safe_load(text) or {}).get("undecided") or []]
 
 
-def load_contract(path: str | Path, *, stored: bool = False) -> Contract:
+def load_contract(path: str | Path, *, stored: bool = False, namespace: str = "") -> Contract:
     """Read a contract and its URDF: the file beside it, or where else it says.
 
     Args:
         stored: it is from a bag or a checkpoint: numbers in a wrong unit are accepted.
+        namespace: of the robot's nodes; a relative topic of the robot description resolves in it.
 
     Raises:
         ContractError: when a file is missing or a value is wrong.
@@ -439,7 +445,7 @@ def load_contract(path: str | Path, *, stored: bool = False) -> Contract:
     contract = parse_contract(_read(path), "", str(path), stored=stored)
     source = contract._urdf_source or UrdfSource(contract.urdf)
     try:
-        contract._urdf_xml, contract._folder = source.read(path.parent)
+        contract._urdf_xml, contract._folder = source.read(path.parent, namespace)
     except UrdfSourceError as error:
         raise ContractError(f"{path}: urdf: {error}") from None
     return contract

@@ -15,6 +15,7 @@ from sf_policy_node.names import topic_name
 from sf_policy_node.text_files import TextFileError, read_text
 
 _PACKAGE = "package://"
+_TOPIC = "topic:"
 _XACRO = ".xacro"
 _XACRO_S = 60.0
 _TOPIC_S = 5.0
@@ -30,7 +31,7 @@ class UrdfSource:
     """What ``urdf:`` of a contract says.
 
     Attributes:
-        place: file name, ``package://PACKAGE/PATH`` or a topic.
+        place: file name, ``package://PACKAGE/PATH``, ``topic:NAME`` or ``/NAME`` of a topic.
         arguments: ``name:=value`` for xacro.
     """
 
@@ -40,7 +41,7 @@ class UrdfSource:
     @classmethod
     def of(cls, text: str) -> UrdfSource:
         """Return the source that a contract names: ``arm.urdf``, ``package://arm/urdf/arm.urdf``,
-        ``arm.urdf.xacro prefix:=left_`` or ``/robot_description``.
+        ``arm.urdf.xacro prefix:=left_``, ``/robot_description`` or ``topic:robot_description``.
         """
         words = text.split()
         if len(words) > 1 and words[0].endswith(_XACRO) and all(":=" in each for each in words[1:]):
@@ -48,15 +49,21 @@ class UrdfSource:
         return cls(text)
 
     @property
-    def is_topic(self) -> bool:
-        """A topic with the latched robot description."""
-        return self.place.startswith("/") and not re.search(r"\.\w+$", self.place)
+    def topic(self) -> str | None:
+        """Topic with the latched robot description, absolute or relative to the namespace of the
+        nodes; None for a file.
+        """
+        if self.place.startswith(_TOPIC):
+            return self.place.removeprefix(_TOPIC).strip()
+        if self.place.startswith("/") and not re.search(r"\.\w+$", self.place):
+            return self.place
+        return None
 
     @property
     def name(self) -> str:
         """File name under which the URDF is embedded in bags and checkpoints."""
-        if self.is_topic:
-            return f"{self.place.rpartition('/')[2] or 'robot_description'}.urdf"
+        if self.topic is not None:
+            return f"{self.topic.rpartition('/')[2] or 'robot_description'}.urdf"
         place = self.place
         if place.startswith(_PACKAGE):
             place = place.rpartition("/")[2]
@@ -65,17 +72,18 @@ class UrdfSource:
         stem = place.removesuffix(_XACRO)
         return stem if stem.endswith(".urdf") else f"{stem}.urdf"
 
-    def read(self, folder: Path) -> tuple[str, Path | None]:
+    def read(self, folder: Path, namespace: str = "") -> tuple[str, Path | None]:
         """Return the URDF, and the folder in which its relative meshes are (of a topic: None).
 
         Args:
             folder: of the contract.
+            namespace: in which a relative topic resolves; empty: that of the process (``__ns``).
 
         Raises:
             UrdfSourceError: it is not there, or xacro fails.
         """
-        if self.is_topic:
-            return _from_topic(self.place), None
+        if self.topic is not None:
+            return _from_topic(self.topic, namespace.strip("/")), None
         path = folder / self.place
         if self.place.startswith(_PACKAGE):
             path = _package_file(self.place)
@@ -158,10 +166,12 @@ def _reason(stderr: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _from_topic(topic: str) -> str:
+def _from_topic(topic: str, namespace: str) -> str:
     """Wait for a robot description; ROS is imported only where a contract asks for it."""
     try:
         topic_name(topic)
+        if namespace and not topic.startswith("/"):
+            topic = f"/{namespace}/{topic}"
         # By its name: nodes import contracts, and not the other way round.
         receive = importlib.import_module("sf_policy_node.nodes.robot_description").receive
     except ImportError:
@@ -169,7 +179,7 @@ def _from_topic(topic: str) -> str:
             f"{topic}: a robot description on a topic needs ROS 2; source it, or name a URDF file"
         ) from None
     except ValueError as error:
-        raise UrdfSourceError(f"{topic}: {error}") from None
+        raise UrdfSourceError(f"{topic or _TOPIC}: {error}") from None
     text = receive(topic, _TOPIC_S)
     if text is None:
         raise UrdfSourceError(

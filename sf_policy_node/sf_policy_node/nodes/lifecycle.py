@@ -242,7 +242,7 @@ class ManagedNode(LifecycleNode):
             raise ContractError(
                 "contract: no robot given; start with --ros-args -p contract:=/path/to/robot.yaml"
             )
-        return load_contract(path)
+        return load_contract(path, namespace=self.get_namespace())
 
 
 def run(make_node: Callable[[], ManagedNode], args: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import rclpy
@@ -17,10 +18,13 @@ from sf_policy_node.nodes.lifecycle import LATCHED
 def receive(topic: str, timeout_s: float) -> str | None:
     """Return the newest latched text on a topic; None if none arrives within ``timeout_s`` [s].
 
-    It uses its own context: the caller's may not exist yet, or may be spinning.
+    It uses its own context: the caller's may not exist yet, or may be spinning. A relative topic
+    resolves in the namespace of the command line (``--ros-args -r __ns:=/left``).
     """
     context = Context()
-    rclpy.init(context=context)
+    # Words before them belong to the program: `robot:=` would be taken for a remapping.
+    words = sys.argv[sys.argv.index("--ros-args") :] if "--ros-args" in sys.argv else []
+    rclpy.init(args=words, context=context)
     received: list[str] = []
     try:
         node = Node(f"contract_urdf_{os.getpid()}", context=context)
