@@ -96,6 +96,12 @@ _EVERY_JOURNEY = (
         ("auto", *BOOLEANS),
     ),
     Argument(
+        "autostart",
+        True,
+        "lifecycle nodes configure and activate themselves; false: a lifecycle manager does it",
+        BOOLEANS,
+    ),
+    Argument(
         "robot_state",
         "auto",
         "publish robot_description and /tf; auto: of the simulated arm, when it is recorded or"

@@ -303,6 +303,7 @@ def _finish(
     params_file: str = "",
     log_level: str = "info",
     use_sim_time: str = "auto",
+    autostart: bool = True,
     robot_state: str = "auto",
     markers: str = "auto",
     rviz: bool = False,
@@ -333,8 +334,15 @@ def _finish(
     )
     namespace = resolve_namespace(namespace)
     remappings = tuple(remap_global_topics(namespace).items())
+    manual: dict[str, Value] = {} if autostart else {"autostart": False}
     return [
-        replace(node, namespace=namespace, remappings=remappings, ros_arguments=ros_arguments)
+        replace(
+            node,
+            parameters={**node.parameters, **(manual if node.lifecycle else {})},
+            namespace=namespace,
+            remappings=remappings,
+            ros_arguments=ros_arguments,
+        )
         for node in nodes
     ]
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from sf_bringup.arguments import ARM_ARGUMENTS, GraphError, parse_arguments
-from sf_bringup.graph import arm_graph, find_policy, find_robot
+from sf_bringup.graph import GRAPHS, arm_graph, find_policy, find_robot
 from sf_bringup.up import command_line, main
 from sf_policy_node.contract import load_contract
 
@@ -236,6 +236,15 @@ def test_a_namespace_of_the_environment_that_ros_refuses_is_named(monkeypatch):
     with pytest.raises(GraphError, match=r"ROS_NAMESPACE: 'a-b' is not a ROS namespace; unset it"):
         arm_graph(policy="none")
     arm_graph(policy="none", namespace="left")
+
+
+@pytest.mark.parametrize("journey", GRAPHS)
+def test_a_lifecycle_manager_can_take_over(journey):
+    arguments = {"robot": "piper", "sim": True, "doctor": True}
+    for node in GRAPHS[journey](**arguments, autostart=False):
+        assert node.parameters.get("autostart") == (False if node.lifecycle else None), node.name
+        assert ("autostart:=false" in command_line(node)) is node.lifecycle
+    assert not [each for each in GRAPHS[journey](**arguments) if "autostart" in each.parameters]
 
 
 def test_misspelt_arguments_give_the_correct_one():
