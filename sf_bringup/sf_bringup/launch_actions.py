@@ -17,10 +17,10 @@ from pathlib import Path
 
 import yaml
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.events import Shutdown
-from launch.events.process import ProcessExited
+from launch.events import Shutdown, matches_action
+from launch.events.process import ProcessExited, ShutdownProcess
 from launch.substitutions import LaunchConfiguration
 from launch.utilities.signal_management import AsyncSafeSignalManager
 from launch_ros.actions import LifecycleNode, Node
@@ -49,15 +49,19 @@ def describe(journey: str) -> LaunchDescription:
     Args:
         journey: a key of :data:`sf_bringup.journeys.JOURNEYS`.
     """
-    arguments, nodes = JOURNEYS[journey].arguments, JOURNEYS[journey].nodes
+    arguments = JOURNEYS[journey].arguments
+    nodes = {node.name: node for node in JOURNEYS[journey].nodes}
+    end = _OrderedEnd()
+    actions = [_action(node, end) for node in nodes.values()]
+    end.executor = actions[list(nodes).index(CHUNK_EXECUTOR.name)]
 
     def resolve(context: LaunchContext) -> None:
-        _stop_nodes_on_sigterm(context)
+        _end_on_sigterm(context, end)
         _refuse_unknown_arguments(context, arguments)
         _resolve_graph(context, journey)
 
     return LaunchDescription(
-        [*map(_declare, arguments), OpaqueFunction(function=resolve), *map(_action, nodes)]
+        [*map(_declare, arguments), OpaqueFunction(function=resolve), *actions]
     )
 
 
@@ -74,7 +78,41 @@ def _declare(argument: Argument) -> DeclareLaunchArgument:
     )
 
 
-def _action(node: Executable) -> Node:
+class _OrderedEnd:
+    """Ends the executor before all other nodes: to move the arm to its rest pose it needs the joint
+    states of the drivers and the simulation, also of those in a file that includes this one.
+
+    This is not possible for Ctrl-C in a terminal, which signals all processes at once.
+    """
+
+    executor: Node  # its action
+
+    def __init__(self) -> None:
+        self._is_requested = False
+
+    def begin(self, context: LaunchContext) -> None:
+        """Stop the executor; a second request stops all nodes."""
+        if context.is_shutdown:
+            return
+        again, self._is_requested = self._is_requested, True
+        matcher = matches_action(self.executor)
+        first = ShutdownProcess(process_matcher=matcher)
+        context.emit_event_sync(Shutdown(reason="SIGTERM") if again else first)
+
+    def on_exit(self, event: ProcessExited, context: LaunchContext) -> EmitEvent | None:
+        """Stop the other nodes once the executor has ended.
+
+        Raises:
+            RuntimeError: it ended by itself, or with a failure.
+        """
+        is_first = self._is_requested and not context.is_shutdown
+        if not (is_first and event.returncode in _IN_ORDER):
+            _end_with_failure(event, context)
+            return None
+        return EmitEvent(event=Shutdown(reason="SIGTERM"))
+
+
+def _action(node: Executable, end: _OrderedEnd) -> Node:
     # :func:`_resolve_graph` sets these launch configurations.
     common = {
         "package": node.package,
@@ -95,6 +133,8 @@ def _action(node: Executable) -> Node:
         "sigkill_timeout": _SIGKILL_AFTER_S,
         "on_exit": _end_with_failure if node.essential else None,
     }
+    if node.name == CHUNK_EXECUTOR.name:
+        common["on_exit"] = end.on_exit
     if node.name == "rviz":
         common["arguments"] = ["-d", LaunchConfiguration(_configuration("rviz.config"))]
     return LifecycleNode(**common) if node.lifecycle else Node(**common)
@@ -104,9 +144,9 @@ def _configuration(key: str) -> str:
     return f"sf_bringup.{key}"
 
 
-def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
-    """Shut down on SIGTERM as on Ctrl-C. By default ``launch`` ends at once on SIGTERM, and its
-    nodes and the arm keep running.
+def _end_on_sigterm(context: LaunchContext, end: _OrderedEnd) -> None:
+    """Stop all nodes on SIGTERM, the executor first. By default ``launch`` ends at once on SIGTERM,
+    and its nodes and the arm keep running.
     """
     # `launch` has no public access to its signal manager. If a later version lacks this attribute,
     # the nodes still end with their starter (sf_policy_node.nodes.starter).
@@ -114,11 +154,7 @@ def _stop_nodes_on_sigterm(context: LaunchContext) -> None:
     if manager is None or threading.current_thread() is not threading.main_thread():
         return
 
-    def on_sigterm(number: int) -> None:
-        if not context.is_shutdown:
-            context.emit_event_sync(Shutdown(reason="SIGTERM"))
-
-    manager.handle(signal.SIGTERM, on_sigterm)
+    manager.handle(signal.SIGTERM, lambda number: end.begin(context))
     # The manager is notified only of signals that have a handler.
     signal.signal(signal.SIGTERM, lambda *_: None)
 
