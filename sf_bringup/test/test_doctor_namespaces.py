@@ -3,6 +3,7 @@ not those of the examined robot.
 """
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import rclpy
@@ -13,10 +14,10 @@ from sensor_msgs.msg import JointState
 
 from sf_bringup.doctor import command
 from sf_bringup.doctor.findings import Level
-from sf_bringup.doctor.listen import nodes_in
+from sf_bringup.doctor.listen import name_in, nodes_in
 from sf_bringup.doctor.machine_checks import check_machine
-from sf_bringup.doctor.output_checks import check_nodes
-from sf_bringup.doctor.seen import Seen
+from sf_bringup.doctor.output_checks import check_commands, check_nodes
+from sf_bringup.doctor.seen import Seen, Stream
 from sf_bringup.graph import find_robot
 from sf_policy_node.contract import load_contract
 
@@ -73,6 +74,19 @@ def test_controllers_of_another_namespace_are_not_compared(namespace, topic, man
     service = Seen(namespace, services=services).controller_manager([topic])
     found = service and service.removesuffix("/controller_manager/list_controllers")
     assert found == expected
+
+
+@pytest.mark.parametrize("namespace", ["/left", "/right", "/"])
+def test_the_executor_of_another_namespace_commands_the_same_arm(namespace):
+    absolute = CONTRACT.command.model_copy(update={"topic": "/jtc/joint_trajectory"})
+    contract = CONTRACT.model_copy(update={"command": absolute})
+    endpoint = SimpleNamespace(node_name="chunk_executor", node_namespace="/left")
+    kind = {"trajectory_msgs/msg/JointTrajectory"}
+    stream = Stream(kind, [name_in(namespace, endpoint)], ["controller"])
+    seen = Seen(namespace, streams={"/jtc/joint_trajectory": stream})
+    [other] = [each for each in check_commands(contract, seen) if each.subject == "other commands"]
+    assert other.level is (Level.PASS if namespace == "/left" else Level.FAIL)
+    assert ("/left/chunk_executor publishes" in other.seen) is (namespace != "/left")
 
 
 def test_the_clock_is_named_with_its_namespace():

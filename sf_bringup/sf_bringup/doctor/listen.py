@@ -17,6 +17,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from sf_bringup.doctor.seen import Controller, Seen, Stream
@@ -92,8 +93,8 @@ class Listener:
 
     def _look_at_graph(self) -> None:
         node, seen, contract = self._node, self.seen, self._contract
-        own = node.get_name()
-        seen.nodes = nodes_in(node.get_namespace(), node.get_node_names_and_namespaces(), own)
+        own, space = node.get_name(), node.get_namespace()
+        seen.nodes = nodes_in(space, node.get_node_names_and_namespaces(), own)
         seen.services = {name for name, _ in node.get_service_names_and_types()}
         for topic, kinds in node.get_topic_names_and_types():
             if node.count_publishers(topic):
@@ -108,8 +109,8 @@ class Listener:
             subscribers = node.get_subscriptions_info_by_topic(topic)
             seen.streams[topic] = Stream(
                 types={info.topic_type for info in (*publishers, *subscribers)},
-                publishers=[info.node_name for info in publishers],
-                subscribers=[info.node_name for info in subscribers if info.node_name != own],
+                publishers=[name_in(space, info) for info in publishers],
+                subscribers=[name for info in subscribers if (name := name_in(space, info)) != own],
             )
             if publishers:
                 seen.streams[topic].types = {info.topic_type for info in publishers}
@@ -217,6 +218,14 @@ def nodes_in(namespace: str, found: Iterable[tuple[str, str]], own: str) -> list
         and not name.startswith("_")
         and (name, where.rstrip("/")) != (own, space)
     ]
+
+
+def name_in(namespace: str, endpoint: TopicEndpointInfo) -> str:
+    """Return the name of an endpoint's node, the full one if it is in another namespace: on a topic
+    with an absolute name the executor of another namespace is not our own.
+    """
+    is_own = endpoint.node_namespace.rstrip("/") == namespace.rstrip("/")
+    return endpoint.node_name if is_own else full_name(endpoint)
 
 
 def look_at_machine(seen: Seen, folder: Path) -> None:
