@@ -53,7 +53,8 @@ def test_a_pressed_stop_outlives_its_program_until_it_is_reset(executor, capfd, 
     assert (code, out) == (0, "stopped and latched; to allow motion again: emergency_stop reset")
     assert state(executor) == ExecutorStatus.STOPPED
     code, out, _ = run(capfd, monkeypatch, "reset")
-    assert code == 0 and out.startswith("the emergency stop was reset; waiting for a new instruction")
+    assert code == 0
+    assert out.startswith("the emergency stop was reset; waiting for a new instruction")
     assert "it was pressed by /left/arm_client, whose program has ended" in out
     assert state(executor) == ExecutorStatus.HOLDING
 

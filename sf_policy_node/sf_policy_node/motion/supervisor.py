@@ -56,7 +56,7 @@ NOT_ACTIVE = "the executor is not active; activate it first"
 PAUSED = "the executor is paused; call its pause service with false to resume"
 SHUTTING_DOWN = "the executor is shutting down"
 STATE_REASONS = {
-    State.STOPPED: "emergency stop: release it, call reset_emergency_stop, then give an instruction",
+    State.STOPPED: "emergency stop: release it, call reset_emergency_stop, give an instruction",
     State.INACTIVE: "not active",
     State.PAUSED: "paused; call the pause service with false to resume",
 }

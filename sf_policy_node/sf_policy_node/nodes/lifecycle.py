@@ -81,7 +81,7 @@ class ManagedNode(LifecycleNode):
         Parameters ``qos_overrides.TOPIC.publisher`` override its QoS.
         """
         overrides = QoSOverridingOptions.with_default_policies()
-        before = self._publishers(topic)
+        before = self._publishers_on(topic)
         publisher = self.create_publisher(
             message_type, topic, copy.copy(qos), qos_overriding_options=overrides
         )
@@ -89,13 +89,13 @@ class ManagedNode(LifecycleNode):
         own = f"{self.get_namespace().rstrip('/')}/{self.get_name()}"
         self.own_publishers |= {
             gid
-            for gid, name in self._publishers(topic).items()
+            for gid, name in self._publishers_on(topic).items()
             if gid not in before and name == own
         }
         self.resources.callback(self.destroy_publisher, publisher)
         return publisher
 
-    def _publishers(self, topic: str) -> dict[str, str]:
+    def _publishers_on(self, topic: str) -> dict[str, str]:
         """Return the publishers of a topic: the full name of the node by GID."""
         infos = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
         return {bytes(each.endpoint_gid).hex(): full_name(each) for each in infos}
