@@ -91,7 +91,7 @@ class Markers(Node):
         description = ParameterDescriptor(
             description="path of the robot's contract (YAML)", read_only=True
         )
-        path = self.declare_parameter("contract", "", description).value
+        path: str = self.declare_parameter("contract", "", description).value
         contract = load_contract(path, namespace=self.get_namespace())
         self._frame, self._arms = contract.base_frame, contract.arms
         self._tool_paths = {name: ToolPath(contract, name) for name in contract.arms}

@@ -333,7 +333,7 @@ class ChunkExecutorNode(ManagedNode):
         """Return why a controller cannot be commanded now, and the cure; empty if all can."""
         if not self.running:
             return ""
-        watches = (*self._controllers, *self._commanders)
+        watches: list[ControllerWatch | OtherCommanders] = [*self._controllers, *self._commanders]
         return next((refusal for each in watches if (refusal := each.refusal)), "")
 
     def _on_controller_lost(self, joints: list[int], reason: str, *, taken: bool = False) -> None:

@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from std_msgs.msg import Bool
 
 from sf_policy_node.contract import Contract
-from sf_policy_node.nodes.any_qos import UNKNOWN
+from sf_policy_node.nodes.any_qos import UNKNOWN, AnyQosSubscription
 from sf_policy_node.nodes.lifecycle import ManagedNode
 
 SHARED_TOPIC = "/emergency_stop"
@@ -110,7 +110,9 @@ class EmergencyStop:
             node.resolve_topic_name(each) for each in (contract.topics.emergency_stop, SHARED_TOPIC)
         )
         self._topics = " or ".join(topics)
-        self._subscriptions = [node.subscribe_any_qos(Bool, each, self._receive) for each in topics]
+        self._subscriptions: list[AnyQosSubscription] = [
+            node.subscribe_any_qos(Bool, each, self._receive) for each in topics
+        ]
         if self._age_s is not None:
             timer = node.create_timer(
                 self._age_s / _CHECKS,

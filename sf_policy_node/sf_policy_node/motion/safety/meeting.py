@@ -189,8 +189,16 @@ def fits(
 
 @numba.njit("b1(f8[:], f8[:], f8[:], f8, f8[:], f8[:], f8[:], f8[:], b1)", cache=True)
 def _keeps_limits(
-    position, velocity, target, duration, acceleration, speed, lower, upper, bounded
-):  # pragma: no cover - compiled
+    position: np.ndarray,
+    velocity: np.ndarray,
+    target: np.ndarray,
+    duration: float,
+    acceleration: np.ndarray,
+    speed: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    bounded: bool,
+) -> bool:  # pragma: no cover - compiled
     """Compute :func:`fits`, joint by joint: up to 60 durations are tried before a motion starts."""
     for k in range(len(position)):
         p, v, distance = position[k], velocity[k], target[k] - position[k]
