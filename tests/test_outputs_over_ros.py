@@ -179,12 +179,22 @@ def test_the_tool_reaches_the_end_of_the_path_and_the_gripper_is_closed(start_gu
 
 
 @pytest.mark.slow
-def test_a_gripper_with_an_action_closes_and_opens(start_guide):
+@pytest.mark.parametrize(
+    "command",
+    [
+        {},
+        {"output": "gripper_command"},
+        # The gap between two fingers, for a server whose goals are not replaced.
+        {"output": "gripper_command", "open": 0.07, "replaces_goals": False},
+    ],
+    ids=["parallel", "command", "one goal at a time"],
+)
+def test_a_gripper_with_an_action_closes_and_opens(start_guide, command):
     pytest.importorskip(
         "control_msgs.action", reason="control_msgs is not on PyPI; it comes with ROS 2"
     )
     guide = start_guide(
-        "joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION
+        "joint_trajectory", topic="/arm_controller/joint_trajectory", gripper=ACTION | command
     )
     tool = guide.tool
     for opening, position in ((0.0, 0.0), (1.0, 0.035), (0.0, 0.0)):

@@ -124,6 +124,9 @@ def test_the_arm_stops_when_no_client_of_the_goal_is_left(home_client, others):
     home_client.client.destroy()
     if others:
         home_client.until(
+            lambda: home_client.executor.status.state == ExecutorStatus.HOMING, "the way home"
+        )
+        home_client.until(
             lambda: home_client.executor.status.state != ExecutorStatus.HOMING, "the end"
         )
         assert home_client.executor.arm.joints[:6] == pytest.approx(HOME[:6], abs=5e-3)
