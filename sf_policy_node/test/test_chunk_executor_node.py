@@ -100,7 +100,7 @@ def test_the_executor_holds_and_reports_it_when_chunks_stop(executor):
     assert executor.status.queue_depth == 0 and executor.status.chunk_age_s == -1.0
 
 
-def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(executor):
+def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_instruction(executor):
     button = executor.graph.publisher(Bool, TOPICS.emergency_stop)
     reset = executor.graph.peer.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
     executor.until(reset.service_is_ready, "the reset service")
@@ -133,9 +133,11 @@ def test_an_emergency_stop_brakes_latches_and_needs_a_reset_and_a_new_chunk(exec
     executor.until(lambda: call_reset().success, "the reset to be taken")
     executor.until(lambda: executor.status.state == ExecutorStatus.HOLDING, "the hold")
     executor.arm.joints = np.array(stop.points[-1].positions)
+    executor.send(reference=executor.arm.joints)
+    executor.until(lambda: "give an instruction again" in executor.status.reason, "the refusal")
     executor.until(
         lambda: (
-            executor.send(reference=executor.arm.joints)
+            executor.send(reference=executor.arm.joints, epoch=9)
             or executor.status.state == ExecutorStatus.EXECUTING
         ),
         "motion",
