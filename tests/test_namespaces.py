@@ -61,7 +61,7 @@ def test_a_graph_of_the_environment_and_one_of_the_root(ros_domain, tmp_path, mo
             wait_for(root, seed=2)
             wait_for(left, seed=1, namespace="left")
             nodes = ("chunk_executor", "sim_arm")
-            wanted = [f"{space}/{name}" for space in ("", "/left") for name in nodes]
+            wanted = sorted(f"{space}/{name}" for space in ("", "/left") for name in nodes)
             assert sorted(name for name in full_names() if name.endswith(nodes)) == wanted
             again = subprocess.run(
                 [sys.executable, "-m", "sf_bringup.up", *WORDS, "namespace:=left"],
