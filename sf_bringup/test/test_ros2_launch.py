@@ -132,18 +132,19 @@ def test_a_signal_ends_all_nodes_in_order(number, ros_domain, tmp_path):
 
 def test_sigterm_lets_the_arm_reach_its_rest_pose_before_its_drivers_end(ros_domain, tmp_path):
     words = launch("arm.launch.py", "robot:=piper", "sim:=true", "policy:=none")
-    text = ""
+    text, missing = "", ["[chunk_executor]: active", "simulated arm ready"]
     with running(words, tmp_path) as process:
         for line in process.stdout:
             text += line
-            if "[chunk_executor]: active" in line:
+            if missing and not (missing := [each for each in missing if each not in line]):
+                time.sleep(2.0)  # joint states arrive
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == 0, text
     executor_ended = re.search(r"chunk_executor-\d+\]: process has finished cleanly", text)
     simulation_stops = re.search(r"sim_arm-\d+\]: sending signal 'SIGINT'", text)
     assert executor_ended and simulation_stops, text
     assert executor_ended.start() < simulation_stops.start(), text
-    assert "rest pose" in text, text
+    assert "the arm is in its rest pose" in text, text
 
 
 INCLUDING = """
