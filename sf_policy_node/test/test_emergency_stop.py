@@ -254,7 +254,7 @@ def test_several_buttons_with_a_heartbeat_that_cannot_be_told_apart_are_a_stop(
 ):
     """rclpy of Jazzy does not say who sent a message: one button would mask the other's silence."""
     monkeypatch.setattr(any_qos, "publisher_of", lambda info: UNKNOWN)
-    listener = Listener(contract=with_heartbeat(tmp_path, 60.0))
+    listener = Listener(contract=with_heartbeat(tmp_path, 9.0))
     graph.add(listener)
     buttons = [graph.publisher(Bool, TOPICS.emergency_stop)]
 
