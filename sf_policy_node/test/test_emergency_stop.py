@@ -1,5 +1,7 @@
 """Tests of emergency stop buttons: any QoS, several buttons, with and without heartbeat."""
 
+import time
+
 import pytest
 import yaml
 from executor_cases import TOPICS, Executor
@@ -266,6 +268,8 @@ def test_several_buttons_with_a_heartbeat_that_cannot_be_told_apart_are_a_stop(
     assert not listener.emergency_stop.pressed
     buttons.append(graph.publisher(Bool, TOPICS.emergency_stop))
     graph.until(lambda: listener.emergency_stop.pressed, "the stop", each=send)
+    silence = listener.emergency_stop._buttons.silence(time.monotonic())
+    assert silence < 9.0, "the buttons are not silent: they are too many"
     assert "use only one publisher, or ROS 2 Kilted" in listener.emergency_stop.problem
     with pytest.raises(ValueError, match="several publishers"):
         listener.emergency_stop.reset()

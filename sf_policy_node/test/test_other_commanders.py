@@ -116,10 +116,13 @@ class Streaming:
 def test_a_streamed_topic_that_another_node_commands_gets_nothing_more(graph, tmp_path):
     streaming = Streaming(graph, tmp_path)
     streaming.take(ARM)
-    sent = len(streaming.own(ARM))
-    streaming.executor.send(FORWARD)
-    over = graph.now() + 0.5
-    graph.until(lambda: graph.now() > over, "half a second", each=lambda: streaming.publish(ARM))
+    sent, over = len(streaming.own(ARM)), graph.now() + 0.8
+
+    def each():
+        streaming.publish(ARM)
+        streaming.executor.send(FORWARD, epoch=2)  # a new instruction
+
+    graph.until(lambda: graph.now() > over, "most of a second", each=each)
     assert len(streaming.own(ARM)) <= sent + 2, "two may have been on their way"
     assert "sent a command on" in streaming.executor.status.reason
 
