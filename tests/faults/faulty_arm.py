@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.injector import FAULTS
+from faults.injector import FAULTS, behind
 from faults.observer import MotionObserver
 from faults.processes import INJECTOR, Processes
 from rcl_interfaces.msg import Parameter as ParameterMessage
@@ -69,7 +69,9 @@ class FaultyArm(ArmClient):
         self._stop = self._node.create_client(Trigger, "/policy_node/stop")
         self._reset_stop = self._node.create_client(Trigger, "/chunk_executor/reset_emergency_stop")
         controller = contract.command.topic.rpartition("/")[0]
-        self._activate_controller = self._node.create_client(SetBool, f"{controller}/set_active")
+        self._activate_controller = self._node.create_client(
+            SetBool, behind(f"{controller}/set_active")
+        )
         self._beating: list[Publisher] = []  # buttons with a heartbeat
         self._faults = AsyncParameterClient(self._node, INJECTOR)
         self._node.create_subscription(

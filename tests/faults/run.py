@@ -55,7 +55,11 @@ def main() -> int:
     )  # SIGTERM unwinds the context managers, so that no process is left
     os.setpriority(os.PRIO_PROCESS, 0, arguments.niceness)
     console, outcomes = Console(), []
-    cases = [case for case in cases_of_the_robot() if arguments.only in case.name]
+    cases = [
+        case
+        for case in cases_of_the_robot()
+        if arguments.only in case.name and (arguments.only or not case.cannot_hold)
+    ]
     if not cases:
         print(
             f"faults: --only {arguments.only!r} names no case; there are:"

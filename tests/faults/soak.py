@@ -87,7 +87,7 @@ def _trials(arm, arguments: Arguments, begin: float):
     cases = [
         case
         for case in cases_of_the_robot()
-        if not arguments.without or arguments.without not in case.name
+        if not case.cannot_hold and (not arguments.without or arguments.without not in case.name)
     ]
     gentle = [case for case in cases if not case.restarts]
     number, left = 0, [case for case in cases if case.restarts]
