@@ -79,6 +79,7 @@ class Supervisor:
         shadow: bool,
     ) -> None:
         self._guard, self._policy, self._log, self._shadow = guard, policy, log, shadow
+        guard.watches_arm = not shadow
         limits, silent_s = guard.limits, contract.budgets.teleop_age_s
         self.situation = Situation()
         self.leaders = {source: LeaderWatch(limits, silent_s) for source in CONTROLLED_BY}

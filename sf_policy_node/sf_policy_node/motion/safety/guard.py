@@ -59,6 +59,7 @@ class Guard:
         self.monitor = ArmMonitor(contract, joint_state_problem, self.clock.future_s)
         self.path: CommandedPath | None = None
         """The commanded path; None: it is unknown what the controller follows."""
+        self.watches_arm = True  # False in shadow mode, in which an operator moves the arm
         self.refusals = 0
         self.streams = contract.output != "joint_trajectory"
         """Whether commands are streamed one by one instead of sent as trajectories."""
@@ -129,7 +130,8 @@ class Guard:
                 raise MotionDelayed(
                     f"the arm moves to where it was measured, for {wait:.2f} s more"
                 )
-            if moving and (reason := self.monitor.explain_standstill(self.path)):
+            watched = moving and self.watches_arm
+            if watched and (reason := self.monitor.explain_standstill(self.path)):
                 raise MotionRefused(reason)
             path, join = self.path, self._join(now + self.clock.possible_delay, self.leads.join)
         else:

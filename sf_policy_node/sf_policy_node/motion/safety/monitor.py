@@ -38,6 +38,7 @@ _CLOCK_S = 1.0  # a stamp that is older by more than this is of another clock
 _LOOK_BACK = 10  # joint states that are searched for a jump
 _STALLED_S = 0.05  # an arm has stalled when in this time ...
 _STALLED = 0.1  # ... it moved less than this share of the commanded distance
+_STILL = 0.02  # share of the tracking error within which a joint stands
 _SCALED_S = 1.0  # the longest delay of an arm whose speed is scaled down
 _SPEED_S = 0.03  # time over which a velocity is computed
 _WRAPS = (
@@ -406,7 +407,7 @@ class ArmMonitor:
             )
         if share > _ELSEWHERE:
             return Fault.ELSEWHERE, "; find out what moved it"
-        if self._has_stalled(path, arm):
+        if self._stands(path, arm)[0]:
             return (
                 Fault.STALLED,
                 (
@@ -448,8 +449,8 @@ class ArmMonitor:
         is_unknown = self._has_forgotten and self._history.oldest[0] > since
         return is_unknown | self._jumped(since)
 
-    def _has_stalled(self, path: CommandedPath, arm: np.ndarray) -> bool:
-        """Return whether no joint of an arm moved for 0.05 s although its path did.
+    def _stands(self, path: CommandedPath, arm: np.ndarray) -> tuple[bool, bool]:
+        """Return whether no joint of an arm moved for 0.05 s, and whether its path did.
 
         Args:
             arm: (N,) indices of the arm's joints.
@@ -457,12 +458,12 @@ class ArmMonitor:
         stamp, _, _ = self._history.newest
         recent = self._history.covering(_STALLED_S, _SEVERAL)  # drivers report at 20 Hz as well
         if len(recent) < _SEVERAL:
-            return False
-        first = recent[0][0]
+            return False, False
+        first, error = recent[0][0], self._limits.tracking_error[arm]
         wanted = np.abs(path.state(stamp)[0] - path.state(first)[0])[arm]
         moved = np.ptp([positions[arm] for _, positions, _ in recent], axis=0)
-        shares = wanted / self._limits.tracking_error[arm]
-        return bool(shares.max() > _STALLED and (moved <= _STALLED * wanted.max()).all())
+        stands = (moved <= np.maximum(_STALLED * wanted.max(), _STILL * error)).all()
+        return bool(stands), bool((wanted > _STALLED * error).any())
 
     def explain_standstill(self, path: CommandedPath) -> str:
         """Return which arm stopped in the middle of its path, in one sentence; empty: none did.
@@ -474,7 +475,7 @@ class ArmMonitor:
         for arm in self._arms if recent else ():
             moved = np.ptp([positions[arm] for _, positions, _ in recent], axis=0)
             has_moved = (moved > _STALLED * self._limits.tracking_error[arm]).any()
-            if has_moved and self._has_stalled(path, arm):
+            if has_moved and all(self._stands(path, arm)):
                 name = self._limits.names[arm[int(moved.argmax())]]
                 return (
                     f"{name} stopped in the middle of its motion; check whether its controller was"
@@ -493,8 +494,5 @@ class ArmMonitor:
         earlier = np.array([path.state(stamp - lag)[0][arm] for lag in lags])
         beside = np.abs(earlier - measured[arm]) / self._limits.tracking_error[arm]
         lag = lags[int(beside.max(axis=1).argmin())]
-        return (
-            bool(beside.max(axis=1).min() < AT_COMMAND)
-            and not self._has_stalled(path, arm)
-            and lag > 0.1
-        )
+        is_beside = beside.max(axis=1).min() < AT_COMMAND
+        return bool(is_beside and lag > 0.1 and not self._stands(path, arm)[0])
