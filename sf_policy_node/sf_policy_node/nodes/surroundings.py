@@ -187,7 +187,7 @@ class Rivals:
         """
         others = {gid: name for gid, name in self._publishers().items() if gid not in self._own}
         if publisher == UNKNOWN:
-            if serialize_message(message) in map(serialize_message, self._sent):
+            if not others or serialize_message(message) in map(serialize_message, self._sent):
                 return ""
         elif not self._own or publisher in self._own:
             return ""
