@@ -20,7 +20,7 @@ import math
 import numba
 import numpy as np
 
-from sf_policy_node.motion.arm.tool_chain import rotate_about
+from sf_policy_node.motion.arm.tool_chain import multiply_in_place, rotate_about
 
 _MAX_STEP = 0.2  # rad or m in one iteration: keeps the solution on the branch of the seed
 _MAX_ITERATIONS = 60
@@ -34,16 +34,6 @@ _CHAIN = "Tuple((f8[:, :, ::1], f8[:, ::1], f8[:, ::1], b1[::1], i8[::1], f8[:, 
 
 # Helpers write into existing arrays: allocating small arrays would take most of the time. Without a
 # signature a function is compiled with the one that calls it, when this module is imported.
-
-
-@numba.njit(cache=True)
-def _times(first, second, out):  # pragma: no cover - compiled
-    """Write first @ second, all (3, 3), to ``out``, which is another array."""
-    for i in range(3):
-        for j in range(3):
-            out[i, j] = (
-                first[i, 0] * second[0, j] + first[i, 1] * second[1, j] + first[i, 2] * second[2, j]
-            )
 
 
 @numba.njit(cache=True)
@@ -64,8 +54,7 @@ def _place_tool(chain, q, rotation, position, axes, origins):  # pragma: no cove
         for i in range(3):
             for k in range(3):
                 position[i] += rotation[i, k] * offsets[j, k]
-        _times(rotation, rotations[j], work)
-        rotation[:] = work
+        multiply_in_place(rotation, rotations[j], work)
         for i in range(3):
             along = 0.0
             for k in range(3):
@@ -76,13 +65,11 @@ def _place_tool(chain, q, rotation, position, axes, origins):  # pragma: no cove
             origins[j, i] = position[i]
         if not slides[j]:
             rotate_about(directions[j], angle, turn)
-            _times(rotation, turn, work)
-            rotation[:] = work
+            multiply_in_place(rotation, turn, work)
     for i in range(3):
         for k in range(3):
             position[i] += rotation[i, k] * tool_offset[k]
-    _times(rotation, tool_rotation, work)
-    rotation[:] = work
+    multiply_in_place(rotation, tool_rotation, work)
 
 
 @numba.njit(cache=True)

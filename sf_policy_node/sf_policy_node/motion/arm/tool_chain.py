@@ -93,7 +93,7 @@ def _turn(rotation, vector, out):  # pragma: no cover - compiled
 
 
 @numba.njit("void(f8[:, ::1], f8[:, ::1], f8[:, ::1])", cache=True, inline="always")
-def _then(first, second, work):  # pragma: no cover - compiled
+def multiply_in_place(first, second, work):  # pragma: no cover - compiled
     """Compute first = first @ second, in place; ``work`` (3, 3) is overwritten."""
     for i in range(3):
         for j in range(3):
@@ -152,7 +152,7 @@ def _move(
         for j in range(len(order)):
             q, dq = positions[n, order[j]], velocities[n, order[j]]
             _turn(turn, offsets[j], step)
-            _then(turn, rotations[j], work)
+            multiply_in_place(turn, rotations[j], work)
             _turn(turn, axes[j], along)
             if slides[j]:
                 for i in range(3):
@@ -165,7 +165,7 @@ def _move(
                 for i in range(3):
                     angular[i] += along[i] * dq
                 rotate_about(axes[j], q, about)
-                _then(turn, about, work)
+                multiply_in_place(turn, about, work)
         _turn(turn, tool, step)
         for i in range(3):
             origin[i] += step[i]
